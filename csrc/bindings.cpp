@@ -1,0 +1,184 @@
+// The only file that knows Python: checks arrays, releases the GIL, maps errors.
+#include <string>
+#include <tuple>
+#include <utility>
+#include <vector>
+
+#include <pybind11/eigen.h>
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include "pydfm/eigensolver.hpp"
+#include "pydfm/moments.hpp"
+#include "pydfm/scoring.hpp"
+#include "pydfm/subspace.hpp"
+
+namespace py = pybind11;
+using pydfm::Index;
+
+namespace {
+
+template <typename Scalar>
+using Array = py::array_t<Scalar, py::array::c_style>;
+
+template <typename Scalar>
+pydfm::MatrixView<Scalar> matrix(const Array<Scalar>& array, const char* name) {
+  if (array.ndim() != 2) {
+    throw std::invalid_argument(std::string(name) + " has " + std::to_string(array.ndim()) +
+                                " dimensions; it must have 2");
+  }
+  return {array.data(), array.shape(0), array.shape(1)};
+}
+
+template <typename Scalar>
+pydfm::VectorView<Scalar> vector(const Array<Scalar>& array, const char* name, Index size) {
+  if (array.ndim() != 1 || (size >= 0 && array.shape(0) != size)) {
+    throw std::invalid_argument(std::string(name) + " must be one-dimensional" +
+                                (size >= 0 ? " with length " + std::to_string(size) : ""));
+  }
+  return {array.data(), array.shape(0)};
+}
+
+void check(bool condition, const std::string& message) {
+  if (!condition) throw std::invalid_argument(message);
+}
+
+template <typename Function>
+auto without_gil(const Function& function) {
+  const py::gil_scoped_release release;
+  return function();
+}
+
+pydfm::ScoreType score_type(const std::string& name) {
+  if (name == "fre") return pydfm::ScoreType::kFre;
+  if (name == "mahalanobis") return pydfm::ScoreType::kMahalanobis;
+  if (name == "nll") return pydfm::ScoreType::kNll;
+  if (name == "ppca") return pydfm::ScoreType::kPpca;
+  throw std::invalid_argument("score_types has '" + name +
+                              "'; it may have 'fre', 'mahalanobis', 'nll' and 'ppca'");
+}
+
+std::vector<std::string> supported_instruction_sets() {
+  std::vector<std::string> names{"baseline"};
+#if defined(__x86_64__) && defined(__GNUC__)
+  __builtin_cpu_init();
+  const bool v3 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
+                  __builtin_cpu_supports("bmi") && __builtin_cpu_supports("bmi2");
+  const bool v4 = v3 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                  __builtin_cpu_supports("avx512cd") && __builtin_cpu_supports("avx512dq") &&
+                  __builtin_cpu_supports("avx512vl");
+  if (v3) names.emplace_back("v3");
+  if (v4) names.emplace_back("v4");
+#endif
+  return names;
+}
+
+py::tuple as_tuple(pydfm::Moments&& m) {
+  return py::make_tuple(m.count, std::move(m.mean), std::move(m.scatter));
+}
+
+pydfm::Moments as_moments(const std::tuple<Index, Array<double>, Array<double>>& m) {
+  const auto& [count, mean, scatter] = m;
+  const auto s = matrix(scatter, "scatter");
+  check(s.rows() == s.cols(), "scatter must be square");
+  return {count, vector(mean, "mean", s.rows()), s};
+}
+
+template <typename Scalar>
+void bind_rows(py::module_& m) {
+  using namespace py::literals;
+
+  m.def(
+      "moments",
+      [](const Array<Scalar>& rows, int n_threads) {
+        const auto x = matrix(rows, "rows");
+        return as_tuple(without_gil([&] { return pydfm::moments(x, n_threads); }));
+      },
+      py::arg("rows").noconvert(), py::kw_only(), "n_threads"_a);
+
+  m.def(
+      "gram",
+      [](const Array<Scalar>& rows, int n_threads) {
+        const auto x = matrix(rows, "rows");
+        pydfm::Gram g = without_gil([&] { return pydfm::gram(x, n_threads); });
+        return py::make_tuple(std::move(g.mean), std::move(g.gram));
+      },
+      py::arg("rows").noconvert(), py::kw_only(), "n_threads"_a);
+
+  m.def(
+      "components_from_gram",
+      [](const Array<Scalar>& rows, const Array<double>& mean, const Array<double>& values,
+         const Array<double>& vectors, int n_threads) {
+        const auto x = matrix(rows, "rows");
+        const auto u = matrix(vectors, "vectors");
+        const auto mu = vector(mean, "mean", x.cols());
+        const auto l = vector(values, "values", u.rows());
+        check(u.cols() == x.rows(), "vectors must have one column per row of rows");
+        check((l.array() > 0).all(), "values must be positive");
+        return without_gil([&] { return pydfm::components_from_gram(x, mu, l, u, n_threads); });
+      },
+      py::arg("rows").noconvert(), py::arg("mean").noconvert(), py::arg("values").noconvert(),
+      py::arg("vectors").noconvert(), py::kw_only(), "n_threads"_a);
+
+  m.def(
+      "score",
+      [](const Array<Scalar>& rows, const Array<double>& mean, const Array<double>& components,
+         const Array<double>& variances, double noise_variance,
+         const std::vector<std::string>& score_types, int n_threads) {
+        const auto x = matrix(rows, "rows");
+        const auto w = matrix(components, "components");
+        const pydfm::SubspaceView subspace{vector(mean, "mean", x.cols()), w,
+                                           vector(variances, "variances", w.rows()),
+                                           noise_variance};
+        check(w.cols() == x.cols(), "components must have as many columns as rows");
+        check((subspace.variances.array() > 0).all(), "variances must be positive");
+        std::vector<pydfm::ScoreType> types;
+        for (const std::string& name : score_types) types.push_back(score_type(name));
+        return without_gil([&] { return pydfm::score(x, subspace, types, n_threads); });
+      },
+      py::arg("rows").noconvert(), py::arg("mean").noconvert(), py::arg("components").noconvert(),
+      py::arg("variances").noconvert(), py::kw_only(), "noise_variance"_a, "score_types"_a,
+      "n_threads"_a);
+}
+
+}  // namespace
+
+PYBIND11_MODULE(PYDFM_MODULE, m, py::mod_gil_not_used()) {
+  using namespace py::literals;
+  m.doc() = "The compiled core of pydfm, built for one instruction set.";
+  m.attr("instruction_set") = PYDFM_INSTRUCTION_SET;
+  m.def("supported_instruction_sets", &supported_instruction_sets);
+
+  py::register_local_exception_translator([](std::exception_ptr error) {
+    try {
+      if (error) std::rethrow_exception(error);
+    } catch (const pydfm::EigensolverError& e) {
+      py::set_error(py::module_::import("numpy.linalg").attr("LinAlgError"), e.what());
+    }
+  });
+
+  bind_rows<float>(m);
+  bind_rows<double>(m);
+  m.def(
+      "merge_moments",
+      [](const std::tuple<Index, Array<double>, Array<double>>& a,
+         const std::tuple<Index, Array<double>, Array<double>>& b) {
+        const pydfm::Moments left = as_moments(a);
+        const pydfm::Moments right = as_moments(b);
+        check(left.mean.size() == right.mean.size(),
+              "moments of different numbers of features cannot be merged");
+        return as_tuple(without_gil([&] { return pydfm::merge(left, right); }));
+      },
+      "a"_a, "b"_a);
+  m.def(
+      "eigh",
+      [](const Array<double>& a, int n_threads) {
+        const auto symmetric = matrix(a, "a");
+        check(symmetric.rows() == symmetric.cols(), "a must be square");
+        pydfm::Eigenpairs pairs =
+            without_gil([&] { return pydfm::eigh(symmetric, n_threads); });
+        return py::make_tuple(std::move(pairs.values), std::move(pairs.vectors));
+      },
+      py::arg("a").noconvert(), py::kw_only(), "n_threads"_a);
+}

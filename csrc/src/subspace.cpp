@@ -1,0 +1,35 @@
+#include "pydfm/subspace.hpp"
+
+#include <algorithm>
+
+#include "pydfm/parallel.hpp"
+
+namespace pydfm {
+
+template <typename Scalar>
+Matrix<double> components_from_gram(const MatrixView<Scalar>& rows, const VectorView<double>& mean,
+                                    const VectorView<double>& values,
+                                    const MatrixView<double>& vectors, int n_threads) {
+  const Index d = rows.cols();
+  const Matrix<double> scaled = values.cwiseSqrt().cwiseInverse().asDiagonal() * vectors;
+  Matrix<double> components(vectors.rows(), d);
+  constexpr Index kColumns = 256;
+  parallel_for((d + kColumns - 1) / kColumns, n_threads, [&](Index task) {
+    const Index begin = task * kColumns;
+    const Index count = std::min(kColumns, d - begin);
+    const Matrix<double> centred =
+        rows.middleCols(begin, count).template cast<double>().rowwise() -
+        mean.segment(begin, count).transpose();
+    components.middleCols(begin, count).noalias() = scaled * centred;
+  });
+  return components;
+}
+
+template Matrix<double> components_from_gram(const MatrixView<float>&, const VectorView<double>&,
+                                             const VectorView<double>&, const MatrixView<double>&,
+                                             int);
+template Matrix<double> components_from_gram(const MatrixView<double>&, const VectorView<double>&,
+                                             const VectorView<double>&, const MatrixView<double>&,
+                                             int);
+
+}  // namespace pydfm

@@ -148,6 +148,10 @@ PYBIND11_MODULE(PYDFM_MODULE, m, py::mod_gil_not_used()) {
   using namespace py::literals;
   m.doc() = "The compiled core of pydfm, built for one instruction set.";
   m.attr("instruction_set") = PYDFM_INSTRUCTION_SET;
+  m.attr("eigen_version") = std::to_string(EIGEN_WORLD_VERSION) + "." +
+                             std::to_string(EIGEN_MAJOR_VERSION) + "." +
+                             std::to_string(EIGEN_MINOR_VERSION);
+  m.attr("compiler") = PYDFM_COMPILER;
   m.def("supported_instruction_sets", &supported_instruction_sets);
 
   py::register_local_exception_translator([](std::exception_ptr error) {

@@ -1,0 +1,20 @@
+"""Checks of parameters: one sentence that names the parameter, what was found and what may be."""
+
+import numbers
+from collections.abc import Sequence
+from typing import Any
+
+
+def check_integer(name: str, value: Any, low: int) -> int:
+    """Return `value` as an int of at least `low`."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < low:
+        raise ValueError(f"{name} is {value!r}; it must be an integer of at least {low}")
+    return int(value)
+
+
+def check_choice(name: str, value: Any, choices: Sequence[str]) -> str:
+    """Return `value`, one of `choices`."""
+    if not isinstance(value, str) or value not in choices:
+        listed = ", ".join(repr(choice) for choice in choices)
+        raise ValueError(f"{name} is {value!r}; it must be one of {listed}")
+    return value

@@ -1,0 +1,48 @@
+"""The compiled core: free functions over C-contiguous arrays that release the GIL.
+
+Rows are float32 or float64 and are not converted; everything else is float64. Wrong shapes raise
+ValueError, an eigenvalue iteration that does not converge numpy.linalg.LinAlgError.
+"""
+
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+_Rows: TypeAlias = NDArray[np.float32] | NDArray[np.float64]
+_Float64: TypeAlias = NDArray[np.float64]
+_Moments: TypeAlias = tuple[int, _Float64, _Float64]
+
+instruction_set: str
+eigen_version: str
+compiler: str
+
+def supported_instruction_sets() -> list[str]: ...
+def moments(rows: _Rows, *, n_threads: int) -> _Moments:
+    """Count, mean (D,) and scatter (D, D) of rows (N, D)."""
+
+def merge_moments(a: _Moments, b: _Moments) -> _Moments:
+    """Moments of the union of two disjoint sets of rows."""
+
+def gram(rows: _Rows, *, n_threads: int) -> tuple[_Float64, _Float64]:
+    """Mean (D,) and inner products (N, N) of the centred rows."""
+
+def eigh(a: _Float64, *, n_threads: int) -> tuple[_Float64, _Float64]:
+    """Eigenvalues, descending, and the matching eigenvectors, one to a row."""
+
+def components_from_gram(
+    rows: _Rows, mean: _Float64, values: _Float64, vectors: _Float64, *, n_threads: int
+) -> _Float64:
+    """Principal components (k, D) from eigenpairs of the centred rows' Gram matrix."""
+
+def score(
+    rows: _Rows,
+    mean: _Float64,
+    components: _Float64,
+    variances: _Float64,
+    *,
+    noise_variance: float,
+    score_types: list[str],
+    n_threads: int,
+) -> NDArray[np.float32]:
+    """Scores (len(score_types), N); NaN where a row is not finite."""

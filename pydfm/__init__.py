@@ -1,4 +1,4 @@
-"""pydfm: how far is an image from what a model knows?
+"""Tell how far an image is from what a model knows.
 
 >>> import pydfm
 >>> dfm = pydfm.DFM()  # .fit("parts/good"), then .score("parts/incoming")

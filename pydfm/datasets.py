@@ -1,11 +1,11 @@
 """Folders in MVTec AD's layout, and the pictures of the demo."""
 
 import os
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from pydfm.images import list_images
@@ -77,21 +77,31 @@ def load_category(folder: "str | os.PathLike[str]") -> Category:
 
 @dataclass(frozen=True)
 class Demo:
-    """Crops of photographs: of one surface to fit on, of it and of others to score."""
+    """Crops of photographs: of a brick wall to fit on; of it and of others to score.
+
+    Attributes
+    ----------
+    train, test : list of PIL images
+    kinds : list of str
+        For each of `test`, what it shows; "brick" is the normal kind.
+    """
 
     train: list[Image.Image]
     test: list[Image.Image]
-    kinds: Sequence[str]
+    kinds: list[str]
 
-
-DEMO_NORMAL = "brick"
+    @property
+    def labels(self) -> list[bool]:
+        """For each of `test`, whether it is anomalous."""
+        return [kind != "brick" for kind in self.kinds]
 
 
 def load_demo(size: int = 96) -> Demo:
     """Cut the photographs of surfaces that scikit-image ships into squares of `size` pixels.
 
-    The left three quarters of the brick wall are for the fit, its right quarter, the same with a
-    stain painted over, grass and gravel for the test, so that no pixel is in both.
+    The left three quarters of the brick wall are for the fit. The test has its right quarter, the
+    same crops with a piece of gravel a sixth as wide in the middle ("brick with stone"), grass and
+    gravel: no pixel is in both.
 
     Raises
     ------
@@ -102,27 +112,30 @@ def load_demo(size: int = 96) -> Demo:
         from skimage import data
     except ImportError as error:
         raise ImportError(
-            "the demo needs scikit-image and matplotlib; install them with "
-            "`pip install -c constraints.txt 'pydfm[demo]'`"
+            "the demo needs scikit-image; install it with "
+            "`pip install -c constraints.txt '.[demo]'`"
         ) from error
-    brick, grass, gravel = data.brick(), data.grass(), data.gravel()
-    split = 3 * brick.shape[1] // 4
-    train = _crops(brick[:, :split], size, size // 3)
+    names = ("brick", "grass", "gravel")
+    photographs = {name: getattr(data, name)() for name in names}  # (512, 512) uint8
+    train_part, test_part = np.s_[:, :384], np.s_[:, 384:]
     test: list[Image.Image] = []
     kinds: list[str] = []
-    for kind, photograph in (
-        (DEMO_NORMAL, brick[:, split:]),
-        ("grass", grass[:, split:]),
-        ("gravel", gravel[:, split:]),
-    ):
-        crops = _crops(photograph, size, size // 3)
+    for kind, photograph in photographs.items():
+        crops = _crops(photograph[test_part], size)
         test += crops
         kinds += [kind] * len(crops)
-    return Demo(train, test, kinds)
+    stone = Image.fromarray(photographs["gravel"][: size // 6, : size // 6])
+    for crop in _crops(photographs["brick"][test_part], size):
+        crop.paste(stone, (5 * size // 12, 5 * size // 12))
+        test.append(crop)
+        kinds.append("brick with stone")
+    return Demo(_crops(photographs["brick"][train_part], size), test, kinds)
 
 
-def _crops(photograph: "np.ndarray[tuple[int, int], np.dtype[np.uint8]]", size: int, step: int) -> list[Image.Image]:
+def _crops(photograph: NDArray[np.uint8], size: int) -> list[Image.Image]:
+    """Squares of `size` pixels that overlap by two thirds."""
     height, width = photograph.shape
+    step = size // 3
     return [
         Image.fromarray(np.ascontiguousarray(photograph[top : top + size, left : left + size]))
         for top in range(0, height - size + 1, step)

@@ -15,7 +15,7 @@ Units: fre has those of the features squared, mahalanobis none, nll and ppca are
 
 import warnings
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -117,7 +117,7 @@ class SubspaceFitter:
 
     def _take_kept(self) -> Rows:
         # Batches may differ in type: the widest holds them all.
-        rows = self._kept[0] if len(self._kept) == 1 else np.concatenate(self._kept)
+        rows = self._kept[0] if len(self._kept) == 1 else cast(Rows, np.concatenate(self._kept))
         self._kept, self._n_kept = [], 0
         return rows
 

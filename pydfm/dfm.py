@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class DFM(BaseEstimator):  # type: ignore[misc]
-    r"""Deep Feature Modeling: how far is an image from what a model knows?
+    """Deep Feature Modeling: tells how far an image is from what a model knows.
 
     The features of a pretrained network are modelled by a principal subspace and a Gaussian in it;
     what the subspace cannot reconstruct, or the Gaussian finds unlikely, is anomalous. One pass to
@@ -127,6 +127,7 @@ class DFM(BaseEstimator):  # type: ignore[misc]
     subspace_: Subspace
     feature_spec_: FeatureSpec | None
     skipped_: list[Skipped]
+    _extractor: Extractor | None
 
     def __init__(
         self,

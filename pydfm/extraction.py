@@ -1,4 +1,4 @@
-"""Images in, features out: preprocessing and backbone as one thing that can be saved and rebuilt."""
+"""Images in, features out: preprocessing and backbone as one, described by a FeatureSpec."""
 
 import os
 from collections.abc import Iterator, Sequence
@@ -78,7 +78,8 @@ class Extractor:
         progress: bool,
     ) -> "Extractor":
         """Build it from the parameters of a `DFM`, which see."""
-        from pydfm.backbone import Backbone, load_network
+        from pydfm.backbone import Backbone
+        from pydfm.networks import load_network
 
         # Wrong parameters are told before anything is downloaded.
         Preprocessing().with_changes(image_size, mean, std)
@@ -128,7 +129,8 @@ class Extractor:
         ValueError
             If these are not the weights that `spec` was made with.
         """
-        from pydfm.backbone import Backbone, load_network
+        from pydfm.backbone import Backbone
+        from pydfm.networks import load_network
 
         if backbone is None:
             if spec.backbone.startswith("module:"):

@@ -119,9 +119,7 @@ def _as_array(X: Any) -> NDArray[Any]:
         tensor = X.detach().cpu()
         return np.asarray((tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy())
     if hasattr(X, "toarray") and hasattr(X, "nnz"):
-        raise TypeError(
-            "Sparse data was passed for X, but dense data is required: use X.toarray()"
-        )
+        raise TypeError("Sparse data was passed for X, but dense data is required: use X.toarray()")
     try:
         array = np.asarray(X)
     except ValueError as error:

@@ -17,7 +17,8 @@ from pydfm.features import FeatureSource, is_array
 from pydfm.preprocessing import Preprocessing
 
 EXTENSIONS: Final = frozenset(
-    ".bmp .gif .jfif .jp2 .jpeg .jpg .pbm .pgm .png .pnm .ppm .tif .tiff .webp".split()
+    {".bmp", ".gif", ".jfif", ".jp2", ".jpeg", ".jpg", ".pbm", ".pgm"}
+    | {".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp"}
 )
 
 _FORMS = (
@@ -84,6 +85,7 @@ class ImageSource:
         self._skip = on_error == "skip"
         if is_array(X):
             X = X[None] if X.ndim == 3 else X
+            _check_images(X)
             self.total = len(X)
             X = [X]
         elif isinstance(X, list | tuple):
@@ -179,7 +181,7 @@ def open_source(X: Any, on_error: str) -> "FeatureSource | ImageSource":
     if isinstance(X, list | tuple):
         first = X[0] if X else None
         pictures = isinstance(first, str | os.PathLike | Image.Image)
-        if pictures or (is_array(first) and first.ndim >= 3):
+        if pictures or getattr(first, "ndim", 0) >= 3:
             return ImageSource(X, on_error)
         return FeatureSource([X])
     if hasattr(X, "__array__") or hasattr(X, "toarray"):  # data frames, sparse matrices
@@ -279,12 +281,12 @@ def _ahead(
 
 
 def without_labels(element: Any) -> Any:
-    """The data of what a loader yields, be it data alone or a pair of data and labels."""
+    """Return the data of what a loader yields: data alone, or a pair of data and labels."""
     return element[0] if isinstance(element, list | tuple) and len(element) else element
 
 
 def _grouped(batches: Iterable[Any], batch_size: int) -> Iterator[Any]:
-    """What a loader yields as arrays (B, 3, H, W), and single pictures in lists."""
+    """Yield what a loader does as arrays (B, 3, H, W), and single pictures in lists."""
     singles: list[Any] = []
     kind: Any = None
 
@@ -317,18 +319,19 @@ def _grouped(batches: Iterable[Any], batch_size: int) -> Iterator[Any]:
     yield from flush()
 
 
-def _check_images(array: NDArray[Any]) -> None:
-    if array.ndim != 4 or array.shape[1] != 3:
+def _check_images(array: Any) -> None:
+    shape, dtype = tuple(array.shape), str(array.dtype).removeprefix("torch.")
+    if len(shape) != 4 or shape[1] != 3:
         hint = ""
-        if array.ndim == 4 and array.shape[3] == 3:
+        if len(shape) == 4 and shape[3] == 3:
             hint = "; the channels come last here: pass X.transpose(0, 3, 1, 2)"
-        elif array.ndim == 4 and array.shape[1] == 1:
+        elif len(shape) == 4 and shape[1] == 1:
             hint = "; repeat the grey channel: np.repeat(X, 3, axis=1)"
-        raise ValueError(f"X has the shape {array.shape}; images must be (N, 3, H, W){hint}")
-    if 0 in array.shape:
-        raise ValueError(f"X has the shape {array.shape}; images must have pixels")
-    if array.dtype != np.uint8 and array.dtype.kind != "f":
-        raise TypeError(f"X has images of type {array.dtype}; they must be uint8, or float in [0, 1]")
+        raise ValueError(f"X has the shape {shape}; images must be (N, 3, H, W){hint}")
+    if 0 in shape:
+        raise ValueError(f"X has the shape {shape}; images must have pixels")
+    if dtype != "uint8" and "float" not in dtype:
+        raise TypeError(f"X has images of type {dtype}; they must be uint8, or float in [0, 1]")
 
 
 def _to_numpy(image: Any) -> NDArray[Any]:

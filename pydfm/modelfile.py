@@ -1,9 +1,9 @@
 """One file for a fitted model: safetensors with a JSON header, never pickle.
 
 Tensors: ``mean`` (D,), ``components`` (k, D) and ``explained_variance`` (k,), float64. Metadata:
-one entry, ``pydfm``, a JSON object with ``format_version``, ``pydfm_version``, ``parameters`` (those
-of the estimator that can be written), ``subspace`` (the scalars) and ``features`` (a FeatureSpec, or
-null for a model of features).
+one entry, ``pydfm``, a JSON object with ``format_version``, ``pydfm_version``, ``parameters``
+(those of the estimator that can be written), ``subspace`` (the scalars) and ``features`` (a
+FeatureSpec, or null for a model of features).
 """
 
 import json

@@ -1,8 +1,7 @@
-"""From pictures of any size and mode to the pixels a backbone takes; fixed when a model is fitted."""
+"""From pictures of any size and mode to the pixels a backbone takes; part of a fitted model."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from numbers import Real
 from typing import Any, Final
 
 import numpy as np
@@ -92,7 +91,9 @@ class Preprocessing:
         low, high = float(images.min()), float(images.max())
         if not (np.isfinite(low) and np.isfinite(high)):
             finite = np.isfinite(images).all(axis=(1, 2, 3))
-            raise ValueError(f"image {first + int(np.argmin(finite))} of X contains NaN or infinity")
+            raise ValueError(
+                f"image {first + int(np.argmin(finite))} of X contains NaN or infinity"
+            )
         raw = self.mean == (0.0, 0.0, 0.0) and self.std == (1.0, 1.0, 1.0)
         if not raw and (low < -_RANGE_SLACK or high > 1 + _RANGE_SLACK):
             raise ValueError(
@@ -146,14 +147,16 @@ def _check_size(image_size: Any) -> tuple[int, int]:
 
 
 def _check_channels(name: str, value: Any, *, positive: bool = False) -> tuple[float, float, float]:
-    channels = tuple(np.ravel(value).tolist())
-    if len(channels) == 1:
-        channels *= 3
-    good = len(channels) == 3 and all(
-        isinstance(c, Real) and np.isfinite(c) and (c > 0 or not positive) for c in channels
-    )
-    if not good:
+    try:
+        channels = np.array(value, dtype=np.float64).ravel()
+    except (TypeError, ValueError):
+        channels = np.array([np.nan])
+    if (
+        len(channels) not in (1, 3)
+        or not np.isfinite(channels).all()
+        or (positive and (channels <= 0).any())
+    ):
         kind = "positive number" if positive else "number"
         raise ValueError(f"{name} is {value!r}; it must be one {kind} or three, for R, G and B")
-    red, green, blue = map(float, channels)
+    red, green, blue = np.broadcast_to(channels, 3).tolist()
     return red, green, blue

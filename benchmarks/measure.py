@@ -1,0 +1,120 @@
+"""Timing of cases that do the same work, one after the other, round by round."""
+
+import statistics
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from threadpoolctl import threadpool_limits
+
+# Thread pools spin for some milliseconds after a call; the next case shall have the cores alone.
+_PAUSE = 0.04
+# A case shorter than this runs once untimed in each round, to find its own threads, caches and
+# freed memory: after others had their turn, the first call of torch's takes up to three times.
+_SHORT = 0.5
+# A case longer than this is timed once.
+_LONG = 5.0
+# Calls of microseconds are timed together until they take this long.
+_SAMPLE = 2e-3
+
+
+@dataclass(frozen=True)
+class Case:
+    """One way to do the work; `target` is the least ratio of its time to pydfm's on 2 threads."""
+
+    name: str
+    run: Callable[[], Any]
+    target: float | None = None
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Cases that do the same work; pydfm's comes first.
+
+    Attributes
+    ----------
+    check : callable
+        Raises AssertionError where an answer is wrong. A case that returns None has none: it is a
+        limit to hold the others against.
+    notes : callable
+        What to tell of an answer beside its time.
+    items : int
+        Rows or images of one run.
+    """
+
+    work: str
+    n_threads: int
+    cases: Sequence[Case]
+    check: Callable[[Any], None]
+    notes: Callable[[Any], tuple[str, ...]] = lambda _answer: ()
+    items: int = 1
+
+
+@dataclass(frozen=True)
+class Result:
+    """Seconds per run of a case."""
+
+    case: Case
+    seconds: Sequence[float]
+    notes: tuple[str, ...]
+
+    @property
+    def median(self) -> float:
+        return statistics.median(self.seconds)
+
+    @property
+    def best(self) -> float:
+        return min(self.seconds)
+
+
+@contextmanager
+def thread_limit(n_threads: int) -> Iterator[None]:
+    """Give numpy, scikit-learn and torch `n_threads` threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(n_threads)
+    try:
+        with threadpool_limits(n_threads):
+            yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def compare(comparison: Comparison, budget: float, min_rounds: int = 3) -> list[Result]:
+    """Check the answers, then time the cases in turn (A B C A B C ...) for `budget` seconds."""
+    with thread_limit(comparison.n_threads):
+        notes, first = [], []
+        for case in comparison.cases:
+            start = time.perf_counter()
+            answer = case.run()
+            first.append(time.perf_counter() - start)
+            if answer is not None:
+                comparison.check(answer)
+            notes.append(comparison.notes(answer))
+            del answer
+        # The first call of all pays for page faults and pools; short cases are asked again.
+        cost = [
+            min(seconds, _timed(case.run, 1)) if seconds < 2 * _SHORT else seconds
+            for case, seconds in zip(comparison.cases, first, strict=True)
+        ]
+        samples = [[seconds] if seconds > _LONG else [] for seconds in first]
+        round_cost = sum(_PAUSE + (2 * c if c < _SHORT else c) for c in cost if c <= _LONG)
+        rounds = min(25, max(min_rounds, int(budget / round_cost))) if round_cost else 0
+        for _ in range(rounds):
+            for case, seconds, kept in zip(comparison.cases, cost, samples, strict=True):
+                if seconds > _LONG:
+                    continue
+                time.sleep(_PAUSE)
+                if seconds < _SHORT:
+                    case.run()
+                kept.append(_timed(case.run, max(1, round(_SAMPLE / seconds))))
+    return [Result(*parts) for parts in zip(comparison.cases, samples, notes, strict=True)]
+
+
+def _timed(run: Callable[[], Any], number: int) -> float:
+    start = time.perf_counter()
+    for _ in range(number):
+        run()
+    return (time.perf_counter() - start) / number

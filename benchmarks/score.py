@@ -1,0 +1,129 @@
+"""Scoring: fre and nll of M rows at once, and of one row at a time."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+import pydfm
+from benchmarks import ours, peers
+from benchmarks.measure import Case, Comparison
+from benchmarks.workloads import (
+    TOLERANCE,
+    Model,
+    Population,
+    reference_scores,
+    relative_error,
+)
+
+TITLE: Final = "Score"
+NOTES: Final = ()
+
+# Rows that are held to the float64 reference.
+_CHECKED: Final = 500
+
+
+@dataclass(frozen=True)
+class Shape:
+    """M rows of D features; k components hold `share` of the variance."""
+
+    rows: int
+    features: int
+    components: int
+    share: float = 0.97
+
+    @property
+    def population(self) -> Population:
+        return Population(self.features, self.components, self.share)
+
+    def __str__(self) -> str:
+        small = "" if self.share == 0.97 else f" ({self.share:.1%} of the variance)"
+        return f"{self.rows:,} x {self.features:,}, k = {self.components}{small}"
+
+
+SHAPES: Final = (
+    Shape(10_000, 512, 120),
+    Shape(10_000, 512, 300),
+    Shape(10_000, 2048, 400),
+    Shape(10_000, 16_384, 150),
+)
+QUICK: Final = SHAPES[:3]
+# Residuals so small that many rows are scored again in float64; without targets.
+SMALL_RESIDUALS: Final = Shape(10_000, 512, 300, share=0.995)
+ONE_ROW: Final = Shape(1, 512, 120)
+
+# Name -> how to make it, and the least ratio of its time to pydfm's.
+PEERS: Final[dict[str, tuple[Callable[[Model, NDArray[Any]], Callable[[], Any]], float | None]]] = {
+    "numpy `X @ W` alone (the roof)": (peers.matmul, 0.9),
+    "numpy, two products": (peers.numpy_two_products, 2.0),
+    "numpy, one product": (peers.numpy_one_product, None),
+    "scikit-learn PCA": (peers.sklearn_transform, 2.0),
+    "torch, anomalib's formulas": (peers.torch_scores, 3.0),
+}
+NAMES: Final = ("pydfm", *PEERS)
+
+
+@lru_cache(maxsize=1)
+def _data(shape: Shape) -> tuple[Model, NDArray[np.float32]]:
+    population = shape.population
+    return population.model, population.rows(shape.rows)
+
+
+def bulk(shape: Shape, n_threads: int) -> Comparison:
+    """fre and nll at once, of many rows."""
+    model, X = _data(shape)
+    cases = [Case("pydfm", ours.scores(model, X, n_threads))]
+    for name, (make, target) in PEERS.items():
+        cases.append(Case(name, make(model, X), None if shape is SMALL_RESIDUALS else target))
+    check = partial(_check, reference_scores(model, X[:_CHECKED]))
+    return Comparison(f"fre and nll, {shape}", n_threads, cases, check)
+
+
+def ppca(shape: Shape, n_threads: int) -> Comparison:
+    """The probabilistic PCA score, which scikit-learn has as score_samples."""
+    model, X = _data(shape)
+    first = Case("pydfm", ours.scores(model, X, n_threads, ("ppca",)))
+    other = Case("scikit-learn score_samples", peers.sklearn_ppca(model, X), 2.0)
+    fre, nll, _ = reference_scores(model, X[:_CHECKED])
+    s, rest = model.noise_variance, shape.features - shape.components
+    reference = nll + (fre / s + rest * np.log(2 * np.pi * s)) / 2
+
+    def check(answer: NDArray[Any]) -> None:
+        assert relative_error(np.ravel(answer)[:_CHECKED], reference) < TOLERANCE
+
+    return Comparison(f"ppca, {shape}", n_threads, [first, other], check)
+
+
+def one_row(shape: Shape, n_threads: int, *, bare: bool) -> Comparison:
+    """One row: the core's call alone (`bare`), or `DFM.score` with all its checks."""
+    dfm = pydfm.DFM(shape.components, n_threads=n_threads).fit(shape.population.rows(2000))
+    model, row = ours.model_of(dfm), shape.population.rows(1, seed=1)
+    numpy_run = peers.numpy_one_product(model, row)
+    if bare:
+        first = Case("pydfm, the core's call", ours.core_scores(model, row, n_threads))
+        other = Case("numpy, four lines", numpy_run, 1.0)
+    else:
+        first = Case("pydfm, `DFM.score`", lambda: dfm.score(row))
+        other = Case("numpy, four lines", numpy_run, 1 / 3)
+    check = partial(_check, reference_scores(model, row))
+    return Comparison(f"one row, {shape}", n_threads, [first, other], check)
+
+
+def _check(reference: NDArray[np.float64], answer: Any) -> None:
+    for got, want in zip(np.atleast_2d(answer), reference, strict=False):
+        assert relative_error(got[: len(want)], want) < TOLERANCE
+
+
+def comparisons(quick: bool, threads: Sequence[int]) -> Iterator[Comparison]:
+    """Shape by shape, on each number of threads."""
+    for n_threads in threads:
+        yield one_row(ONE_ROW, n_threads, bare=True)
+        yield one_row(ONE_ROW, n_threads, bare=False)
+    for shape in QUICK if quick else (*SHAPES, SMALL_RESIDUALS):
+        for n_threads in threads:
+            yield bulk(shape, n_threads)
+            if shape is SHAPES[0]:
+                yield ppca(shape, n_threads)

@@ -1,0 +1,111 @@
+"""Seeded features whose covariance is known, with a spectrum that falls like real ones."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Final
+
+import numpy as np
+import scipy.fft
+import scipy.optimize
+from numpy.typing import NDArray
+
+# Answers must agree with the float64 reference to this, relative, before they are timed.
+TOLERANCE: Final = 1e-3
+
+
+@dataclass(frozen=True)
+class Model:
+    """Mean (D,), components (k, D), variances (k,) and noise variance; any float type."""
+
+    mean: NDArray[Any]
+    components: NDArray[Any]
+    variances: NDArray[Any]
+    noise_variance: float = 0.0
+
+    @cached_property
+    def as_float32(self) -> "Model":
+        return Model(
+            np.asarray(self.mean, dtype=np.float32),
+            np.asarray(self.components, dtype=np.float32, order="C"),
+            np.asarray(self.variances, dtype=np.float32),
+            self.noise_variance,
+        )
+
+
+@dataclass(frozen=True)
+class Population:
+    """Where features come from: `n_components` of D variances hold `share` of their sum.
+
+    The variances fall as a power of their rank, as those of real features do. 97 % is what
+    `pydfm.DFM` keeps by default; from 99 % on, many rows have residuals so small that it has to
+    score them again in float64.
+    """
+
+    n_features: int
+    n_components: int
+    share: float = 0.97
+
+    @cached_property
+    def variances(self) -> NDArray[np.float64]:
+        """Eigenvalues (D,) of the covariance, descending from 1."""
+        ranks = np.arange(1, self.n_features + 1, dtype=np.float64)
+
+        def missing(decay: float) -> float:
+            values = ranks**-decay
+            return self.share - float(values[: self.n_components].sum() / values.sum())
+
+        return ranks ** -scipy.optimize.brentq(missing, 0.0, 20.0)
+
+    @cached_property
+    def model(self) -> Model:
+        """The model that a fit of very many rows would give."""
+        k = self.n_components
+        components = mix(np.eye(k, self.n_features))
+        rest = float(self.variances[k:].mean())
+        return Model(self._mean, components, self.variances[:k], rest)
+
+    @property
+    def _mean(self) -> NDArray[np.float64]:
+        return np.random.default_rng(self.n_features + 1).uniform(0, 1, self.n_features)
+
+    def rows(self, n_rows: int, seed: int = 0) -> NDArray[np.float32]:
+        """Features (n_rows, D)."""
+        rng = np.random.default_rng(seed)
+        rows = rng.standard_normal((n_rows, self.n_features), dtype=np.float32)
+        rows *= np.sqrt(self.variances).astype(np.float32)
+        rows = mix(rows)
+        rows += self._mean.astype(np.float32)
+        return rows
+
+    @property
+    def covariance(self) -> NDArray[np.float64]:
+        """Exactly symmetric (D, D)."""
+        root = mix(np.diag(np.sqrt(self.variances)))
+        matrix = root.T @ root
+        return (matrix + matrix.T) / 2
+
+
+def mix(rows: NDArray[Any]) -> NDArray[Any]:
+    """Rows (N, D) times an orthogonal (D, D) matrix without structure along the axes."""
+    rng = np.random.default_rng(rows.shape[1])
+    order = rng.permutation(rows.shape[1])
+    signs = rng.choice(np.array([-1, 1], dtype=rows.dtype), rows.shape[1])
+    return scipy.fft.dct(rows[:, order] * signs, norm="ortho", axis=1, overwrite_x=True)
+
+
+def reference_scores(model: Model, rows: NDArray[Any]) -> NDArray[np.float64]:
+    """fre, nll and mahalanobis (3, N) in float64, from the definitions."""
+    variances = model.variances.astype(np.float64)
+    components = model.components.astype(np.float64)
+    d = rows.astype(np.float64) - model.mean
+    z = d @ components.T
+    fre = np.square(d - z @ components).sum(axis=1)
+    mahalanobis = (np.square(z) / variances).sum(axis=1)
+    constant = np.log(variances).sum() + len(variances) * np.log(2 * np.pi)
+    return np.stack([fre, (mahalanobis + constant) / 2, mahalanobis])
+
+
+def relative_error(answer: NDArray[Any], reference: NDArray[Any]) -> float:
+    """Largest error, relative to the reference or to 1 where that is below 1e-6."""
+    scale = np.abs(reference)
+    return float(np.max(np.abs(answer - reference) / np.where(scale > 1e-6, scale, 1.0)))

@@ -149,8 +149,8 @@ PYBIND11_MODULE(PYDFM_MODULE, m, py::mod_gil_not_used()) {
   m.doc() = "The compiled core of pydfm, built for one instruction set.";
   m.attr("instruction_set") = PYDFM_INSTRUCTION_SET;
   m.attr("eigen_version") = std::to_string(EIGEN_WORLD_VERSION) + "." +
-                             std::to_string(EIGEN_MAJOR_VERSION) + "." +
-                             std::to_string(EIGEN_MINOR_VERSION);
+                            std::to_string(EIGEN_MAJOR_VERSION) + "." +
+                            std::to_string(EIGEN_MINOR_VERSION);
   m.attr("compiler") = PYDFM_COMPILER;
   m.def("supported_instruction_sets", &supported_instruction_sets);
 
@@ -180,8 +180,7 @@ PYBIND11_MODULE(PYDFM_MODULE, m, py::mod_gil_not_used()) {
       [](const Array<double>& a, int n_threads) {
         const auto symmetric = matrix(a, "a");
         check(symmetric.rows() == symmetric.cols(), "a must be square");
-        pydfm::Eigenpairs pairs =
-            without_gil([&] { return pydfm::eigh(symmetric, n_threads); });
+        pydfm::Eigenpairs pairs = without_gil([&] { return pydfm::eigh(symmetric, n_threads); });
         return py::make_tuple(std::move(pairs.values), std::move(pairs.vectors));
       },
       py::arg("a").noconvert(), py::kw_only(), "n_threads"_a);

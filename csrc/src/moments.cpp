@@ -27,8 +27,7 @@ void centre(const MatrixView<Scalar>& rows, Index begin, const Vector<double>& s
     const Index first = task * kRows;
     const Index count = std::min(kRows, block.rows() - first);
     block.middleRows(first, count) =
-        rows.middleRows(begin + first, count).template cast<double>().rowwise() -
-        shift.transpose();
+        rows.middleRows(begin + first, count).template cast<double>().rowwise() - shift.transpose();
   });
 }
 

@@ -130,9 +130,8 @@ Matrix<float> score(const MatrixView<Scalar>& rows, const SubspaceView& subspace
       const Matrix<double> residual = v - z * subspace.components;
       for (std::size_t i = 0; i < count; ++i) {
         const Index at = static_cast<Index>(i);
-        store(uncertain[begin + i],
-              {v.row(at).squaredNorm(), residual.row(at).squaredNorm(),
-               (z.row(at).array().square() * precisions.array()).sum()});
+        store(uncertain[begin + i], {v.row(at).squaredNorm(), residual.row(at).squaredNorm(),
+                                     (z.row(at).array().square() * precisions.array()).sum()});
       }
     }
   };

@@ -17,9 +17,8 @@ Matrix<double> components_from_gram(const MatrixView<Scalar>& rows, const Vector
   parallel_for((d + kColumns - 1) / kColumns, n_threads, [&](Index task) {
     const Index begin = task * kColumns;
     const Index count = std::min(kColumns, d - begin);
-    const Matrix<double> centred =
-        rows.middleCols(begin, count).template cast<double>().rowwise() -
-        mean.segment(begin, count).transpose();
+    const Matrix<double> centred = rows.middleCols(begin, count).template cast<double>().rowwise() -
+                                   mean.segment(begin, count).transpose();
     components.middleCols(begin, count).noalias() = scaled * centred;
   });
   return components;

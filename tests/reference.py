@@ -1,0 +1,61 @@
+"""What pydfm promises, from the definitions in float64 numpy, and data to hold it against."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+SCORE_TYPES = ("fre", "mahalanobis", "nll", "ppca")
+
+
+@dataclass
+class Reference:
+    """Mean (D,), orthonormal components (k, D), their variances (k,), and the noise variance."""
+
+    mean: np.ndarray
+    components: np.ndarray
+    variances: np.ndarray
+    noise_variance: float
+
+    def scores(self, rows):
+        """Score type -> scores (N,)."""
+        d = np.asarray(rows, dtype=np.float64) - self.mean
+        z = d @ self.components.T
+        k, n_features = self.components.shape
+        fre = np.square(d - z @ self.components).sum(axis=1)
+        mahalanobis = (np.square(z) / self.variances).sum(axis=1)
+        nll = (mahalanobis + np.log(self.variances).sum() + k * np.log(2 * np.pi)) / 2
+        ppca = nll.copy()
+        if k < n_features:
+            s = self.noise_variance
+            ppca += (fre / s + (n_features - k) * np.log(2 * np.pi * s)) / 2
+        return dict(zip(SCORE_TYPES, (fre, mahalanobis, nll, ppca), strict=True))
+
+
+def fit_reference(rows, n_components):
+    """The PCA of `rows` by singular values of the centred rows."""
+    X = np.asarray(rows, dtype=np.float64)
+    mean = X.mean(axis=0)
+    mean += (X - mean).mean(axis=0)
+    _, singular, vectors = np.linalg.svd(X - mean, full_matrices=False)
+    variances = singular**2 / (len(X) - 1)
+    k = n_components
+    rest = variances[k:].mean() if k < len(variances) else 0.0
+    floor = X.shape[1] * np.finfo(np.float64).eps * variances[0]
+    return Reference(mean, vectors[:k], variances[:k], max(rest, floor))
+
+
+def assert_scores_close(got, want, rtol=1e-4, atol=0.0):
+    """The promise: every score within 1e-4 relative of float64."""
+    got = np.asarray(got, dtype=np.float64)
+    error = np.abs(got - want) - atol
+    worst = int(np.argmax(error / np.maximum(np.abs(want), np.finfo(float).tiny)))
+    assert (error <= rtol * np.abs(want)).all(), (worst, got[worst], want[worst])
+
+
+def falling_rows(n_rows, n_features, seed=0, decay=1.0, offset=0.0, rank=None):
+    """Rows whose variances fall as a power of their rank, as those of real features do."""
+    rng = np.random.default_rng(seed)
+    rank = min(n_rows, n_features) if rank is None else rank
+    directions = rng.normal(size=(rank, n_features)) / np.sqrt(n_features)
+    sizes = np.arange(1, rank + 1) ** (-decay / 2)
+    return (rng.normal(size=(n_rows, rank)) * sizes) @ directions + offset

@@ -47,6 +47,7 @@ def parts(tmp_path, monkeypatch):
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 @pytest.mark.usefixtures("parts")
 @pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:1 of 5 images were skipped")
 def test_snippets_run_as_they_stand(page, capsys):
     namespace = {}
     for language, code in FENCE.findall(page.read_text()):

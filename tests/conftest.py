@@ -1,5 +1,70 @@
+import os
+import subprocess
+import sys
+from collections import OrderedDict
+
+import numpy as np
+import pytest
+import torch
 from hypothesis import settings
+from PIL import Image
+from torch import nn
 
 # The same examples in every run, on machines of any speed.
 settings.register_profile("pydfm", derandomize=True, deadline=None, database=None)
 settings.load_profile("pydfm")
+
+
+@pytest.fixture
+def run_python(tmp_path):
+    """Run code in an interpreter of its own, away from the source tree, which has no core."""
+
+    def run(code, *arguments, check=True, **environment):
+        return subprocess.run(
+            [sys.executable, "-c", code, *arguments],
+            cwd=tmp_path,
+            env={**os.environ, **environment},
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=check,
+        )
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def textures():
+    """Smooth noise, uint8 (12, 3, 40, 48)."""
+    noise = np.random.default_rng(0).integers(0, 256, (12, 3, 10, 12), dtype=np.uint8)
+    return noise.repeat(4, axis=2).repeat(4, axis=3)
+
+
+@pytest.fixture(scope="session")
+def pictures(textures):
+    return [Image.fromarray(pixels.transpose(1, 2, 0)) for pixels in textures]
+
+
+@pytest.fixture(scope="session")
+def picture_folder(pictures, tmp_path_factory):
+    """`pictures` as PNG files, in order."""
+    folder = tmp_path_factory.mktemp("pictures")
+    for i, picture in enumerate(pictures):
+        picture.save(folder / f"{i:02}.png")
+    return folder
+
+
+@pytest.fixture
+def tiny_network():
+    """A network with the parts that matter: maps, nesting, work in place, a head."""
+    torch.manual_seed(0)
+    block = nn.Sequential(nn.Conv2d(8, 6, 3, padding=1), nn.BatchNorm2d(6), nn.ReLU())
+    layers = {
+        "stem": nn.Conv2d(3, 8, 3, stride=2, padding=1),
+        "relu": nn.ReLU(inplace=True),
+        "block": block,
+        "pool": nn.AdaptiveAvgPool2d(1),
+        "flat": nn.Flatten(),
+        "head": nn.Linear(6, 5),
+    }
+    return nn.Sequential(OrderedDict(layers))

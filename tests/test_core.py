@@ -178,7 +178,7 @@ def test_eigenpairs_of_what_is_not_finite_raise_and_do_not_hang():
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-def test_a_forked_child_computes_the_same():
+def test_a_forked_child_computes_the_same(run_python):
     # In a process of its own: pytest's may have threads, which Python warns to fork beside.
     code = """
 import os
@@ -192,7 +192,7 @@ if child == 0:
     os._exit(0 if np.array_equal(before, _core.moments(rows, n_threads=4)[2]) else 1)
 assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 """
-    subprocess.run([sys.executable, "-W", "error", "-c", code], check=True, timeout=60)
+    run_python(code)
 
 
 ANSWERS = """
@@ -209,33 +209,19 @@ print(_core.instruction_set)
 """
 
 
-def test_every_instruction_set_gives_the_same_scores(tmp_path):
+def test_every_instruction_set_gives_the_same_scores(run_python, tmp_path):
     answers = []
     for name in _core.supported_instruction_sets():
         file = tmp_path / f"{name}.npy"
-        result = subprocess.run(
-            [sys.executable, "-c", ANSWERS, str(file)],
-            env={**os.environ, "PYDFM_INSTRUCTION_SET": name},
-            capture_output=True,
-            text=True,
-            check=True,
-            timeout=60,
-        )
+        result = run_python(ANSWERS, str(file), PYDFM_INSTRUCTION_SET=name)
         assert result.stdout.strip() == name
         answers.append(np.load(file))
     for other in answers[1:]:
         np.testing.assert_allclose(other, answers[0], rtol=1e-4)
 
 
-def test_an_unknown_instruction_set_is_told():
-    result = subprocess.run(
-        [sys.executable, "-c", "from pydfm import _core"],
-        env={**os.environ, "PYDFM_INSTRUCTION_SET": "v9"},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
-    )
+def test_an_unknown_instruction_set_is_told(run_python):
+    result = run_python("from pydfm import _core", check=False, PYDFM_INSTRUCTION_SET="v9")
     assert result.returncode != 0
     assert "PYDFM_INSTRUCTION_SET is 'v9'; this processor can run baseline" in result.stderr
 

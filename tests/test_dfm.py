@@ -1,6 +1,5 @@
 import copy
 import pickle
-import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 
@@ -244,7 +243,7 @@ def test_many_threads_may_score_with_one_model():
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="forks workers")
-def test_forked_loader_workers_score_the_same():
+def test_forked_loader_workers_score_the_same(run_python):
     # In a process of its own: pytest's may have threads, which Python warns to fork beside.
     code = """
 import numpy as np, torch, pydfm
@@ -260,7 +259,7 @@ loader = torch.utils.data.DataLoader(
 )
 assert np.array_equal(np.concatenate([s.numpy() for s in loader]), dfm.score(rows))
 """
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+    run_python(code)
 
 
 def test_the_representation_shows_what_was_changed():

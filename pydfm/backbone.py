@@ -15,6 +15,8 @@ from pydfm.preprocessing import Preprocessing
 
 PRECISIONS: Final = ("float32", "bfloat16", "float16")
 
+_jit: Any = torch.jit  # most of it has no types
+
 
 class Backbone:
     """A network made ready: normalisation, features of its layers, device and precision.
@@ -119,7 +121,10 @@ class _Taps(nn.Module):
         if self._pool is None:
             # A copy, since a later layer may work in place.
             return output.flatten(1).clone()
-        if output.ndim != 4 or self._pool > min(output.shape[2:]):
+        # The run before the trace has checked it; within the trace a check of sizes looks as if
+        # it depended on the data.
+        fits = _jit.is_tracing() or (output.ndim == 4 and self._pool <= min(output.shape[2:]))
+        if not fits:
             shape = " x ".join(str(side) for side in output.shape[1:])
             raise ValueError(
                 f"pool is {self._pool}; layer '{layer}' gives {shape} per image, which it does not "
@@ -132,6 +137,9 @@ class _Taps(nn.Module):
         output = self.network(batch)
         if "output" in self._layers:
             self._found["output"] = self._flat("output", output)
+        for layer in self._layers:
+            if layer not in self._found:
+                raise ValueError(f"layer '{layer}' does not run when the backbone does")
         features = [self._found.pop(layer) for layer in self._layers]
         self.sizes = [tensor.shape[1] for tensor in features]
         return torch.cat(features, dim=1)
@@ -144,19 +152,22 @@ def _traced(taps: _Taps, example: torch.Tensor) -> Any:
     when something else (torch.export, torch.compile) takes its place.
     """
     try:
-        with warnings.catch_warnings(), torch.inference_mode():
+        with warnings.catch_warnings(record=True) as caught, torch.inference_mode():
             warnings.simplefilter("ignore")
-            trace: Any = torch.jit.trace
-            module = torch.jit.freeze(trace(taps, example, check_trace=False))
+            warnings.simplefilter("always", _jit.TracerWarning)
+            module = _jit.freeze(_jit.trace(taps, example, check_trace=False))
             if example.device.type == "cpu" and example.dtype == torch.float32:
-                module = torch.jit.optimize_for_inference(module)
+                module = _jit.optimize_for_inference(module)
             sizes = [module(example[:n]).shape[0] for n in (1, 2)]
     except RuntimeError as error:
-        sizes, reason = [], str(error).strip().splitlines()[-1]
+        reason = str(error).strip().splitlines()[-1]
     else:
+        # Python code that looks at values is traced along one of its branches only.
+        if not caught and sizes == [1, 2]:
+            return module
         reason = "its trace holds for one batch size only"
-    if sizes == [1, 2]:
-        return module
+        if caught:
+            reason = str(caught[0].message).split(". ")[0]
     warnings.warn(
         f"the backbone could not be traced with TorchScript ({reason}); it runs as it is",
         stacklevel=4,

@@ -89,7 +89,7 @@ class ImageSource:
             self.total = len(X)
             X = [X]
         elif isinstance(X, list | tuple):
-            self.total = len(X)
+            self.total = sum(len(x) if getattr(x, "ndim", 0) == 4 else 1 for x in X)
             if all(isinstance(path, str | os.PathLike) for path in X):
                 self.names = [os.fspath(path) for path in X]
         self._elements: Iterable[Any] = X
@@ -129,7 +129,8 @@ class ImageSource:
             pictures = [Image.fromarray(image.transpose(1, 2, 0)) for image in array]
             yield from self._read(pictures, preprocessing, batch_size, n_threads)
         else:
-            floats = np.ascontiguousarray(array, dtype=np.float32)
+            # Writeable, or torch warns.
+            floats = np.require(array, np.float32, ("C_CONTIGUOUS", "WRITEABLE"))
             preprocessing.check_range(floats, self.count)
             yield Batch(preprocessing.from_floats(floats), self._places(len(part)))
 
@@ -186,10 +187,12 @@ def open_source(X: Any, on_error: str) -> "FeatureSource | ImageSource":
         return FeatureSource([X])
     if hasattr(X, "__array__") or hasattr(X, "toarray"):  # data frames, sparse matrices
         return FeatureSource([X])
-    # A Dataset has no __iter__, but indexing from 0 is enough to go through it.
-    if not (isinstance(X, Iterable) or (hasattr(X, "__getitem__") and hasattr(X, "__len__"))):
+    if isinstance(X, Iterable):
+        elements = iter(X)
+    elif hasattr(X, "__getitem__") and hasattr(X, "__len__"):  # a Dataset, which may lack an end
+        elements = map(X.__getitem__, range(len(X)))
+    else:
         raise TypeError(f"X is {type(X).__name__}; it must be {_FORMS}")
-    elements = iter(X)
     first = next(elements, None)
     if first is None:
         raise ValueError(f"X is empty; it must be {_FORMS}")
@@ -255,8 +258,6 @@ def read_image(source: Any, convert: Callable[[Image.Image], Any]) -> Any:
     try:
         if isinstance(source, Image.Image):
             return convert(source)
-        if not isinstance(source, str | os.PathLike):
-            raise TypeError(f"it is {type(source).__name__}, neither a path nor a PIL image")
         with Image.open(source) as image:
             return convert(image)
     except Exception as error:  # PIL raises nearly everything for one broken file or another
@@ -320,7 +321,8 @@ def _grouped(batches: Iterable[Any], batch_size: int) -> Iterator[Any]:
 
 
 def _check_images(array: Any) -> None:
-    shape, dtype = tuple(array.shape), str(array.dtype).removeprefix("torch.")
+    shape = tuple(array.shape)
+    dtype = str(getattr(array.dtype, "name", array.dtype)).removeprefix("torch.")
     if len(shape) != 4 or shape[1] != 3:
         hint = ""
         if len(shape) == 4 and shape[3] == 3:

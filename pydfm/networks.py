@@ -6,6 +6,7 @@ import hashlib
 import io
 import os
 import socket
+import sys
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -90,7 +91,9 @@ def load_network(
     source: str | None = None
     sha256 = ""
     if isinstance(backbone, nn.Module):
-        module, name = copy.deepcopy(backbone), f"module:{type(backbone).__qualname__}"
+        with torch.no_grad():  # or the copied parameters of a ScriptModule are no leaves
+            module = copy.deepcopy(backbone)
+        name = f"module:{type(backbone).__qualname__}"
         if isinstance(weights, os.PathLike) or weights not in ("imagenet", None):
             source = os.fspath(weights)
     elif isinstance(backbone, str) and backbone in TORCHVISION_NETWORKS:
@@ -143,7 +146,8 @@ def _torchvision_network(
     models = _torchvision_models()
     build = models.get_model_builder(name)
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(check_integer("random_state", random_state, 0))
+        # Not torch.manual_seed, which would seed the GPUs too.
+        torch.default_generator.manual_seed(check_integer("random_state", random_state, 0))
         module: nn.Module = build(weights=None)
     if weights is None:
         return module, None, Preprocessing()
@@ -173,10 +177,11 @@ def _torchvision_network(
 def _download(name: str, weights: Any, progress: bool) -> dict[str, torch.Tensor]:
     timeout = socket.getdefaulttimeout()
     socket.setdefaulttimeout(_DOWNLOAD_TIMEOUT)
-    # torch.hub announces a download on stderr, also where no progress is wanted.
-    quiet = contextlib.nullcontext() if progress else contextlib.redirect_stderr(io.StringIO())
+    # torch.hub announces a download on stdout, where a program may write its results, and does so
+    # also where no progress is wanted.
+    told = sys.stderr if progress else io.StringIO()
     try:
-        with quiet:
+        with contextlib.redirect_stdout(told), contextlib.redirect_stderr(told):
             state: dict[str, torch.Tensor] = weights.get_state_dict(
                 progress=progress, check_hash=True
             )

@@ -131,10 +131,12 @@ def as_8_bit(image: Image.Image) -> Image.Image:
         low, high = float(values.min()), float(values.max())
         if not (low >= 0 and high <= most):
             raise ValueError(
-                f"its values go from {low:.4g} to {high:.4g}, beyond [0, {most:.0f}] for its mode "
+                f"its values go from {low:.6g} to {high:.6g}, beyond [0, {most:.0f}] for its mode "
                 f"{image.mode}"
             )
         return Image.fromarray(np.rint(values * (255.0 / most)).astype(np.uint8))
+    if image.mode == "P":
+        image = image.convert("RGBA")  # PIL warns of transparency where it is not a step between
     return image.convert("L" if image.mode in ("1", "LA") else "RGB")
 
 

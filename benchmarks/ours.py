@@ -34,15 +34,7 @@ def scores(
 def core_scores(model: Model, X: NDArray[Any], n_threads: int) -> Callable[[], Any]:
     """The core's call alone, without the checks around it."""
     subspace, kinds = _subspace(model), ["fre", "nll"]
-    return lambda: _core.score(
-        X,
-        subspace.mean,
-        subspace.components,
-        subspace.explained_variance,
-        noise_variance=subspace.noise_variance,
-        score_types=kinds,
-        n_threads=n_threads,
-    )
+    return lambda: _core.score(X, subspace._scorer, score_types=kinds, n_threads=n_threads)
 
 
 def fit(X: NDArray[Any], k: int, n_threads: int) -> Callable[[], Model]:

@@ -1,4 +1,5 @@
 // The only file that knows Python: checks arrays, releases the GIL, maps errors.
+#include <memory>
 #include <string>
 #include <tuple>
 #include <utility>
@@ -57,6 +58,23 @@ pydfm::ScoreType score_type(const std::string& name) {
   if (name == "ppca") return pydfm::ScoreType::kPpca;
   throw std::invalid_argument("score_types has '" + name +
                               "'; it may have 'fre', 'mahalanobis', 'nll' and 'ppca'");
+}
+
+std::vector<pydfm::ScoreType> as_score_types(const std::vector<std::string>& names) {
+  std::vector<pydfm::ScoreType> types;
+  for (const std::string& name : names) types.push_back(score_type(name));
+  return types;
+}
+
+// Made from arrays that the scorer goes on reading: the binding keeps them alive.
+std::unique_ptr<pydfm::Scorer> make_scorer(const Array<double>& mean,
+                                           const Array<double>& components,
+                                           const Array<double>& variances, double noise_variance) {
+  const auto w = matrix(components, "components");
+  const pydfm::SubspaceView subspace{vector(mean, "mean", w.cols()), w,
+                                     vector(variances, "variances", w.rows()), noise_variance};
+  check((subspace.variances.array() > 0).all(), "variances must be positive");
+  return std::make_unique<pydfm::Scorer>(subspace);
 }
 
 std::vector<std::string> supported_instruction_sets() {
@@ -123,23 +141,30 @@ void bind_rows(py::module_& m) {
 
   m.def(
       "score",
-      [](const Array<Scalar>& rows, const Array<double>& mean, const Array<double>& components,
-         const Array<double>& variances, double noise_variance,
+      [](const Array<Scalar>& rows, const pydfm::Scorer& scorer,
          const std::vector<std::string>& score_types, int n_threads) {
         const auto x = matrix(rows, "rows");
-        const auto w = matrix(components, "components");
-        const pydfm::SubspaceView subspace{vector(mean, "mean", x.cols()), w,
-                                           vector(variances, "variances", w.rows()),
-                                           noise_variance};
-        check(w.cols() == x.cols(), "components must have as many columns as rows");
-        check((subspace.variances.array() > 0).all(), "variances must be positive");
-        std::vector<pydfm::ScoreType> types;
-        for (const std::string& name : score_types) types.push_back(score_type(name));
-        return without_gil([&] { return pydfm::score(x, subspace, types, n_threads); });
+        check(x.cols() == scorer.features(), "rows must have as many columns as the components");
+        const std::vector<pydfm::ScoreType> types = as_score_types(score_types);
+        return without_gil([&] { return pydfm::score(x, scorer, types, n_threads); });
       },
-      py::arg("rows").noconvert(), py::arg("mean").noconvert(), py::arg("components").noconvert(),
-      py::arg("variances").noconvert(), py::kw_only(), "noise_variance"_a, "score_types"_a,
-      "n_threads"_a);
+      py::arg("rows").noconvert(), "scorer"_a, py::kw_only(), "score_types"_a, "n_threads"_a);
+
+  m.def(
+      "score_nearest",
+      [](const Array<Scalar>& rows, const std::vector<const pydfm::Scorer*>& scorers,
+         const std::vector<std::string>& score_types, int n_threads) {
+        const auto x = matrix(rows, "rows");
+        for (const pydfm::Scorer* scorer : scorers) {
+          check(scorer != nullptr && x.cols() == scorer->features(),
+                "rows must have as many columns as the components of every scorer");
+        }
+        const std::vector<pydfm::ScoreType> types = as_score_types(score_types);
+        pydfm::NearestClasses nearest =
+            without_gil([&] { return pydfm::score_nearest(x, scorers, types, n_threads); });
+        return py::make_tuple(std::move(nearest.scores), std::move(nearest.classes));
+      },
+      py::arg("rows").noconvert(), "scorers"_a, py::kw_only(), "score_types"_a, "n_threads"_a);
 }
 
 }  // namespace
@@ -161,6 +186,12 @@ PYBIND11_MODULE(PYDFM_MODULE, m, py::mod_gil_not_used()) {
       py::set_error(py::module_::import("numpy.linalg").attr("LinAlgError"), e.what());
     }
   });
+
+  // Local: the builds for other instruction sets have a class of that name too.
+  py::class_<pydfm::Scorer>(m, "Scorer", "A class made ready to score rows.", py::module_local())
+      .def(py::init(&make_scorer), py::arg("mean").noconvert(), py::arg("components").noconvert(),
+           py::arg("variances").noconvert(), py::kw_only(), "noise_variance"_a,
+           py::keep_alive<1, 2>(), py::keep_alive<1, 3>(), py::keep_alive<1, 4>());
 
   bind_rows<float>(m);
   bind_rows<double>(m);

@@ -4,6 +4,7 @@ Rows are float32 or float64 and are not converted; everything else is float64. W
 ValueError, an eigenvalue iteration that does not converge numpy.linalg.LinAlgError.
 """
 
+from collections.abc import Sequence
 from typing import TypeAlias
 
 import numpy as np
@@ -35,14 +36,24 @@ def components_from_gram(
 ) -> _Float64:
     """Principal components (k, D) from eigenpairs of the centred rows' Gram matrix."""
 
+class Scorer:
+    """A class made ready to score rows; it keeps the arrays it was made of."""
+
+    def __init__(
+        self,
+        mean: _Float64,
+        components: _Float64,
+        variances: _Float64,
+        *,
+        noise_variance: float,
+    ) -> None: ...
+
 def score(
-    rows: _Rows,
-    mean: _Float64,
-    components: _Float64,
-    variances: _Float64,
-    *,
-    noise_variance: float,
-    score_types: list[str],
-    n_threads: int,
+    rows: _Rows, scorer: Scorer, *, score_types: Sequence[str], n_threads: int
 ) -> NDArray[np.float32]:
     """Scores (len(score_types), N); NaN where a row is not finite."""
+
+def score_nearest(
+    rows: _Rows, scorers: Sequence[Scorer], *, score_types: Sequence[str], n_threads: int
+) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
+    """Lowest scores over the classes (len(score_types), N), and whose they are; -1 for NaN."""

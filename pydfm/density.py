@@ -15,6 +15,7 @@ Units: fre has those of the features squared, mahalanobis none, nll and ppca are
 
 import warnings
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Final, cast
 
 import numpy as np
@@ -56,6 +57,19 @@ class Subspace:
     total_variance: float
     n_samples: int
 
+    @cached_property
+    def _scorer(self) -> _core.Scorer:
+        return _core.Scorer(
+            self.mean,
+            self.components,
+            self.explained_variance,
+            noise_variance=self.noise_variance,
+        )
+
+    def __getstate__(self) -> dict[str, Any]:
+        # What the core made of the subspace is for this processor, and made again when needed.
+        return {name: value for name, value in vars(self).items() if name != "_scorer"}
+
     def score(
         self, features: NDArray[Any], score_types: list[str], n_threads: int
     ) -> NDArray[np.float32]:
@@ -68,15 +82,7 @@ class Subspace:
         """
         parts = []
         for first, rows in blocks(features):
-            scores = _core.score(
-                rows,
-                self.mean,
-                self.components,
-                self.explained_variance,
-                noise_variance=self.noise_variance,
-                score_types=score_types,
-                n_threads=n_threads,
-            )
+            scores = _core.score(rows, self._scorer, score_types=score_types, n_threads=n_threads)
             if np.isnan(scores).any():
                 check_finite(rows, first)
             parts.append(scores)

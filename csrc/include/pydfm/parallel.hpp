@@ -38,18 +38,21 @@ class JoiningThreads {
 
 }  // namespace detail
 
-/// Calls `task(index)` once for every index in [0, n_tasks), on up to `n_threads` threads.
+/// Calls `task(index, state)` once for every index in [0, n_tasks), on up to `n_threads` threads,
+/// each of which has a `state` of its own, made by `make_state()` when it begins.
 ///
-/// Which thread runs a task is not fixed; what a task computes must depend on its index alone, and
-/// results of tasks must be combined in index order, so that the number of threads never shows in
-/// an answer. The first exception of a task is rethrown here once every thread has stopped; tasks
-/// not yet begun are then left out. Where the system refuses another thread, those that run
-/// do all the work.
-template <typename Task>
-void parallel_for(Eigen::Index n_tasks, int n_threads, const Task& task) {
+/// Which thread runs a task is not fixed; what a task computes must depend on its index alone (a
+/// state is for memory, not for results), and results of tasks must be combined in index order, so
+/// that the number of threads never shows in an answer. The first exception of a task is rethrown
+/// here once every thread has stopped; tasks not yet begun are then left out. Where the system
+/// refuses another thread, those that run do all the work.
+template <typename MakeState, typename Task>
+void parallel_for(Eigen::Index n_tasks, int n_threads, const MakeState& make_state,
+                  const Task& task) {
   const Eigen::Index n_workers = std::min<Eigen::Index>(n_tasks, std::max(n_threads, 1));
   if (n_workers <= 1) {
-    for (Eigen::Index index = 0; index < n_tasks; ++index) task(index);
+    auto state = make_state();
+    for (Eigen::Index index = 0; index < n_tasks; ++index) task(index, state);
     return;
   }
 
@@ -58,7 +61,8 @@ void parallel_for(Eigen::Index n_tasks, int n_threads, const Task& task) {
   std::mutex failure_mutex;
   const auto work = [&]() noexcept {
     try {
-      for (Eigen::Index index = next++; index < n_tasks; index = next++) task(index);
+      auto state = make_state();
+      for (Eigen::Index index = next++; index < n_tasks; index = next++) task(index, state);
     } catch (...) {
       next = n_tasks;
       const std::lock_guard<std::mutex> lock(failure_mutex);
@@ -75,6 +79,15 @@ void parallel_for(Eigen::Index n_tasks, int n_threads, const Task& task) {
     work();
   }
   if (failure) std::rethrow_exception(failure);
+}
+
+/// The same for tasks that need no memory of their thread's: calls `task(index)`.
+template <typename Task>
+void parallel_for(Eigen::Index n_tasks, int n_threads, const Task& task) {
+  struct Nothing {};
+  parallel_for(
+      n_tasks, n_threads, [] { return Nothing{}; },
+      [&](Eigen::Index index, Nothing&) { task(index); });
 }
 
 }  // namespace pydfm

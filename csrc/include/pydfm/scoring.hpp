@@ -1,9 +1,10 @@
-// How far rows are from one class: every score in one pass over the rows.
+// How far rows are from a class, or from the nearest of several: every score in one pass.
 #pragma once
 
 #include <vector>
 
 #include "pydfm/matrix.hpp"
+#include "pydfm/row_products.hpp"
 
 namespace pydfm {
 
@@ -17,6 +18,51 @@ struct SubspaceView {
 
 enum class ScoreType { kFre, kMahalanobis, kNll, kPpca };
 
+/// What the scores of a row are made of, with v = x - mean and z = W'v.
+struct Energies {
+  double total = 0;        // |v|^2
+  double residual = 0;     // |v|^2 - |z|^2
+  double mahalanobis = 0;  // sum z_i^2 / variance_i
+};
+
+/// A class made ready: what every call would have to compute again of the subspace. Reads the
+/// memory that `subspace` views, which must outlive it.
+class Scorer {
+ public:
+  explicit Scorer(const SubspaceView& subspace);
+
+  Index features() const { return subspace_.mean.size(); }
+
+  /// The score of a row with these energies.
+  double value(ScoreType type, const Energies& energies) const;
+
+  /// A bound on the error that float32 products may have made in `value`.
+  double error(ScoreType type, const Energies& energies) const;
+
+  /// Energies of the rows `first` to `first + count` of `rows`, count <= kTileRows, with products
+  /// in float32; `tile` is written over.
+  struct Tile;
+  template <typename Scalar>
+  void measure(const MatrixView<Scalar>& rows, Index first, Index count, Tile& tile) const;
+
+  /// Energies of some rows in float64, tiny residuals from their vectors.
+  template <typename Scalar>
+  std::vector<Energies> measure_exactly(const MatrixView<Scalar>& rows,
+                                        const std::vector<Index>& which) const;
+
+ private:
+  SubspaceView subspace_;
+  Panels panels_;
+  Vector<float> mean_;         // (d,)  the mean, rounded
+  Vector<float> mean_rest_;    // (d,)  what rounding took from it
+  Vector<double> precisions_;  // (panels_.width(),)  1 / variance, and zeros
+  double precision_sum_;
+  double product_error_;
+  double noise_precision_ = 0;
+  double nll_constant_;
+  double noise_constant_ = 0;
+};
+
 /// Scores (n_types, n) of `rows` (n, d), larger = farther. With v = x - mean and z = W'v:
 ///
 ///   fre          = |v|^2 - |z|^2
@@ -24,13 +70,25 @@ enum class ScoreType { kFre, kMahalanobis, kNll, kPpca };
 ///   nll          = 1/2 (mahalanobis + sum_i ln variance_i + k ln 2 pi)
 ///   ppca         = nll + 1/2 (fre / noise + (d - k) ln noise + (d - k) ln 2 pi)
 ///
-/// Products are float32; a row whose score would lose digits that way (see the bound in
-/// scoring.cpp) is computed again in float64 from its explicit residual, so that every score is
-/// within 1e-4 relative of float64's. A row with NaN or infinity scores NaN; a score beyond
-/// float32 is its largest finite number. A row's score depends neither on the other rows nor on
-/// `n_threads`. Extra memory: a tile of rows per thread.
+/// Products are float32; a score that would lose digits that way (see the bound in scoring.cpp) is
+/// computed again in float64 from the row's explicit residual, so that every score is within 1e-4
+/// relative of float64's. A row with NaN or infinity scores NaN; a score beyond float32 is its
+/// largest finite number. A row's score depends neither on the other rows nor on `n_threads`, nor
+/// on the other types. Extra memory: a tile of rows per thread.
 template <typename Scalar>
-Matrix<float> score(const MatrixView<Scalar>& rows, const SubspaceView& subspace,
+Matrix<float> score(const MatrixView<Scalar>& rows, const Scorer& scorer,
                     const std::vector<ScoreType>& types, int n_threads);
+
+struct NearestClasses {
+  Matrix<float> scores;  // (n_types, n)  the lowest over the classes
+  Matrix<int> classes;   // (n_types, n)  whose it is, the first of equals; -1 for a NaN row
+};
+
+/// Scores of `rows` (n, d) under the nearest of several classes, each score and each type by
+/// itself: what `score` gives for every class, and the least of it.
+template <typename Scalar>
+NearestClasses score_nearest(const MatrixView<Scalar>& rows,
+                             const std::vector<const Scorer*>& scorers,
+                             const std::vector<ScoreType>& types, int n_threads);
 
 }  // namespace pydfm

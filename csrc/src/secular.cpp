@@ -118,30 +118,31 @@ SecularRoot secular_root(const VectorView<double>& poles, const VectorView<doubl
   return t;
 }
 
-Deflation deflate(const VectorView<double>& d, const VectorView<double>& z, double rho) {
+Deflation deflate(const VectorView<double>& d, const VectorView<double>& z, double rho,
+                  double norm) {
   const Index n = d.size();
   Deflation result{d, z, {}, {}, {}};
   Vector<double>& values = result.values;
   Vector<double>& u = result.z;
-  const double norm = z.norm();
+  const double length = z.norm();
   const double size = n == 0 ? 0.0 : std::max(std::abs(d[0]), std::abs(d[n - 1]));
-  const double tolerance = 16 * kEps * std::max(size, rho * norm * norm);
+  const double tolerance = 16 * kEps * std::max({norm, size, rho * length * length});
 
   Index last = -1;  // the latest candidate, kept unless the next one is too close
   for (Index i = 0; i < n; ++i) {
-    if (!(rho * norm * std::abs(u[i]) > tolerance)) {
+    if (!(rho * length * std::abs(u[i]) > tolerance)) {
       u[i] = 0;
       result.deflated.push_back(i);
       continue;
     }
     if (last >= 0) {
-      const double length = std::hypot(u[last], u[i]);
-      const double c = u[i] / length;
-      const double s = u[last] / length;
+      const double both = std::hypot(u[last], u[i]);
+      const double c = u[i] / both;
+      const double s = u[last] / both;
       const double gap = values[i] - values[last];
       if (std::abs(gap * c * s) <= tolerance) {
         result.rotations.push_back({i, last, c, s});
-        u[i] = length;
+        u[i] = both;
         u[last] = 0;
         values[i] -= gap * s * s;
         values[last] += gap * s * s;

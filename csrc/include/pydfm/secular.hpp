@@ -64,7 +64,9 @@ struct Deflation {
 
 /// Deflates diag(d) + rho z z' for ascending `d` (n,), `z` (n,) and rho >= 0: z_i is dropped where
 /// it is too small to matter, and of two values too close to tell apart one is freed of z by a
-/// rotation; each to within 8 eps max(|d|, rho |z|^2) (Dongarra and Sorensen 1987).
-Deflation deflate(const VectorView<double>& d, const VectorView<double>& z, double rho);
+/// rotation; each to within 8 eps max(norm, |d|, rho |z|^2) (Dongarra and Sorensen 1987), where
+/// `norm` is that of a larger matrix this one is a part of.
+Deflation deflate(const VectorView<double>& d, const VectorView<double>& z, double rho,
+                  double norm = 0);
 
 }  // namespace pydfm

@@ -40,7 +40,7 @@ std::vector<SecularRoot> secular_roots(const Vector<double>& poles, const Vector
   std::vector<SecularRoot> roots(static_cast<std::size_t>(poles.size()));
   in_blocks(poles.size(), 16, n_threads, [&](Index first, Index count) {
     for (Index j = first; j < first + count; ++j) {
-      roots[static_cast<std::size_t>(j)] = secular_root(view(poles), view(weights), j);
+      roots[j] = secular_root(view(poles), view(weights), j);
     }
   });
   return roots;
@@ -57,7 +57,7 @@ Vector<double> weights_of_roots(const Vector<double>& poles, const std::vector<S
     Eigen::ArrayXd product = Eigen::ArrayXd::Ones(count);
     Eigen::ArrayXd distance(count);
     for (Index j = 0; j < poles.size(); ++j) {
-      const SecularRoot& t = roots[static_cast<std::size_t>(j)];
+      const SecularRoot& t = roots[j];
       distance = d - poles[j];
       if (j >= first && j < first + count) distance[j - first] = 1;
       product *= ((d - poles[t.origin]) - t.offset) / distance;
@@ -118,7 +118,7 @@ class Merge {
     // Roots first, then deflated values: whence the i-th smallest eigenvalue comes.
     Vector<double> found(n_);
     for (Index j = 0; j < poles_.size(); ++j) {
-      found[j] = roots_[static_cast<std::size_t>(j)].value(poles_);
+      found[j] = roots_[j].value(poles_);
     }
     found.tail(size(deflation_.deflated)) = deflation_.values(deflation_.deflated);
     sources_.resize(static_cast<std::size_t>(n_));
@@ -151,7 +151,7 @@ class Merge {
     Index group_ends[3];
     for (const int side : {kLeft, kBoth, kRight}) {
       for (Index i = 0; i < n_kept; ++i) {
-        if (sides_[static_cast<std::size_t>(kept[static_cast<std::size_t>(i)])] == side) {
+        if (sides_[kept[i]] == side) {
           rows.push_back(i);
         }
       }
@@ -164,7 +164,7 @@ class Merge {
     ColumnMajor lower(n_ - n_left_, n_lower);
     in_blocks(n_kept, 64, n_threads_, [&](Index first, Index count) {
       for (Index i = first; i < first + count; ++i) {
-        const auto column = vectors_.col(column_of(kept[static_cast<std::size_t>(rows[i])]));
+        const auto column = vectors_.col(column_of(kept[rows[i]]));
         if (i < n_upper) upper.col(i) = column.head(n_left_);
         if (i >= skipped) lower.col(i - skipped) = column.tail(n_ - n_left_);
       }
@@ -173,19 +173,19 @@ class Merge {
     Indices roots, root_columns, deflated, deflated_columns;
     const Index leave = n_ - size(columns);
     for (Index i = leave; i < n_; ++i) {
-      const Index source = sources_[static_cast<std::size_t>(i)];
-      const Index column = columns[static_cast<std::size_t>(i - leave)];
+      const Index source = sources_[i];
+      const Index column = columns[i - leave];
       if (source < n_kept) {
         roots.push_back(source);
         root_columns.push_back(column);
       } else {
-        deflated.push_back(deflation_.deflated[static_cast<std::size_t>(source - n_kept)]);
+        deflated.push_back(deflation_.deflated[source - n_kept]);
         deflated_columns.push_back(column);
       }
     }
     ColumnMajor unchanged(n_, size(deflated));
     for (Index i = 0; i < size(deflated); ++i) {
-      unchanged.col(i) = vectors_.col(column_of(deflated[static_cast<std::size_t>(i)]));
+      unchanged.col(i) = vectors_.col(column_of(deflated[i]));
     }
 
     const ColumnMajor inner = inner_vectors(roots, rows);
@@ -196,8 +196,7 @@ class Merge {
       const Index count = std::min(kColumns, size(roots) - begin);
       const auto copy = [&](const ColumnMajor& tile, Index row) {
         for (Index i = 0; i < count; ++i) {
-          target.col(root_columns[static_cast<std::size_t>(begin + i)]).segment(row, tile.rows()) =
-              tile.col(i);
+          target.col(root_columns[begin + i]).segment(row, tile.rows()) = tile.col(i);
         }
       };
       if (task % 2 == 0) {
@@ -207,25 +206,25 @@ class Merge {
       }
     });
     for (Index i = 0; i < size(deflated); ++i) {
-      target.col(deflated_columns[static_cast<std::size_t>(i)]) = unchanged.col(i);
+      target.col(deflated_columns[i]) = unchanged.col(i);
     }
   }
 
  private:
   enum Side { kLeft, kBoth, kRight };
 
-  Index column_of(Index sorted) const { return order_[static_cast<std::size_t>(sorted)]; }
+  Index column_of(Index sorted) const { return order_[sorted]; }
 
   void rotate() {
     sides_.resize(static_cast<std::size_t>(n_));
     for (Index i = 0; i < n_; ++i) {
-      sides_[static_cast<std::size_t>(i)] = column_of(i) < n_left_ ? kLeft : kRight;
+      sides_[i] = column_of(i) < n_left_ ? kLeft : kRight;
     }
     for (const PlaneRotation& r : deflation_.rotations) {
       vectors_.applyOnTheRight(column_of(r.first), column_of(r.second),
                                Eigen::JacobiRotation<double>(r.c, -r.s));
-      Side& one = sides_[static_cast<std::size_t>(r.first)];
-      Side& other = sides_[static_cast<std::size_t>(r.second)];
+      Side& one = sides_[r.first];
+      Side& other = sides_[r.second];
       if (one != other) one = other = kBoth;
     }
   }
@@ -235,14 +234,13 @@ class Merge {
   ColumnMajor inner_vectors(const Indices& wanted, const Indices& rows) const {
     Vector<double> z = weights_of_roots(poles_, roots_, n_threads_);
     for (Index i = 0; i < z.size(); ++i) {
-      z[i] = std::copysign(z[i], deflation_.z[deflation_.kept[static_cast<std::size_t>(i)]]);
+      z[i] = std::copysign(z[i], deflation_.z[deflation_.kept[i]]);
     }
     ColumnMajor inner(z.size(), size(wanted));
     in_blocks(size(wanted), 16, n_threads_, [&](Index first, Index count) {
       Vector<double> vector(z.size());
       for (Index j = first; j < first + count; ++j) {
-        const SecularRoot& t =
-            roots_[static_cast<std::size_t>(wanted[static_cast<std::size_t>(j)])];
+        const SecularRoot& t = roots_[wanted[j]];
         vector = z.array() / t.gaps(poles_);
         vector.normalize();
         inner.col(j) = vector(rows);

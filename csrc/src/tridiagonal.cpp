@@ -237,7 +237,7 @@ void back_transform(const Tridiagonal& t, Matrix<double>& rows, int n_threads) {
   };
   parallel_for(n_blocks, n_threads, [&](Index b) {
     const auto v = block(b);
-    ColumnMajor& f = factors[static_cast<std::size_t>(b)];
+    ColumnMajor& f = factors[b];
     const ColumnMajor products = v.transpose() * v;
     f.setZero(v.cols(), v.cols());
     for (Index i = 0; i < v.cols(); ++i) {
@@ -258,7 +258,7 @@ void back_transform(const Tridiagonal& t, Matrix<double>& rows, int n_threads) {
       const auto v = block(b);
       auto part = columns.bottomRows(v.rows());
       products.noalias() = v.transpose() * part;
-      scaled.noalias() = factors[static_cast<std::size_t>(b)] * products;
+      scaled.noalias() = factors[b] * products;
       part.noalias() -= v * scaled;
     }
   });

@@ -59,11 +59,10 @@ def eigh(matrix: NDArray[np.float64], n_threads: int) -> Callable[[], Any]:
 def leading_eigenpairs(
     matrix: NDArray[np.float64], share: float, n_threads: int
 ) -> Callable[[], Any]:
-    """The fewest eigenpairs that hold more than `share` of the trace."""
+    """The fewest eigenpairs that hold more than `share` of the trace (and all eigenvalues)."""
 
     def run() -> Any:
-        values, vectors = _core.eigh(matrix, n_threads=n_threads)
-        k = int(np.searchsorted(np.cumsum(values) / values.sum(), share, side="right")) + 1
-        return values[:k], vectors[:k]
+        values, vectors = _core.eigh(matrix, share=share, n_threads=n_threads)
+        return values[: len(vectors)], vectors
 
     return run

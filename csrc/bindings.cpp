@@ -208,11 +208,13 @@ PYBIND11_MODULE(PYDFM_MODULE, m, py::mod_gil_not_used()) {
       "a"_a, "b"_a);
   m.def(
       "eigh",
-      [](const Array<double>& a, int n_threads) {
+      [](const Array<double>& a, Index count, double share, int n_threads) {
         const auto symmetric = matrix(a, "a");
         check(symmetric.rows() == symmetric.cols(), "a must be square");
-        pydfm::Eigenpairs pairs = without_gil([&] { return pydfm::eigh(symmetric, n_threads); });
+        pydfm::Eigenpairs pairs =
+            without_gil([&] { return pydfm::eigh(symmetric, {count, share}, n_threads); });
         return py::make_tuple(std::move(pairs.values), std::move(pairs.vectors));
       },
-      py::arg("a").noconvert(), py::kw_only(), "n_threads"_a);
+      py::arg("a").noconvert(), py::kw_only(), "count"_a = pydfm::Wanted{}.count,
+      "share"_a = pydfm::Wanted{}.share, "n_threads"_a);
 }

@@ -28,8 +28,14 @@ def merge_moments(a: _Moments, b: _Moments) -> _Moments:
 def gram(rows: _Rows, *, n_threads: int) -> tuple[_Float64, _Float64]:
     """Mean (D,) and inner products (N, N) of the centred rows."""
 
-def eigh(a: _Float64, *, n_threads: int) -> tuple[_Float64, _Float64]:
-    """Eigenvalues, descending, and the matching eigenvectors, one to a row."""
+def eigh(
+    a: _Float64, *, count: int = ..., share: float = 1.0, n_threads: int
+) -> tuple[_Float64, _Float64]:
+    """All eigenvalues, descending, and the vectors of the leading ones, one to a row.
+
+    Vectors are computed for at most `count` eigenvalues, and for no more than it takes to exceed
+    `share` of the sum of the positive ones (or one more, where the sum meets it but for rounding).
+    """
 
 def components_from_gram(
     rows: _Rows, mean: _Float64, values: _Float64, vectors: _Float64, *, n_threads: int

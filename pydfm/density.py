@@ -153,7 +153,7 @@ class SubspaceFitter:
             rows = self._take_kept()
             mean, products = _core.gram(rows, n_threads=self._n_threads)
             _check_sums(rows, mean, products, 0)
-        values, vectors = _core.eigh(products, n_threads=self._n_threads)
+        values, vectors = _leading_eigenpairs(products, n_components, self._n_threads)
 
         n_features = len(mean)
         most = min(self.n_samples, n_features)
@@ -184,6 +184,18 @@ class SubspaceFitter:
             total_variance=float(values.sum()),
             n_samples=self.n_samples,
         )
+
+
+def _leading_eigenpairs(
+    products: NDArray[np.float64], n_components: float | int | None, n_threads: int
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    # As many vectors as _count_components may ask for: it takes what rounding left of zero
+    # eigenvalues for none, which leaves a share to fewer of the others, never to more.
+    if n_components is None:
+        return _core.eigh(products, n_threads=n_threads)
+    if n_components < 1:
+        return _core.eigh(products, share=float(n_components), n_threads=n_threads)
+    return _core.eigh(products, count=int(n_components), n_threads=n_threads)
 
 
 def _check_sums(

@@ -1,15 +1,36 @@
 #include "pydfm/eigensolver.hpp"
 
-#include <Eigen/Eigenvalues>
+#include <algorithm>
+#include <cmath>
+
+#include "pydfm/divide_and_conquer.hpp"
+#include "pydfm/tridiagonal.hpp"
 
 namespace pydfm {
 
-Eigenpairs eigh(const MatrixView<double>& a, int /*n_threads*/) {
-  const Eigen::SelfAdjointEigenSolver<Eigen::MatrixXd> solver(a);
-  if (solver.info() != Eigen::Success) {
-    throw EigensolverError("the eigenvalue iteration did not converge");
-  }
-  return {solver.eigenvalues().reverse(), solver.eigenvectors().rowwise().reverse().transpose()};
+Index Wanted::of(const Vector<double>& values) const {
+  const Index most = std::min(std::max<Index>(count, 0), values.size());
+  if (share >= 1) return most;
+  const double enough = share * (1 + 1e-12) * values.cwiseMax(0.0).sum();
+  double sum = 0;
+  Index k = 0;
+  while (k < most && values[k] > 0 && sum <= enough) sum += values[k++];
+  return k;
+}
+
+Eigenpairs eigh(const MatrixView<double>& a, const Wanted& wanted, int n_threads) {
+  if (!a.allFinite()) throw EigensolverError("the matrix has entries that are NaN or infinite");
+
+  // Brought near one by a power of two, which rounds nothing, so that no square overflows.
+  const double size = a.size() == 0 ? 0.0 : a.cwiseAbs().maxCoeff();
+  int exponent = 0;
+  if (size > 0) std::frexp(size, &exponent);
+  exponent = std::clamp(exponent, -1000, 1000);
+  const Tridiagonal t = tridiagonalise(a, std::ldexp(1.0, -exponent), n_threads);
+  Eigenpairs pairs = divide_and_conquer(t.diagonal, t.off_diagonal, wanted, n_threads);
+  back_transform(t, pairs.vectors, n_threads);
+  for (double& value : pairs.values) value = std::ldexp(value, exponent);
+  return pairs;
 }
 
 }  // namespace pydfm

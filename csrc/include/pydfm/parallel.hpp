@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <atomic>
 #include <cstddef>
+#include <cstdint>
 #include <exception>
 #include <functional>
 #include <mutex>
@@ -31,6 +32,8 @@ class JoiningThreads {
   void start(const Work& work) {
     threads_.emplace_back(std::cref(work));
   }
+
+  std::size_t size() const { return threads_.size(); }
 
  private:
   std::vector<std::thread> threads_;
@@ -89,5 +92,94 @@ void parallel_for(Eigen::Index n_tasks, int n_threads, const Task& task) {
       n_tasks, n_threads, [] { return Nothing{}; },
       [&](Eigen::Index index, Nothing&) { task(index); });
 }
+
+/// Threads kept ready for many short loops in a row: where `parallel_for` starts its threads (some
+/// 50 microseconds), a team's wait in a busy loop and begin within one. For the time of one call;
+/// the same rules hold for tasks, which must not throw.
+class Team {
+ public:
+  explicit Team(int n_threads) : threads_(static_cast<std::size_t>(std::max(n_threads, 1))) {
+    try {
+      for (int i = 1; i < n_threads; ++i) threads_.start(worker_);
+    } catch (const std::system_error&) {
+      // As above: fewer threads do all the work.
+    }
+  }
+  Team(const Team&) = delete;
+  Team& operator=(const Team&) = delete;
+  ~Team() { stop_ = true; }
+
+  /// Calls `task(index)` once for every index in [0, n_tasks).
+  template <typename Task>
+  void run(Eigen::Index n_tasks, const Task& task) {
+    if (threads_.size() == 0 || n_tasks <= 1) {
+      for (Eigen::Index index = 0; index < n_tasks; ++index) task(index);
+      return;
+    }
+    call_ = [](const void* context, Eigen::Index index) noexcept {
+      (*static_cast<const Task*>(context))(index);
+    };
+    context_ = &task;
+    done_.store(0, std::memory_order_relaxed);
+    loop_ += std::uint64_t{1} << 32;
+    tickets_.store(loop_ + static_cast<std::uint64_t>(n_tasks), std::memory_order_release);
+    while (take_one()) {
+    }
+    for (Backoff wait; done_.load(std::memory_order_acquire) != n_tasks;) wait();
+  }
+
+ private:
+  // Spins for some microseconds, then lets others have the processor.
+  class Backoff {
+   public:
+    void operator()() {
+      constexpr int kSpins = 4000;
+      if (++count_ > kSpins) {
+        std::this_thread::yield();
+      } else {
+#if defined(__x86_64__) && defined(__GNUC__)
+        __builtin_ia32_pause();
+#endif
+      }
+    }
+
+   private:
+    int count_ = 0;
+  };
+
+  // Takes a task, if one is left, and does it. A ticket names its loop, so that a thread that comes
+  // late can take none of a loop that is over; and no loop ends before the tasks taken are done.
+  bool take_one() {
+    std::uint64_t ticket = tickets_.load(std::memory_order_acquire);
+    while (true) {
+      const auto left = static_cast<std::uint32_t>(ticket);
+      if (left == 0) return false;
+      if (tickets_.compare_exchange_weak(ticket, ticket - 1, std::memory_order_acq_rel,
+                                         std::memory_order_acquire)) {
+        call_(context_, left - 1);
+        done_.fetch_add(1, std::memory_order_release);
+        return true;
+      }
+    }
+  }
+
+  using Call = void (*)(const void*, Eigen::Index) noexcept;
+  Call call_ = nullptr;
+  const void* context_ = nullptr;
+  std::uint64_t loop_ = 0;
+  std::atomic<std::uint64_t> tickets_{0};  // number of the loop, and in the low half tasks left
+  std::atomic<Eigen::Index> done_{0};
+  std::atomic<bool> stop_{false};
+  const std::function<void()> worker_ = [this] {
+    for (Backoff wait; !stop_.load(std::memory_order_relaxed);) {
+      if (take_one()) {
+        wait = Backoff();
+      } else {
+        wait();
+      }
+    }
+  };
+  detail::JoiningThreads threads_;  // last, so that it is joined first
+};
 
 }  // namespace pydfm

@@ -1,0 +1,267 @@
+#include "pydfm/tridiagonal.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <vector>
+
+#include <Eigen/Householder>
+
+#include "pydfm/parallel.hpp"
+
+namespace pydfm {
+
+namespace {
+
+using ColumnMajor = Eigen::MatrixXd;
+using Eigen::VectorXd;
+
+// Rows and columns are padded with zeros to whole packets of this many.
+constexpr Index kPacket = 8;
+using Packet = Eigen::Array<double, kPacket, 1>;
+
+// Columns reduced before the rest of the matrix is brought up to date.
+constexpr Index kPanel = 32;
+// Reflectors applied at once to vectors.
+constexpr Index kBlock = 64;
+
+Index padded(Index n) { return (n + kPacket - 1) / kPacket * kPacket; }
+
+Eigen::Map<const Packet> load(const double* p) { return Eigen::Map<const Packet>(p); }
+
+void add(const Packet& terms, double* p) { Eigen::Map<Packet>{p} += terms; }
+
+// y += A x and the same for A', for kPacket columns of a symmetric matrix from row `begin` (its
+// diagonal block, of which both triangles are there) to row `end`. A is read once.
+void multiply_strip(const ColumnMajor& a, Index begin, Index end, const VectorXd& x, VectorXd& y) {
+  {
+    Packet sum = Packet::Zero();
+    for (Index c = begin; c < begin + kPacket; ++c) sum += load(&a(begin, c)) * x[c];
+    add(sum, &y[begin]);
+  }
+  constexpr Index kColumns = 4;
+  for (Index c = begin; c < begin + kPacket; c += kColumns) {
+    const double* a0 = &a(0, c);
+    const double* a1 = &a(0, c + 1);
+    const double* a2 = &a(0, c + 2);
+    const double* a3 = &a(0, c + 3);
+    const double x0 = x[c], x1 = x[c + 1], x2 = x[c + 2], x3 = x[c + 3];
+    Packet y0 = Packet::Zero(), y1 = y0, y2 = y0, y3 = y0;
+    for (Index r = begin + kPacket; r < end; r += kPacket) {
+      const Packet p0 = load(a0 + r), p1 = load(a1 + r), p2 = load(a2 + r), p3 = load(a3 + r);
+      const Packet xr = load(&x[r]);
+      add((p0 * x0 + p1 * x1) + (p2 * x2 + p3 * x3), &y[r]);
+      y0 += p0 * xr;
+      y1 += p1 * xr;
+      y2 += p2 * xr;
+      y3 += p3 * xr;
+    }
+    y[c] += y0.sum();
+    y[c + 1] += y1.sum();
+    y[c + 2] += y2.sum();
+    y[c + 3] += y3.sum();
+  }
+}
+
+// y = A x for the symmetric A in rows and columns [begin, end), by groups of columns of about the
+// same area, each with a sum of its own.
+class SymmetricProduct {
+ public:
+  SymmetricProduct(const ColumnMajor& a, Index end) : a_(a), end_(end) {
+    for (VectorXd& sum : sums_) sum = VectorXd::Zero(end);
+  }
+
+  // Sets the columns; returns the number of groups.
+  Index start(Index begin) {
+    const Index n = end_ - begin;
+    n_groups_ = std::clamp<Index>(n / 96, 1, kMostGroups);
+    for (Index g = 0; g <= n_groups_; ++g) {
+      const double left = 1 - static_cast<double>(g) / static_cast<double>(n_groups_);
+      const double column = static_cast<double>(n) * (1 - std::sqrt(left));
+      bounds_[g] = begin + std::min(n, padded(static_cast<Index>(column)));
+    }
+    return n_groups_;
+  }
+
+  void multiply(Index group, const VectorXd& x) {
+    VectorXd& sum = sums_[group];
+    sum.segment(bounds_[group], end_ - bounds_[group]).setZero();
+    for (Index c = bounds_[group]; c < bounds_[group + 1]; c += kPacket) {
+      multiply_strip(a_, c, end_, x, sum);
+    }
+  }
+
+  // Rows [first, first + count) of y.
+  void add_up(Index first, Index count, Eigen::Ref<VectorXd> y) const {
+    y.setZero();
+    for (Index g = 0; g < n_groups_; ++g) {
+      const Index from = std::max(first, bounds_[g]);
+      const Index rows = first + count - from;
+      if (rows > 0) y.tail(rows) += sums_[g].segment(from, rows);
+    }
+  }
+
+ private:
+  static constexpr Index kMostGroups = 16;
+  const ColumnMajor& a_;
+  Index end_;
+  Index n_groups_ = 0;
+  Index bounds_[kMostGroups + 1] = {};
+  VectorXd sums_[kMostGroups];
+};
+
+// Calls `work(first, count)` for blocks of the rows [begin, end).
+template <typename Work>
+void by_rows(Team& team, Index begin, Index end, const Work& work) {
+  constexpr Index kRows = 512;
+  team.run((end - begin + kRows - 1) / kRows, [&](Index task) {
+    const Index first = begin + task * kRows;
+    work(first, std::min(kRows, end - first));
+  });
+}
+
+// A -= V W' + W V' in the lower triangle from `begin` on, in whole tiles.
+void update(ColumnMajor& a, const ColumnMajor& v_w, const ColumnMajor& w_v, Index begin, Index end,
+            Team& team) {
+  constexpr Index kTile = 128;
+  const Index n_tiles = (end - begin + kTile - 1) / kTile;
+  team.run(n_tiles * (n_tiles + 1) / 2, [&](Index task) {
+    Index row = 0;
+    while ((row + 1) * (row + 2) / 2 <= task) ++row;
+    const Index i = begin + row * kTile;
+    const Index j = begin + (task - row * (row + 1) / 2) * kTile;
+    const Index height = std::min(kTile, end - i);
+    const Index width = std::min(kTile, end - j);
+    a.block(i, j, height, width).noalias() -=
+        v_w.middleRows(i, height) * w_v.middleRows(j, width).transpose();
+  });
+}
+
+}  // namespace
+
+Tridiagonal tridiagonalise(const MatrixView<double>& source, double scale, int n_threads) {
+  const Index n = source.rows();
+  const Index end = padded(n);
+  Tridiagonal t{n, VectorXd::Zero(n), VectorXd::Zero(std::max<Index>(n - 1, 0)),
+                VectorXd::Zero(std::max<Index>(n - 1, 0)), ColumnMajor()};
+  // One packet more, so that columns do not meet in the same cache lines where n is a power of two.
+  t.reflectors = ColumnMajor::Zero(end + kPacket, end);
+  ColumnMajor& a = t.reflectors;
+  {
+    // Row by row, the lower triangle of the source is the upper one of `a`.
+    auto square = a.topLeftCorner(n, n);
+    square.triangularView<Eigen::Upper>() = scale * source.transpose();
+    square.triangularView<Eigen::StrictlyLower>() = square.transpose();
+  }
+
+  Team team(n < 128 ? 1 : n_threads);
+  SymmetricProduct product(a, end);
+  VectorXd x = VectorXd::Zero(end);
+  // The panel's reflectors V and its W, in both orders: [V W] and [W V].
+  ColumnMajor v_w = ColumnMajor::Zero(end, 2 * kPanel);
+  ColumnMajor w_v = ColumnMajor::Zero(end, 2 * kPanel);
+
+  for (Index k = 0; k < n - 1; k += kPanel) {
+    const Index width = std::min(kPanel, n - 1 - k);
+    if (width < kPanel) {
+      v_w.setZero();
+      w_v.setZero();
+    }
+    for (Index i = 0; i < width; ++i) {
+      const Index j = k + i;
+      if (i > 0) {
+        const VectorXd left = w_v.row(j).head(i);
+        const VectorXd right = w_v.row(j).segment(kPanel, i);
+        by_rows(team, j, n, [&](Index first, Index count) {
+          auto column = a.col(j).segment(first, count);
+          column.noalias() -= v_w.block(first, 0, count, i) * left;
+          column.noalias() -= v_w.block(first, kPanel, count, i) * right;
+        });
+      }
+      t.diagonal[j] = a(j, j);
+      const Index next = j + 1;
+      const Index below = n - next;
+      auto column = a.col(j).segment(next, below);
+      x.head(next).setZero();
+      auto v = x.segment(next, below);
+      v[0] = 1;
+      auto essential = v.tail(below - 1);
+      column.makeHouseholder(essential, t.factors[j], t.off_diagonal[j]);
+      column = v;
+      a.col(j).head(next).setZero();
+      v_w.col(i).segment(next, below) = v;
+      w_v.col(kPanel + i).segment(next, below) = v;
+
+      auto w = v_w.col(kPanel + i).segment(next, below);
+      const double factor = t.factors[j];
+      if (factor == 0) {
+        w.setZero();
+      } else {
+        const Index n_groups = product.start(next / kPacket * kPacket);
+        VectorXd by_w(i), by_v(i);
+        team.run(n_groups + (i > 0 ? 2 : 0), [&](Index task) {
+          if (task < n_groups) {
+            product.multiply(task, x);
+          } else {
+            const bool first = task == n_groups;
+            (first ? by_w : by_v).noalias() =
+                v_w.block(next, first ? kPanel : 0, below, i).transpose() * v;
+          }
+        });
+        by_rows(team, next, n, [&](Index first, Index count) {
+          auto part = v_w.col(kPanel + i).segment(first, count);
+          product.add_up(first, count, part);
+          part.noalias() -= v_w.block(first, 0, count, i) * by_w;
+          part.noalias() -= v_w.block(first, kPanel, count, i) * by_v;
+        });
+        w *= factor;
+        w -= (factor / 2 * w.dot(v)) * v;
+      }
+      w_v.col(i).segment(next, below) = w;
+    }
+    update(a, v_w, w_v, k + width, end, team);
+  }
+  if (n > 0) t.diagonal[n - 1] = a(n - 1, n - 1);
+  return t;
+}
+
+void back_transform(const Tridiagonal& t, Matrix<double>& rows, int n_threads) {
+  const Index n_reflectors = t.factors.size();
+  const Index n_blocks = (n_reflectors + kBlock - 1) / kBlock;
+
+  // The product of a block's reflectors is I - V F V' with F triangular (Schreiber and Van Loan).
+  std::vector<ColumnMajor> factors(static_cast<std::size_t>(n_blocks));
+  const auto block = [&](Index b) {
+    const Index first = b * kBlock;
+    return t.reflectors.block(first + 1, first, n_reflectors - first,
+                              std::min(kBlock, n_reflectors - first));
+  };
+  parallel_for(n_blocks, n_threads, [&](Index b) {
+    const auto v = block(b);
+    ColumnMajor& f = factors[b];
+    const ColumnMajor products = v.transpose() * v;
+    f.setZero(v.cols(), v.cols());
+    for (Index i = 0; i < v.cols(); ++i) {
+      const double factor = t.factors[b * kBlock + i];
+      f(i, i) = factor;
+      f.col(i).head(i).noalias() =
+          f.topLeftCorner(i, i).triangularView<Eigen::Upper>() * products.col(i).head(i) * -factor;
+    }
+  });
+
+  // In memory, rows of a row-major matrix are columns of a column-major one.
+  Eigen::Map<ColumnMajor> z(rows.data(), rows.cols(), rows.rows());
+  constexpr Index kColumns = 128;
+  parallel_for((z.cols() + kColumns - 1) / kColumns, n_threads, [&](Index task) {
+    auto columns = z.middleCols(task * kColumns, std::min(kColumns, z.cols() - task * kColumns));
+    ColumnMajor products, scaled;
+    for (Index b = n_blocks - 1; b >= 0; --b) {
+      const auto v = block(b);
+      auto part = columns.bottomRows(v.rows());
+      products.noalias() = v.transpose() * part;
+      scaled.noalias() = factors[b] * products;
+      part.noalias() -= v * scaled;
+    }
+  });
+}
+
+}  // namespace pydfm

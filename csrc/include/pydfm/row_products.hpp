@@ -21,7 +21,7 @@ namespace detail {
 
 using Packet = Eigen::internal::packet_traits<float>::type;
 
-constexpr int kPacketSize = Eigen::internal::unpacket_traits<Packet>::size;
+constexpr int kPacketSize = Eigen::internal::packet_traits<float>::size;
 constexpr int kPacketsPerPanel = 2;
 constexpr int kPanelWidth = kPacketsPerPanel * kPacketSize;
 // Rows to a strip: their sums with one panel fill the registers, but for what the factors need.
@@ -46,12 +46,12 @@ void multiply_strip(const float* v, const float* panel, Index depth, float* z, I
            static_cast<Index>(sum % kPacketsPerPanel) * Index{kPacketSize};
   };
   for (Index begin = 0; begin < depth; begin += kRunFeatures) {
-    std::array<Packet, sizeof...(kSum)> sums;
+    Packet sums[sizeof...(kSum)];
     ((sums[kSum] = pset1<Packet>(0.0F)), ...);
     const Index end = std::min(begin + kRunFeatures, depth);
     for (Index p = begin; p < end; ++p, panel += kPanelWidth) {
-      const std::array<Packet, kPacketsPerPanel> w{ploadu<Packet>(panel),
-                                                   ploadu<Packet>(panel + kPacketSize)};
+      const Packet w[kPacketsPerPanel] = {ploadu<Packet>(panel),
+                                          ploadu<Packet>(panel + kPacketSize)};
       ((sums[kSum] = pmadd(pset1<Packet>(v[Index{kSum / kPacketsPerPanel} * kRowStride + p]),
                            w[kSum % kPacketsPerPanel], sums[kSum])),
        ...);
@@ -94,8 +94,8 @@ template <std::size_t kRows, std::size_t kComponents, std::size_t... kSum>
 void multiply_exactly(const double* v, Index v_stride, const double* w, Index w_stride, Index depth,
                       double* z, Index z_stride, std::index_sequence<kSum...> /*all sums*/) {
   using namespace Eigen::internal;
-  constexpr Index kSize = unpacket_traits<ExactPacket>::size;
-  std::array<ExactPacket, sizeof...(kSum)> sums;
+  constexpr Index kSize = packet_traits<double>::size;
+  ExactPacket sums[sizeof...(kSum)];
   ((sums[kSum] = pset1<ExactPacket>(0.0)), ...);
   Index p = 0;
   for (; p + kSize <= depth; p += kSize) {

@@ -1,6 +1,7 @@
 """Out-of-distribution detection: how well each layer and score type tells data sets apart."""
 
 import os
+import zipfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,17 +65,16 @@ def read_data_set(source: str) -> DataSet:
         return _from_folder(Path(source))
     if not Path(file).is_file():
         raise FileNotFoundError(f"there is no file '{file}'")
+    if not zipfile.is_zipfile(file):
+        raise ValueError(f"'{file}' is not an npz file, which is what numpy.savez writes")
     x, y = (f"{name}_x", f"{name}_y") if name else ("x", "y")
-    try:
-        with np.load(file, allow_pickle=False) as arrays:
-            if x not in arrays:
-                raise ValueError(
-                    f"'{file}' has no array '{x}'; it has {', '.join(arrays.files)}: write "
-                    "FILE.npz#NAME for the arrays NAME_x and NAME_y"
-                )
-            images, labels = arrays[x], arrays.get(y)
-    except (OSError, EOFError) as error:
-        raise ValueError(f"'{file}' cannot be read as an npz file: {error}") from error
+    with np.load(file, allow_pickle=False) as arrays:
+        if x not in arrays:
+            raise ValueError(
+                f"'{file}' has no array '{x}'; it has {', '.join(arrays.files)}: write "
+                "FILE.npz#NAME for the arrays NAME_x and NAME_y"
+            )
+        images, labels = arrays[x], arrays[y] if y in arrays else None
     if images.ndim == 4 and images.shape[3] == 3 and images.shape[1] != 3:
         images = np.ascontiguousarray(images.transpose(0, 3, 1, 2))
     if labels is not None and labels.shape != (len(images),):

@@ -74,7 +74,7 @@ def read_data_set(source: str) -> DataSet:
                 f"'{file}' has no array '{x}'; it has {', '.join(arrays.files)}: write "
                 "FILE.npz#NAME for the arrays NAME_x and NAME_y"
             )
-        images, labels = arrays[x], arrays[y] if y in arrays else None
+        images, labels = arrays[x], arrays.get(y)
     if images.ndim == 4 and images.shape[3] == 3 and images.shape[1] != 3:
         images = np.ascontiguousarray(images.transpose(0, 3, 1, 2))
     if labels is not None and labels.shape != (len(images),):

@@ -75,7 +75,7 @@ def measure(data: Path, n_images: int) -> dict[str, tuple[str, Table]]:
 class Scorer:
     """Scores per layer, under the class that the network gives an image."""
 
-    columns = [(layer, kind) for layer in LAYERS for kind in SCORES]
+    columns = tuple((layer, kind) for layer in LAYERS for kind in SCORES)
 
     def __init__(self, cifar):
         self.cifar = cifar

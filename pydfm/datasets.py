@@ -9,12 +9,13 @@ A category is a folder with
                                      NAME with several masks, which are joined (MVTec LOCO)
 
 where "ok" or "normal" may stand for "good" (BTAD). So MVTec AD, MVTec LOCO and BTAD are read as
-they are published, VisA as its authors' script arranges it for one class.
+they are published, VisA as its authors' script arranges it for one class. (The measure of MVTec
+LOCO's own paper, sPRO, is another than AUPRO.)
 """
 
 import os
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -69,6 +70,16 @@ class Category:
             for path, anomalous, masks in zip(self.test, self.labels, self.masks, strict=True)
             if anomalous and not masks
         ]
+
+    def select(self, keep: Iterable[Any]) -> "Category":
+        """Return the category with those pictures of `test` only for which `keep` is true."""
+        chosen = list(keep)
+        return replace(
+            self,
+            test=[path for path, k in zip(self.test, chosen, strict=True) if k],
+            defects=[defect for defect, k in zip(self.defects, chosen, strict=True) if k],
+            masks=[paths for paths, k in zip(self.masks, chosen, strict=True) if k],
+        )
 
 
 def is_category(folder: "str | os.PathLike[str]") -> bool:

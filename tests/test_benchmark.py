@@ -182,15 +182,30 @@ def test_every_category_is_measured_under_every_configuration(root, config, fits
 
 
 def test_pixel_metrics_leave_out_pictures_without_a_mask(root, monkeypatch):
-    maps = np.random.default_rng(0).random((8, 32, 32)).astype(np.float32)
-    monkeypatch.setattr(DFM, "score_map", lambda self, X: maps, raising=False)
+    maps = np.random.default_rng(0).random((7, 32, 32)).astype(np.float32)
+    monkeypatch.setattr(DFM, "score_map", lambda self, X: maps[: len(X)], raising=False)
     (row,) = run_mvtec(root / "carpet", [Configuration("small", FAST)])
     category = load_category(root / "carpet")
     kept = [path not in category.without_mask for path in category.test]
     assert sum(kept) == 7
     masks = load_masks(category, (32, 32))[kept]
-    assert float(row["pixel_auroc"]) == pytest.approx(pixel_auroc(maps[kept], masks), abs=1e-6)
-    assert float(row["aupro"]) == pytest.approx(aupro(maps[kept], masks), abs=1e-6)
+    assert float(row["pixel_auroc"]) == pytest.approx(pixel_auroc(maps, masks), abs=1e-6)
+    assert float(row["aupro"]) == pytest.approx(aupro(maps, masks), abs=1e-6)
+
+
+@pytest.mark.filterwarnings("ignore:1 of . images were skipped")
+def test_pictures_that_cannot_be_read_may_be_left_out(root, monkeypatch):
+    category = root / "carpet"
+    for broken in ("train/good/0.png", "test/cut/0.png"):
+        (category / broken).write_bytes(b"no picture")
+    monkeypatch.setattr(DFM, "score_map", lambda self, X: np.eye(32)[None].repeat(len(X), 0), False)
+    (row,) = run_mvtec(category, [Configuration("small", {**FAST, "on_error": "skip"})])
+    assert (row["n_train"], row["n_test"]) == ("5", "7")
+    with (
+        pytest.warns(UserWarning, match=r"carpet, small: cannot read image .*; left out"),
+        pytest.raises(ValueError, match="none of the 1 categories"),
+    ):
+        run_mvtec(category, [Configuration("small", FAST)])
 
 
 @pytest.mark.filterwarnings("ignore:broken")

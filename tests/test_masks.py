@@ -105,6 +105,10 @@ def test_pictures_without_a_mask_are_told_and_do_not_matter(category):
     assert found.without_mask == [str(tests / "cut" / "2.png"), str(tests / "dent" / "1.png")]
     assert len(found.masks) == len(found.test)
     assert load_masks(found, (HEIGHT, WIDTH)).sum() == 1
+    kept = found.select(path not in found.without_mask for path in found.test)
+    assert kept.defects == ["cut", "good"]
+    assert kept.without_mask == []
+    assert load_masks(kept, (HEIGHT, WIDTH)).sum(axis=(1, 2)).tolist() == [1, 0]
 
 
 @pytest.mark.parametrize(

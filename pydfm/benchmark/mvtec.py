@@ -1,5 +1,6 @@
 """Every category of a data set in MVTec AD's layout, under every configuration."""
 
+import json
 import os
 import time
 import warnings
@@ -118,33 +119,33 @@ def _measure(path: str, dfm: DFM) -> dict[str, float | str | None]:
         raise FileNotFoundError(f"'{path}' has no pictures to fit on in train/good")
     dfm.fit(category.train)
     features = dfm.extract(category.test)
-    metrics = evaluate(dfm.score(features), category.labels)
+    # All of them, unless on_error is "skip".
+    read = np.asarray(np.isfinite(features).all(axis=1))
+    metrics = evaluate(dfm.score(features[read]), np.array(category.labels)[read])
     values: dict[str, float | str | None] = {
-        "n_train": str(len(category.train)),
-        "n_test": str(len(category.test)),
+        "n_train": str(dfm.n_samples_),
+        "n_test": str(int(read.sum())),
         "n_masks": str(sum(bool(masks) for masks in category.masks)),
         "image_auroc": metrics["auroc"],
         **{name: metrics[name] for name in ("aupr", "f1_max", "fpr95")},
     }
-    values.update(_measure_pixels(category, dfm, features))
+    values.update(_measure_pixels(category, dfm, features, read))
     values["seconds"] = f"{time.perf_counter() - start:.1f}"
     return values
 
 
 def _measure_pixels(
-    category: Category, dfm: DFM, features: NDArray[np.float32]
+    category: Category, dfm: DFM, features: NDArray[np.float32], read: NDArray[np.bool_]
 ) -> dict[str, float]:
-    known = [
-        not anomalous or bool(masks)
-        for anomalous, masks in zip(category.labels, category.masks, strict=True)
-    ]
-    if not any(category.masks):
+    """Pixel metrics over the good pictures and those with a mask; none where there are no masks."""
+    masked = np.array([bool(masks) for masks in category.masks])
+    known = read & (masked | ~np.array(category.labels))
+    if not (masked & read).any() or dfm.feature_spec_ is None:
         return {}
-    maps = _score_maps(dfm, features)
+    maps = _score_maps(dfm, features[known])
     if maps is None:
         return {}
-    masks = load_masks(category, dfm.feature_spec_.preprocessing)  # type: ignore[union-attr]
-    maps, masks = maps[known], masks[known]
+    masks = load_masks(category.select(known), dfm.feature_spec_.preprocessing)
     return {"pixel_auroc": pixel_auroc(maps, masks), "aupro": aupro(maps, masks)}
 
 
@@ -166,7 +167,7 @@ def mvtec_table(results: Sequence[dict[str, str]]) -> str:
 
 
 def _table(rows: Sequence[dict[str, str]]) -> str:
-    backbone = next((key for key, _, _ in PUBLISHED if f'"{key}"' in rows[0]["settings"]), None)
+    backbone = json.loads(rows[0]["settings"]).get("backbone", DFM().backbone)
     columns: list[tuple[str, list[str | float | None]]] = []
     for title, metric in (
         ("image AUROC", "image_auroc"),
@@ -178,7 +179,7 @@ def _table(rows: Sequence[dict[str, str]]) -> str:
     ):
         columns.append((title, [row[metric] for row in rows]))
         for edition in ("current", "old"):
-            theirs = PUBLISHED.get((backbone or "", edition, metric))
+            theirs = PUBLISHED.get((backbone, edition, metric))
             if theirs is not None:
                 found: list[str | float | None] = [
                     theirs.get(row["category"].rsplit("/", 1)[-1]) for row in rows

@@ -1,4 +1,4 @@
-"""The command line: pydfm fit | score | eval | demo | config.
+"""The command line: pydfm fit | score | eval | benchmark | demo | config.
 
 Exit codes: 0 done, 2 wrong usage or input (one line on stderr), 130 stopped by Ctrl-C. Nothing
 heavy is imported before a command runs.
@@ -14,6 +14,8 @@ from typing import IO, Annotated, Any
 
 import typer
 
+from pydfm import cli_benchmark
+
 app = typer.Typer(
     name="pydfm",
     help="How far is an image from what a model knows?",
@@ -22,6 +24,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+app.add_typer(cli_benchmark.app, name="benchmark")
 
 
 class ScoreType(str, Enum):

@@ -72,6 +72,14 @@ class Preprocessing:
         image = image.crop((left, top, right, bottom)).convert("RGB")
         return np.asarray(image).transpose(2, 0, 1)
 
+    def from_mask(self, mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """Mask (height, width) that lies on the pixels of `from_pil`, by nearest neighbour."""
+        height, width = self._resized(*mask.shape)
+        image = Image.fromarray(mask.astype(np.uint8))
+        resized = np.asarray(image.resize((width, height), Image.Resampling.NEAREST)) > 0
+        top, left, bottom, right = self._box(height, width)
+        return resized[top:bottom, left:right]
+
     def from_floats(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
         """Pixels (B, 3, height, width) of float images (B, 3, H, W)."""
         import torch

@@ -1,0 +1,47 @@
+"""CIFAR-10 through ResNet-20: images, labels, features of its layers, logits."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from benchmarks.results.resnet20 import CHANNELS, FromPixels, load_resnet20
+from pydfm import DFM
+
+LAYERS = ("layer1", "layer2", "avgpool")
+
+
+@dataclass(frozen=True)
+class Cifar:
+    """The classifier, and images (N, 3, 32, 32) in [0, 1]."""
+
+    network: torch.nn.Module
+    train_x: Any
+    train_y: Any
+    test_x: Any
+    test_y: Any
+    mnist_x: Any
+
+    def features(self, images, layer):
+        """Features (N, channels) of `layer`, averaged over the image."""
+        dfm = DFM(backbone=self.network, layers=layer, image_size=32).fit(images[:2])
+        maps = dfm.extract(images)
+        return maps.reshape(len(images), CHANNELS[layer], -1).mean(axis=2)
+
+    def logits(self, images):
+        pixels = torch.from_numpy(images)
+        with torch.inference_mode():
+            parts = [FromPixels(self.network)(part) for part in pixels.split(250)]
+        return torch.cat(parts).numpy()
+
+
+def load_cifar(data: Path) -> Cifar:
+    network = load_resnet20(data / "cifar10_resnet20.safetensors")
+    with np.load(data / "cifar10_ood.npz") as arrays:
+        images = {
+            name: arrays[name].transpose(0, 3, 1, 2).astype(np.float32) / 255
+            for name in ("train_x", "test_x", "mnist_x")
+        }
+        return Cifar(network, **images, train_y=arrays["train_y"], test_y=arrays["test_y"])

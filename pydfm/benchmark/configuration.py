@@ -1,0 +1,98 @@
+"""Configurations: parameters of a `DFM` under a name."""
+
+import json
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydfm.dfm import DFM
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+# They change how a result is reached, not the result.
+_WITHOUT_EFFECT = ("batch_size", "device", "n_threads", "verbose")
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """Parameters of a `DFM` under a name.
+
+    Attributes
+    ----------
+    name : str
+    parameters : dict
+        Those that differ from the defaults.
+    """
+
+    name: str
+    parameters: dict[str, Any]
+
+    def __post_init__(self) -> None:
+        known = DFM().get_params()
+        for key in self.parameters:
+            if key not in known:
+                raise ValueError(
+                    f"configuration '{self.name}' has '{key}', which is no parameter of DFM; those "
+                    f"are {', '.join(sorted(known))}"
+                )
+
+    def build(self, **changes: Any) -> DFM:
+        """Return a `DFM` with these parameters and the `changes` that are not None."""
+        changes = {key: value for key, value in changes.items() if value is not None}
+        return DFM(**{**self.parameters, **changes})
+
+    def settings(self, **more: Any) -> str:
+        """All that a result depends on, as one line of JSON; `more` beside the parameters."""
+        parameters = {k: v for k, v in self.parameters.items() if k not in _WITHOUT_EFFECT}
+        return json.dumps({**parameters, **more}, sort_keys=True, default=os.fspath)
+
+
+def read_configurations(path: "str | os.PathLike[str]") -> list[Configuration]:
+    """Read a TOML file with a table of `DFM` parameters for each configuration.
+
+    TOML has no null: ``weights = "none"`` stands for random weights, ``n_components = "all"`` for
+    all components.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    ValueError
+        If it is not TOML, holds no tables, or names a parameter that `DFM` does not have.
+    """
+    file = Path(path)
+    if not file.is_file():
+        raise FileNotFoundError(f"there is no file '{file}'")
+    try:
+        content = tomllib.loads(file.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"'{file}' is not TOML: {error}") from error
+    if not content or not all(isinstance(table, dict) for table in content.values()):
+        raise ValueError(
+            f"'{file}' must hold a table of DFM parameters for each configuration, such as "
+            "[small] with backbone = 'resnet18' below it"
+        )
+    return [
+        Configuration(name, {key: _from_toml(key, value) for key, value in table.items()})
+        for name, table in content.items()
+    ]
+
+
+def with_weights(
+    configurations: Sequence[Configuration], weights: str | None
+) -> list[Configuration]:
+    """Return the `configurations` with other `weights`: a name, a path, or None or "none"."""
+    chosen = _from_toml("weights", weights)
+    return [Configuration(c.name, {**c.parameters, "weights": chosen}) for c in configurations]
+
+
+def _from_toml(key: str, value: Any) -> Any:
+    if (key, value) in (("weights", "none"), ("n_components", "all")):
+        return None
+    return tuple(value) if isinstance(value, list) else value

@@ -1,0 +1,194 @@
+"""Every category of a data set in MVTec AD's layout, under every configuration."""
+
+import json
+import os
+import time
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pydfm.benchmark.configuration import Configuration
+from pydfm.benchmark.published import PUBLISHED, SOURCE
+from pydfm.benchmark.record import Record
+from pydfm.benchmark.table import figure, markdown, mean
+from pydfm.datasets import Category, find_categories, load_category, load_masks
+from pydfm.dfm import DFM
+from pydfm.evaluation import aupro, evaluate, pixel_auroc
+
+DEFAULTS: Final = (
+    Configuration(
+        "resnet18", {"backbone": "resnet18", "layers": ("layer3",), "pool": 2, "image_size": 256}
+    ),
+    Configuration(
+        "wide_resnet50_2",
+        {"backbone": "wide_resnet50_2", "layers": ("layer3",), "pool": 4, "image_size": 256},
+    ),
+)
+"""anomalib's features: layer3 at 256 pixels, averaged by 2 and by 4."""
+
+_METRICS: Final = ("image_auroc", "aupr", "f1_max", "fpr95", "pixel_auroc", "aupro")
+
+
+def run_mvtec(
+    folder: "str | os.PathLike[str]",
+    configurations: Sequence[Configuration] = DEFAULTS,
+    output: "str | os.PathLike[str] | None" = None,
+    *,
+    device: str | None = None,
+    batch_size: int | None = None,
+    n_threads: int | None = None,
+    verbose: bool = False,
+) -> list[dict[str, str]]:
+    """Fit and measure every configuration on every category at or below `folder`.
+
+    Parameters
+    ----------
+    folder : str or path
+        Categories are found at any depth, and named by their paths below it.
+    configurations : sequence of Configuration
+    output : str or path, optional
+        A CSV file, to which every result is written as soon as it is there. What it holds already,
+        got with the same settings, is not measured again.
+    device, batch_size, n_threads : optional
+        Parameters of `DFM` that do not change a result.
+    verbose : bool
+        Show a progress bar (on stderr, at a terminal).
+
+    Returns
+    -------
+    list of dict
+        One per category and configuration, in that order: "category", "configuration", "settings",
+        "n_train", "n_test", "n_masks" (defective pictures that have a mask), "image_auroc", "aupr",
+        "f1_max", "fpr95", "pixel_auroc", "aupro" and "seconds", all text, empty where there is no
+        figure. Pixel metrics are over the good pictures and those that have a mask. Categories that
+        cannot be measured are left out, with a warning.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there are no categories.
+    ValueError
+        If none could be measured, or `output` holds results of other settings.
+    """
+    from tqdm import tqdm
+
+    paths = find_categories(folder)
+    record = Record(
+        output,
+        ("category", "configuration"),
+        ("n_train", "n_test", "n_masks", *_METRICS, "seconds"),
+    )
+    results = []
+    with tqdm(
+        total=len(paths) * len(configurations), unit="run", disable=None if verbose else True
+    ) as bar:
+        for path in paths:
+            name = os.path.relpath(path, folder).replace(os.sep, "/")
+            name = Path(path).resolve().name if name == "." else name
+            for configuration in configurations:
+                bar.set_description(f"{name}, {configuration.name}")
+                keys = {"category": name, "configuration": configuration.name}
+                settings = configuration.settings()
+                row = record.find(keys, settings)
+                if row is None:
+                    dfm = configuration.build(
+                        device=device, batch_size=batch_size, n_threads=n_threads
+                    )
+                    try:
+                        row = record.add(keys, settings, _measure(path, dfm))
+                    except (FileNotFoundError, ValueError) as error:
+                        warnings.warn(
+                            f"{name}, {configuration.name}: {error}; left out", stacklevel=2
+                        )
+                if row is not None:
+                    results.append(row)
+                bar.update()
+    if not results:
+        raise ValueError(f"none of the {len(paths)} categories of '{folder}' could be measured")
+    return results
+
+
+def _measure(path: str, dfm: DFM) -> dict[str, float | str | None]:
+    start = time.perf_counter()
+    category = load_category(path)
+    if not category.train:
+        raise FileNotFoundError(f"'{path}' has no pictures to fit on in train/good")
+    dfm.fit(category.train)
+    features = dfm.extract(category.test)
+    # All of them, unless on_error is "skip".
+    read = np.asarray(np.isfinite(features).all(axis=1))
+    metrics = evaluate(dfm.score(features[read]), np.array(category.labels)[read])
+    values: dict[str, float | str | None] = {
+        "n_train": str(dfm.n_samples_),
+        "n_test": str(int(read.sum())),
+        "n_masks": str(sum(bool(masks) for masks in category.masks)),
+        "image_auroc": metrics["auroc"],
+        **{name: metrics[name] for name in ("aupr", "f1_max", "fpr95")},
+    }
+    values.update(_measure_pixels(category, dfm, features, read))
+    values["seconds"] = f"{time.perf_counter() - start:.1f}"
+    return values
+
+
+def _measure_pixels(
+    category: Category, dfm: DFM, features: NDArray[np.float32], read: NDArray[np.bool_]
+) -> dict[str, float]:
+    """Pixel metrics over the good pictures and those with a mask; none where there are no masks."""
+    masked = np.array([bool(masks) for masks in category.masks])
+    known = read & (masked | ~np.array(category.labels))
+    if not (masked & read).any() or dfm.feature_spec_ is None:
+        return {}
+    maps = _score_maps(dfm, features[known])
+    if maps is None:
+        return {}
+    masks = load_masks(category.select(known), dfm.feature_spec_.preprocessing)
+    return {"pixel_auroc": pixel_auroc(maps, masks), "aupro": aupro(maps, masks)}
+
+
+def _score_maps(dfm: Any, features: NDArray[np.float32]) -> NDArray[np.float32] | None:
+    """Score maps (N, H, W) where the model has them."""
+    if not hasattr(dfm, "score_map"):
+        return None
+    maps: NDArray[np.float32] = dfm.score_map(features)
+    return maps
+
+
+def mvtec_table(results: Sequence[dict[str, str]]) -> str:
+    """Markdown: a table per configuration, beside anomalib's figures where there are any."""
+    parts = []
+    for name in dict.fromkeys(row["configuration"] for row in results):
+        rows = [row for row in results if row["configuration"] == name]
+        parts.append(f"## {name}\n\nSettings: `{rows[0]['settings']}`\n\n{_table(rows)}\n")
+    return "\n".join(parts) + f"\n{SOURCE}; averages are over the categories of each column.\n"
+
+
+def _table(rows: Sequence[dict[str, str]]) -> str:
+    backbone = json.loads(rows[0]["settings"]).get("backbone", DFM().backbone)
+    columns: list[tuple[str, list[str | float | None]]] = []
+    for title, metric in (
+        ("image AUROC", "image_auroc"),
+        ("F1", "f1_max"),
+        ("AUPR", "aupr"),
+        ("FPR95", "fpr95"),
+        ("pixel AUROC", "pixel_auroc"),
+        ("AUPRO", "aupro"),
+    ):
+        columns.append((title, [row[metric] for row in rows]))
+        for edition in ("current", "old"):
+            theirs = PUBLISHED.get((backbone, edition, metric))
+            if theirs is not None:
+                found: list[str | float | None] = [
+                    theirs.get(row["category"].rsplit("/", 1)[-1]) for row in rows
+                ]
+                columns.append((f"anomalib {edition}", found))
+    columns = [(title, values) for title, values in columns if mean(values) is not None]
+    body = [
+        [row["category"], *(figure(values[i]) for _, values in columns)]
+        for i, row in enumerate(rows)
+    ]
+    body.append([f"mean of {len(rows)}", *(figure(mean(values)) for _, values in columns)])
+    return markdown(["category", *(title for title, _ in columns)], body)

@@ -1,0 +1,272 @@
+"""Out-of-distribution detection: how well each layer and score type tells data sets apart."""
+
+import os
+import zipfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pydfm.benchmark.configuration import Configuration
+from pydfm.benchmark.record import Record
+from pydfm.benchmark.table import figure, markdown
+from pydfm.density import SCORE_TYPES
+from pydfm.dfm import DFM
+from pydfm.evaluation import evaluate
+from pydfm.images import list_images
+
+_METRICS: Final = ("auroc", "aupr_in", "aupr", "fpr95")
+_EXTRACTION: Final = (
+    *("backbone", "weights", "layers", "pool", "spatial", "image_size", "mean", "std"),
+    *("precision", "random_state"),
+)
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """Images, or features, with labels where there are any.
+
+    Attributes
+    ----------
+    name : str
+    images : list of paths, array of images (N, 3, H, W), or of features (N, D)
+    labels : ndarray of shape (N,) or None
+    """
+
+    name: str
+    images: Any
+    labels: NDArray[Any] | None
+
+
+def read_data_set(source: str) -> DataSet:
+    """Read a folder, or arrays of an npz file.
+
+    Parameters
+    ----------
+    source : str
+        - A folder of pictures; where all lie in subfolders, the first of these is a picture's
+          label.
+        - ``FILE.npz#NAME``: the array ``NAME_x`` and, where it is there, ``NAME_y`` (without
+          ``#NAME``, ``x`` and ``y``): features (N, D), or images (N, 3, H, W) or (N, H, W, 3),
+          uint8 or float in [0, 1].
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file or folder.
+    ValueError
+        If it does not hold what it should.
+    """
+    file, _, name = source.partition("#")
+    if not file.endswith(".npz"):
+        return _from_folder(Path(source))
+    if not Path(file).is_file():
+        raise FileNotFoundError(f"there is no file '{file}'")
+    if not zipfile.is_zipfile(file):
+        raise ValueError(f"'{file}' is not an npz file, which is what numpy.savez writes")
+    x, y = (f"{name}_x", f"{name}_y") if name else ("x", "y")
+    with np.load(file, allow_pickle=False) as arrays:
+        if x not in arrays:
+            raise ValueError(
+                f"'{file}' has no array '{x}'; it has {', '.join(arrays.files)}: write "
+                "FILE.npz#NAME for the arrays NAME_x and NAME_y"
+            )
+        images, labels = arrays[x], arrays.get(y)
+    if images.ndim == 4 and images.shape[3] == 3 and images.shape[1] != 3:
+        images = np.ascontiguousarray(images.transpose(0, 3, 1, 2))
+    if labels is not None and labels.shape != (len(images),):
+        raise ValueError(
+            f"'{file}' has {len(images)} images in '{x}' and labels of the shape {labels.shape} in "
+            f"'{y}'; each image needs one"
+        )
+    return DataSet(name or Path(file).stem, images, labels)
+
+
+def default_configurations(labelled: bool) -> list[Configuration]:
+    """ResNet-18 with each way to treat classes that the data allow."""
+    features = {"backbone": "resnet18", "layers": ("avgpool",)}
+    if not labelled or "covariance" not in DFM().get_params():
+        return [Configuration("global", features)]
+    return [
+        Configuration(covariance, {**features, "covariance": covariance})
+        for covariance in ("class", "tied", "global")
+    ]
+
+
+def run_outliers(
+    train: DataSet,
+    test: DataSet,
+    others: Sequence[DataSet],
+    configurations: Sequence[Configuration],
+    output: "str | os.PathLike[str] | None" = None,
+    *,
+    device: str | None = None,
+    batch_size: int | None = None,
+    n_threads: int | None = None,
+    verbose: bool = False,
+) -> list[dict[str, str]]:
+    """Fit each configuration to `train`, and tell `test` from each of `others`.
+
+    Every layer is fitted and measured by itself; where `train` has labels, its classes are
+    modelled as the configuration's ``covariance`` says.
+
+    Parameters
+    ----------
+    train, test : DataSet
+        In-distribution data to fit on, and to measure on.
+    others : sequence of DataSet
+        Out-of-distribution data.
+    configurations : sequence of Configuration
+        For images each must name its ``layers``; of features, the one layer is called "features".
+    output : str or path, optional
+        A CSV file, to which every result is written as soon as it is there. What it holds already,
+        got with the same settings, is not measured again.
+    device, batch_size, n_threads : optional
+        Parameters of `DFM` that do not change a result.
+    verbose : bool
+        Show a progress bar (on stderr, at a terminal).
+
+    Returns
+    -------
+    list of dict
+        One per configuration, layer, score type and out-of-distribution set: "outliers",
+        "configuration", "layer", "score_type", "settings", "n_train", "n_test", "n_outliers",
+        "auroc", "aupr_in", "aupr" (AUPR-out) and "fpr95", all text.
+
+    Raises
+    ------
+    ValueError
+        If a configuration names no layers, or `output` holds results of other settings.
+    """
+    from tqdm import tqdm
+
+    sets = (train, test, *others)
+    speed = {"device": device, "batch_size": batch_size, "n_threads": n_threads}
+    features = _Features(sets, {k: v for k, v in speed.items() if v is not None})
+    record = Record(
+        output,
+        ("outliers", "configuration", "layer", "score_type"),
+        ("n_train", "n_test", "n_outliers", *_METRICS),
+    )
+    work = [
+        (configuration, layer)
+        for configuration in configurations
+        for layer in _layers(configuration, train)
+    ]
+    results = []
+    for configuration, layer in tqdm(work, unit="layer", disable=None if verbose else True):
+        settings = configuration.settings(
+            **{role: [s.name, len(s.images)] for role, s in (("train", train), ("test", test))}
+        )
+        keys = [
+            {
+                "outliers": other.name,
+                "configuration": configuration.name,
+                "layer": layer,
+                "score_type": kind,
+            }
+            for kind in SCORE_TYPES
+            for other in others
+        ]
+        rows = [record.find(key, settings) for key in keys]
+        if None in rows:
+            fit_on, *parts = features.of(configuration, layer)
+            model = {k: v for k, v in configuration.parameters.items() if k not in _EXTRACTION}
+            dfm = DFM(**model).set_params(n_threads=n_threads).fit(fit_on, train.labels)
+            measured = (m for kind in SCORE_TYPES for m in _measure(dfm, kind, parts))
+            rows = [
+                row or record.add(key, settings, {**values, "n_train": str(len(fit_on))})
+                for row, key, values in zip(rows, keys, measured, strict=True)
+            ]
+        results += [row for row in rows if row is not None]
+    return results
+
+
+def outliers_table(results: Sequence[dict[str, str]]) -> str:
+    """Markdown: a table per out-of-distribution set."""
+    parts = []
+    for name in dict.fromkeys(row["outliers"] for row in results):
+        rows = [row for row in results if row["outliers"] == name]
+        best = max(rows, key=lambda row: float(row["auroc"]))
+        body = [
+            [
+                row["configuration"],
+                row["layer"],
+                row["score_type"],
+                *(figure(row[metric]) for metric in _METRICS),
+            ]
+            for row in rows
+        ]
+        header = ["configuration", "layer", "score", "AUROC", "AUPR-in", "AUPR-out", "FPR95"]
+        parts.append(
+            f"## {name}\n\n{rows[0]['n_test']} in-distribution, {rows[0]['n_outliers']} "
+            f"out-of-distribution; the largest AUROC is that of {best['configuration']}, "
+            f"{best['layer']}, {best['score_type']}\n\n{markdown(header, body)}\n"
+        )
+    return "\n".join(parts)
+
+
+class _Features:
+    """Features of some data sets; those of the last configuration asked for are kept."""
+
+    def __init__(self, sets: Sequence[DataSet], speed: dict[str, Any]) -> None:
+        self._sets = sets
+        self._speed = speed
+        self._wanted: dict[str, Any] | None = None
+        self._layers: dict[str, list[NDArray[Any]]] = {}
+
+    def of(self, configuration: Configuration, layer: str) -> list[NDArray[Any]]:
+        """Features (N, D) of `layer`, for each data set."""
+        if _holds_features(self._sets[0]):
+            return [s.images for s in self._sets]
+        wanted = {k: v for k, v in configuration.parameters.items() if k in _EXTRACTION}
+        if wanted != self._wanted:
+            # Two images make a model that can extract the features of all others.
+            dfm = DFM(**wanted).set_params(**self._speed).fit(self._sets[0].images[:2])
+            parts = [dfm.extract(s.images) for s in self._sets]
+            assert dfm.feature_spec_ is not None
+            ends = np.cumsum(dfm.feature_spec_.layer_sizes)[:-1]
+            split = [np.split(part, ends, axis=1) for part in parts]
+            layers = dfm.feature_spec_.layers
+            self._layers = dict(zip(layers, map(list, zip(*split, strict=True)), strict=True))
+            self._wanted = wanted
+        return self._layers[layer]
+
+
+def _layers(configuration: Configuration, train: DataSet) -> tuple[str, ...]:
+    if _holds_features(train):
+        return ("features",)
+    layers = configuration.parameters.get("layers")
+    if not layers:
+        raise ValueError(
+            f"configuration '{configuration.name}' names no layers; give the ones to measure, such "
+            "as layers = ['layer3', 'avgpool']"
+        )
+    return (layers,) if isinstance(layers, str) else tuple(layers)
+
+
+def _measure(dfm: DFM, kind: str, parts: Sequence[NDArray[Any]]) -> Iterator[dict[str, Any]]:
+    """Metrics for each of ``parts[1:]`` beside the in-distribution features ``parts[0]``."""
+    dfm.set_params(score_type=kind)
+    inside = dfm.score(parts[0])
+    for part in parts[1:]:
+        scores = np.concatenate([inside, dfm.score(part)])
+        metrics = evaluate(scores, np.repeat([False, True], [len(inside), len(part)]))
+        counts = {"n_test": str(len(inside)), "n_outliers": str(len(part))}
+        yield {**counts, **{name: metrics[name] for name in _METRICS}}
+
+
+def _holds_features(data: DataSet) -> bool:
+    return getattr(data.images, "ndim", 0) == 2
+
+
+def _from_folder(folder: Path) -> DataSet:
+    paths = list_images(folder)
+    places = [Path(path).relative_to(folder).parts for path in paths]
+    labels = None
+    if all(len(place) > 1 for place in places) and len({place[0] for place in places}) > 1:
+        labels = np.array([place[0] for place in places])
+    return DataSet(folder.resolve().name, paths, labels)

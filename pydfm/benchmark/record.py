@@ -1,0 +1,97 @@
+"""A CSV file of results that is written line by line and resumes where it was stopped."""
+
+import csv
+import io
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+
+class Record:
+    """Results in a CSV file, one line each, on the disk as soon as they are there.
+
+    Parameters
+    ----------
+    path : str or path or None
+        Made where it is not there yet. A last line that was cut short is removed. None keeps the
+        results in memory only.
+    keys : sequence of str
+        Columns that name a result.
+    values : sequence of str
+        The other columns. Between both stands "settings", what the result was got with.
+
+    Attributes
+    ----------
+    rows : list of dict
+        The results, those of earlier runs first; numbers as text.
+
+    Raises
+    ------
+    ValueError
+        If the file has other columns.
+    """
+
+    def __init__(
+        self, path: "str | os.PathLike[str] | None", keys: Sequence[str], values: Sequence[str]
+    ) -> None:
+        self._path = None if path is None else Path(path)
+        self._keys = tuple(keys)
+        self._columns = (*keys, "settings", *values)
+        self.rows: list[dict[str, str]] = []
+        if self._path is None:
+            return
+        text = self._path.read_text(encoding="utf-8") if self._path.is_file() else ""
+        whole = text[: text.rfind("\n") + 1]
+        if whole:
+            reader = csv.DictReader(io.StringIO(whole))
+            if tuple(reader.fieldnames or ()) != self._columns:
+                raise ValueError(
+                    f"'{self._path}' has other columns than this benchmark writes "
+                    f"({','.join(self._columns)}); pass another file"
+                )
+            self.rows = list(reader)
+        if whole != text:
+            self._path.write_text(whole, encoding="utf-8")
+        if not whole:
+            self._append(self._columns)
+
+    def find(self, keys: Mapping[str, str], settings: str) -> dict[str, str] | None:
+        """Return the result that `keys` name, or None where there is none yet.
+
+        Raises
+        ------
+        ValueError
+            If there is one that was got with other settings.
+        """
+        for row in self.rows:
+            if all(row[key] == value for key, value in keys.items()):
+                if row["settings"] == settings:
+                    return row
+                raise ValueError(
+                    f"'{self._path}' has {' '.join(keys.values())} with the settings "
+                    f"{row['settings']}, not {settings}; pass another file, or another name for "
+                    "the configuration"
+                )
+        return None
+
+    def add(
+        self, keys: Mapping[str, str], settings: str, values: Mapping[str, float | str | None]
+    ) -> dict[str, str]:
+        """Write one result; floats with six decimals, nothing for None and NaN."""
+        row = {**keys, "settings": settings, **{k: _text(v) for k, v in values.items()}}
+        row = {column: row.get(column, "") for column in self._columns}
+        self._append(tuple(row.values()))
+        self.rows.append(row)
+        return row
+
+    def _append(self, fields: Sequence[str]) -> None:
+        if self._path is None:
+            return
+        with self._path.open("a", newline="", encoding="utf-8") as file:
+            csv.writer(file, lineterminator="\n").writerow(fields)
+
+
+def _text(value: float | str | None) -> str:
+    if isinstance(value, float):
+        return "" if value != value else f"{value:.6f}"
+    return "" if value is None else str(value)

@@ -1,0 +1,135 @@
+"""The commands pydfm benchmark mvtec | ood."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(
+    help="Measure configurations on data sets, resumably, beside published figures.",
+    no_args_is_help=True,
+)
+
+_Config = Annotated[
+    Path | None,
+    typer.Option(help="TOML: a table of DFM's parameters per configuration; default: built in."),
+]
+_Output = Annotated[
+    Path | None,
+    typer.Option("--output", "-o", help="CSV file of results; what it has is not run again."),
+]
+_Markdown = Annotated[
+    Path | None, typer.Option(help="File for the Markdown tables; default: standard output.")
+]
+_Weights = Annotated[
+    str | None,
+    typer.Option(help="In place of the configurations': imagenet, a file, or none for random."),
+]
+_Device = Annotated[
+    str | None, typer.Option(help="cpu, cuda, ...; default: a GPU where there is one.")
+]
+_BatchSize = Annotated[int | None, typer.Option(help="Images per batch.")]
+_Threads = Annotated[
+    int | None, typer.Option(help="Threads; default: the cores this process may use.")
+]
+
+
+@app.command()
+def mvtec(
+    root: Annotated[
+        Path, typer.Argument(metavar="ROOT", help="Categories in MVTec AD's layout, at any depth.")
+    ],
+    config: _Config = None,
+    output: _Output = None,
+    markdown: _Markdown = None,
+    weights: _Weights = None,
+    device: _Device = None,
+    batch_size: _BatchSize = None,
+    threads: _Threads = None,
+) -> None:
+    """Fit and measure every category below ROOT."""
+    from pydfm.benchmark.configuration import read_configurations, with_weights
+    from pydfm.benchmark.mvtec import DEFAULTS, mvtec_table, run_mvtec
+
+    _check_folders(output, markdown)
+    configurations = list(DEFAULTS) if config is None else read_configurations(config)
+    if weights is not None:
+        configurations = with_weights(configurations, weights)
+    results = run_mvtec(
+        root,
+        configurations,
+        output,
+        device=device,
+        batch_size=batch_size,
+        n_threads=threads,
+        verbose=True,
+    )
+    _write(markdown, mvtec_table(results))
+
+
+@app.command()
+def ood(
+    train: Annotated[
+        str,
+        typer.Argument(
+            metavar="TRAIN",
+            help="What to fit on: a folder, its subfolders being the classes, or FILE.npz#NAME for "
+            "the arrays NAME_x and NAME_y.",
+        ),
+    ],
+    test: Annotated[
+        str, typer.Argument(metavar="TEST", help="In-distribution data to measure on.")
+    ],
+    outliers: Annotated[
+        list[str], typer.Argument(metavar="OOD...", help="Out-of-distribution data, one or more.")
+    ],
+    config: _Config = None,
+    output: _Output = None,
+    markdown: _Markdown = None,
+    weights: _Weights = None,
+    device: _Device = None,
+    batch_size: _BatchSize = None,
+    threads: _Threads = None,
+) -> None:
+    """Measure out-of-distribution detection per layer and score type."""
+    from pydfm.benchmark.configuration import read_configurations, with_weights
+    from pydfm.benchmark.outliers import (
+        default_configurations,
+        outliers_table,
+        read_data_set,
+        run_outliers,
+    )
+
+    _check_folders(output, markdown)
+    fit_on = read_data_set(train)
+    if config is None:
+        configurations = default_configurations(labelled=fit_on.labels is not None)
+    else:
+        configurations = read_configurations(config)
+    if weights is not None:
+        configurations = with_weights(configurations, weights)
+    results = run_outliers(
+        fit_on,
+        read_data_set(test),
+        [read_data_set(source) for source in outliers],
+        configurations,
+        output,
+        device=device,
+        batch_size=batch_size,
+        n_threads=threads,
+        verbose=True,
+    )
+    _write(markdown, outliers_table(results))
+
+
+def _check_folders(output: Path | None, markdown: Path | None) -> None:
+    for option, path in (("--output", output), ("--markdown", markdown)):
+        if path is not None and not path.parent.is_dir():
+            raise FileNotFoundError(f"{option}: there is no folder '{path.parent}'")
+
+
+def _write(path: Path | None, text: str) -> None:
+    if path is None:
+        typer.echo(text)
+    else:
+        path.write_text(text, encoding="utf-8")

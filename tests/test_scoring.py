@@ -1,0 +1,119 @@
+import pickle
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from reference import SCORE_TYPES, Reference, assert_scores_close, falling_rows
+
+from pydfm import _core
+
+KINDS = list(SCORE_TYPES)
+
+
+def random_class(n_features, n_components, seed, spread=1.0):
+    rng = np.random.default_rng(seed)
+    basis, _ = np.linalg.qr(rng.normal(size=(n_features, n_components)))
+    variances = np.sort(rng.uniform(0.1, 2.0, n_components))[::-1].copy()
+    mean = spread * rng.normal(size=n_features)
+    return Reference(mean, np.ascontiguousarray(basis.T), variances, 0.05)
+
+
+def scorer(model):
+    return _core.Scorer(
+        model.mean, model.components, model.variances, noise_variance=model.noise_variance
+    )
+
+
+def near(model, n_rows, size, seed):
+    """Rows of the class, with noise of that size around its subspace."""
+    rng = np.random.default_rng(seed)
+    z = rng.normal(size=(n_rows, len(model.variances))) * np.sqrt(model.variances)
+    return model.mean + z @ model.components + size * rng.normal(size=(n_rows, len(model.mean)))
+
+
+@given(
+    st.integers(2, 300),
+    st.integers(1, 12),
+    st.sampled_from([np.float32, np.float64]),
+    st.sampled_from([1e-6, 1e-3, 0.1, 3.0]),
+    st.integers(0, 2**31),
+)
+@settings(max_examples=60)
+def test_the_nearest_class_is_that_of_the_definition(n_features, n_classes, dtype, size, seed):
+    k = min(9, n_features - 1)
+    classes = [random_class(n_features, k, seed + c) for c in range(n_classes)]
+    rows = np.concatenate([near(model, 5, size, seed) for model in classes]).astype(dtype)
+    scores, found = _core.score_nearest(
+        rows, [scorer(model) for model in classes], score_types=KINDS, n_threads=2
+    )
+    for t, kind in enumerate(KINDS):
+        each = np.stack([model.scores(rows)[kind] for model in classes])
+        assert_scores_close(scores[t], each.min(axis=0))
+        # Where two classes are as near as rounding, either may be found.
+        chosen = each[found[t], np.arange(len(rows))]
+        assert_scores_close(chosen, each.min(axis=0))
+
+
+def test_one_class_scores_as_without_others():
+    model = random_class(70, 8, 1)
+    rows = near(model, 200, 0.1, 2).astype(np.float32)
+    alone = _core.score(rows, scorer(model), score_types=KINDS, n_threads=2)
+    scores, found = _core.score_nearest(rows, [scorer(model)], score_types=KINDS, n_threads=2)
+    assert (scores == alone).all()
+    assert (found == 0).all()
+
+
+def test_of_equal_classes_the_first_is_found():
+    model = random_class(20, 3, 1)
+    rows = near(model, 10, 0.1, 2)
+    _, found = _core.score_nearest(rows, [scorer(model)] * 3, score_types=["fre"], n_threads=2)
+    assert (found == 0).all()
+
+
+@pytest.mark.parametrize("n_features", [1, 63, 64, 65, 255, 256, 257, 1000])
+def test_bits_do_not_depend_on_threads_batches_or_types(n_features):
+    k = max(1, n_features // 3)
+    model = random_class(n_features, k, 3)
+    rows = falling_rows(500, n_features, 4).astype(np.float32)
+    rows[::7] = near(model, len(rows[::7]), 1e-5, 5)  # scored again in float64
+    whole = _core.score(rows, scorer(model), score_types=KINDS, n_threads=1)
+    for n_threads in (2, 3, 8):
+        again = _core.score(rows, scorer(model), score_types=KINDS, n_threads=n_threads)
+        assert (again == whole).all()
+    split = [
+        _core.score(np.ascontiguousarray(part), scorer(model), score_types=KINDS, n_threads=2)
+        for part in np.array_split(rows, 17)
+    ]
+    assert (np.concatenate(split, axis=1) == whole).all()
+    for t, kind in enumerate(KINDS):
+        alone = _core.score(rows, scorer(model), score_types=[kind], n_threads=2)
+        assert (alone[0] == whole[t]).all()
+
+
+def test_a_scorer_keeps_its_arrays():
+    model = random_class(50, 5, 1)
+    rows = near(model, 20, 0.1, 2)
+    want = model.scores(rows)["fre"]
+    kept = scorer(
+        Reference(model.mean.copy(), model.components.copy(), model.variances.copy(), 0.05)
+    )
+    np.full(100_000, np.nan)  # would lie where the copies did
+    assert_scores_close(_core.score(rows, kept, score_types=["fre"], n_threads=1)[0], want)
+
+
+def test_bad_arguments_are_told():
+    model = random_class(50, 5, 1)
+    rows = near(model, 20, 0.1, 2)
+    with pytest.raises(ValueError, match="as many columns"):
+        _core.score(rows[:, :-1].copy(), scorer(model), score_types=["fre"], n_threads=1)
+    with pytest.raises(ValueError, match="as many columns"):
+        _core.score_nearest(rows[:, :-1].copy(), [scorer(model)], score_types=["fre"], n_threads=1)
+    with pytest.raises(ValueError, match="variances must be positive"):
+        _core.Scorer(model.mean, model.components, -model.variances, noise_variance=1.0)
+    with pytest.raises(ValueError, match="length 50"):
+        _core.Scorer(model.mean[1:], model.components, model.variances, noise_variance=1.0)
+    with pytest.raises(ValueError, match="'fre', 'mahalanobis'"):
+        _core.score(rows, scorer(model), score_types=["distance"], n_threads=1)
+    with pytest.raises(TypeError, match="pickle"):
+        pickle.dumps(scorer(model))

@@ -26,18 +26,16 @@ Index columns_per_block(Index n) {
   return std::clamp<Index>((Index{1} << 16) / n / 32 * 32, 64, 256);
 }
 
-// Rows minus their mean, in `block`; returns the mean. The first row goes first, so that a large
-// offset costs no digits and equal rows become zeros.
+// Rows minus their mean, in `block`; returns that mean minus `shift`. The shift goes first: near
+// the rows, it leaves numbers of the size of their spread, so that a large offset costs no digits.
 template <typename Rows, typename Product>
-Vector<double> centre(const Rows& rows, Matrix<Product>& block) {
-  using Row = Eigen::RowVectorXd;
-  const Row first = rows.row(0).template cast<double>();
-  Row rest = Row::Zero(rows.cols());
-  for (Index i = 1; i < rows.rows(); ++i) rest += rows.row(i).template cast<double>() - first;
-  const Row mean = first + rest / static_cast<double>(rows.rows());
+Vector<double> centre(const Rows& rows, const Eigen::RowVectorXd& shift, Matrix<Product>& block) {
+  Eigen::RowVectorXd mean = Eigen::RowVectorXd::Zero(rows.cols());
+  for (Index i = 0; i < rows.rows(); ++i) mean += rows.row(i).template cast<double>() - shift;
+  mean /= static_cast<double>(rows.rows());
   block.resize(rows.rows(), rows.cols());
   for (Index i = 0; i < rows.rows(); ++i) {
-    block.row(i) = (rows.row(i).template cast<double>() - mean).template cast<Product>();
+    block.row(i) = (rows.row(i).template cast<double>() - shift - mean).template cast<Product>();
   }
   return mean.transpose();
 }
@@ -74,8 +72,8 @@ Vector<double> random_signs(Index d) {
   return signs;
 }
 
-// Moments, of which the lower triangle of scatter is valid; and the error of the scatter as a
-// product with random signs, which is zero where Product is double.
+// Moments, and the error of the scatter where Product is float. Means are kept minus the first row
+// until the end.
 template <typename Product, typename Scalar>
 SingleMoments sum_rows(const MatrixView<Scalar>& rows, int n_threads) {
   constexpr bool kRounds = std::is_same_v<Product, float>;
@@ -84,6 +82,7 @@ SingleMoments sum_rows(const MatrixView<Scalar>& rows, int n_threads) {
   if (n < 1) throw std::invalid_argument("rows is empty: moments need at least one row");
 
   const ProductTasks tasks(d, (n + kRows - 1) / kRows);
+  const Eigen::RowVectorXd first_row = rows.row(0).template cast<double>();
   const Vector<double> signs = kRounds ? random_signs(d) : Vector<double>();
   std::vector<Moments> parts(static_cast<std::size_t>(tasks.n_parts()));
   std::vector<Vector<double>> products(parts.size(), Vector<double>::Zero(kRounds ? d : 0));
@@ -96,10 +95,11 @@ SingleMoments sum_rows(const MatrixView<Scalar>& rows, int n_threads) {
     Matrix<Product> scratch;
     Vector<double> mean;
     Index count = 0;
+    const Eigen::RowVectorXd shift = first_row.head(end);
     for (Index b = first_block; b < last_block; ++b) {
       const Index height = std::min(kRows, n - b * kRows);
       const auto from = rows.block(b * kRows, 0, height, end);
-      const Vector<double> block_mean = centre(from, block);
+      const Vector<double> block_mean = centre(from, shift, block);
       if (count == 0) mean = block_mean;
       const Vector<double> step = block_mean - mean;
       const double share = static_cast<double>(height) / static_cast<double>(count + height);
@@ -113,7 +113,8 @@ SingleMoments sum_rows(const MatrixView<Scalar>& rows, int n_threads) {
         if (end == d) {
           Vector<double>& product = products[static_cast<std::size_t>(p)];
           for (Index i = 0; i < height; ++i) {
-            const Vector<double> row = from.row(i).template cast<double>().transpose() - block_mean;
+            const Vector<double> row =
+                (from.row(i).template cast<double>() - shift).transpose() - block_mean;
             product += row.dot(signs) * row;
           }
           product += weight * step.dot(signs) * step;
@@ -139,10 +140,11 @@ SingleMoments sum_rows(const MatrixView<Scalar>& rows, int n_threads) {
     }
     add(all, parts[i], n_threads);
   }
+  all.mean += first_row.transpose();
   mirror_lower(all.scatter);
   if constexpr (kRounds) {
     product -= all.scatter.selfadjointView<Eigen::Lower>() * signs;
-    return {std::move(all), product.norm()};
+    return {std::move(all), 2 * product.lpNorm<Eigen::Infinity>()};
   }
   return {std::move(all), 0.0};
 }
@@ -212,8 +214,10 @@ Gram gram(const MatrixView<Scalar>& rows, int n_threads) {
     for (Index b = first_block; b < last_block; ++b) {
       const Index first = b * columns;
       const Index width = std::min(columns, d - first);
-      const Vector<double> mean = centre(rows.block(0, first, n, width), block);
-      if (end == n) result.mean.segment(first, width) = mean;
+      const auto from = rows.block(0, first, n, width);
+      const Eigen::RowVectorXd shift = from.row(0).template cast<double>();
+      const Vector<double> mean = centre(from, shift, block);
+      if (end == n) result.mean.segment(first, width) = shift.transpose() + mean;
       for (Index i = begin; i < end; i += kStrip<double>) {
         add_lower_products(block, i, std::min(kStrip<double>, end - i), part, scratch);
       }

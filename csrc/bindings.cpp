@@ -196,6 +196,25 @@ PYBIND11_MODULE(PYDFM_MODULE, m, py::mod_gil_not_used()) {
   bind_rows<float>(m);
   bind_rows<double>(m);
   m.def(
+      "single_moments",
+      [](const Array<float>& rows, int n_threads) {
+        const auto x = matrix(rows, "rows");
+        pydfm::SingleMoments s = without_gil([&] { return pydfm::single_moments(x, n_threads); });
+        return py::make_tuple(as_tuple(std::move(s.moments)), s.error);
+      },
+      py::arg("rows").noconvert(), py::kw_only(), "n_threads"_a);
+  m.def(
+      "subtract_moments",
+      [](const std::tuple<Index, Array<double>, Array<double>>& a,
+         const std::tuple<Index, Array<double>, Array<double>>& b) {
+        const pydfm::Moments all = as_moments(a);
+        const pydfm::Moments part = as_moments(b);
+        check(all.mean.size() == part.mean.size(),
+              "moments of different numbers of features cannot be subtracted");
+        return as_tuple(without_gil([&] { return pydfm::subtract(all, part); }));
+      },
+      "a"_a, "b"_a);
+  m.def(
       "merge_moments",
       [](const std::tuple<Index, Array<double>, Array<double>>& a,
          const std::tuple<Index, Array<double>, Array<double>>& b) {

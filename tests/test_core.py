@@ -55,6 +55,114 @@ def test_merged_moments_are_those_of_all_rows(shape, n_more, offset, seed):
     np.testing.assert_allclose(scatter, d.T @ d, rtol=0, atol=2e-7 * max(np.trace(d.T @ d), 1e-9))
 
 
+def population(n_rows, n_features, seed=0):
+    return falling_rows(n_rows, n_features, seed, decay=1.8).astype(np.float32)
+
+
+ADVERSARIAL = {
+    "plain": lambda: population(3000, 70),
+    "just above D": lambda: population(71, 70),
+    "one block": lambda: population(5, 70),
+    "offset of 1e6": lambda: population(3000, 70) + np.float32(1e6 * population(3000, 70).std()),
+    "one feature 1e6 times larger": lambda: (
+        population(3000, 70) * np.where(np.arange(70) == 3, 1e6, 1).astype(np.float32)
+    ),
+    "drift": lambda: population(3000, 70) + np.linspace(0, 100, 3000, dtype=np.float32)[:, None],
+    "step after the first block": lambda: (
+        population(3000, 70) + np.where(np.arange(3000) < 128, 0, 1e5).astype(np.float32)[:, None]
+    ),
+    "equal rows": lambda: np.repeat(population(50, 70), 60, axis=0),
+    "repeated blocks": lambda: np.tile(population(64, 70), (50, 1)),
+    "half zeros": lambda: np.maximum(population(3000, 70), 0),
+    "constant": lambda: np.full((300, 70), 0.1, dtype=np.float32),
+}
+
+
+@pytest.mark.parametrize("case", ADVERSARIAL)
+def test_moments_keep_their_digits(case):
+    rows = ADVERSARIAL[case]()
+    d = centred(rows)
+    exact = d.T @ d
+    # What the mean's own rounding leaves, and that of the sums.
+    floor = len(rows) * (4e-16 * np.abs(rows.astype(np.float64)).max()) ** 2
+    _, mean, scatter = _core.moments(rows, n_threads=2)
+    np.testing.assert_allclose(mean, rows.mean(axis=0, dtype=np.float64), rtol=1e-13, atol=1e-13)
+    roots = np.sqrt(np.diag(exact))
+    assert (np.abs(scatter - exact) <= 1e-12 * np.outer(roots, roots) + floor).all()
+
+
+@pytest.mark.parametrize("case", ADVERSARIAL)
+def test_the_error_of_float32_products_is_known(case):
+    rows = ADVERSARIAL[case]()
+    exact = _core.moments(rows, n_threads=2)
+    (count, mean, scatter), error = _core.single_moments(rows, n_threads=2)
+    assert count == exact[0]
+    assert np.array_equal(mean, exact[1])
+    assert np.array_equal(scatter, scatter.T)
+    actual = np.linalg.norm(scatter - exact[2], 2)
+    rounding = 1e-14 * np.trace(exact[2])
+    assert actual - rounding <= error <= 30 * actual + rounding
+    worst = 130 * 2.0**-24 * np.sqrt(np.outer(np.diag(exact[2]), np.diag(exact[2])))
+    assert (np.abs(scatter - exact[2]) <= worst + rounding).all()
+
+
+def test_float32_products_have_the_same_bits_on_any_number_of_threads():
+    rows = population(5000, 100)
+    (_, mean, scatter), error = _core.single_moments(rows, n_threads=1)
+    for n_threads in THREADS[1:]:
+        other, other_error = _core.single_moments(rows, n_threads=n_threads)
+        assert np.array_equal(other[1], mean)
+        assert np.array_equal(other[2], scatter)
+        assert other_error == error
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, 1e30])
+def test_what_float32_cannot_hold_shows_in_the_error(bad):
+    rows = population(300, 20)
+    rows[200, 3] = bad
+    assert not np.isfinite(_core.single_moments(rows, n_threads=2)[1])
+
+
+@given(
+    shapes, st.integers(1, 40), offsets, st.sampled_from([1e-3, 1.0, 1e3]), st.integers(0, 2**31)
+)
+@settings(max_examples=40)
+def test_subtraction_undoes_a_merge(shape, n_more, offset, scale, seed):
+    rng = np.random.default_rng(seed)
+    a = rng.normal(size=shape) + offset
+    b = (rng.normal(size=(n_more, shape[1])) - offset) * scale
+    all_rows = np.concatenate([a, b])
+    whole, part = _core.moments(all_rows, n_threads=1), _core.moments(b, n_threads=1)
+    count, mean, scatter = _core.subtract_moments(whole, part)
+    assert count == len(a)
+    # The rest keeps the error of the whole: eps of its trace, eps of its mean per row left.
+    size = np.abs(all_rows).max()
+    share = len(all_rows) / len(a)
+    np.testing.assert_allclose(mean, a.mean(axis=0), rtol=0, atol=1e-14 * share * size)
+    d = centred(a)
+    np.testing.assert_allclose(
+        scatter, d.T @ d, rtol=0, atol=1e-13 * share * max(np.trace(whole[2]), size**2)
+    )
+    assert np.array_equal(scatter, scatter.T)
+
+
+def test_nothing_is_left_of_moments_without_themselves():
+    whole = _core.moments(falling_rows(30, 7), n_threads=1)
+    count, mean, scatter = _core.subtract_moments(whole, whole)
+    assert count == 0
+    assert not mean.any()
+    assert not scatter.any()
+
+
+def test_rows_that_are_not_there_cannot_be_subtracted():
+    few, many = (_core.moments(falling_rows(n, 7), n_threads=1) for n in (10, 30))
+    with pytest.raises(ValueError, match="b has 30 rows, a has 10; b's rows must be among"):
+        _core.subtract_moments(few, many)
+    other = _core.moments(10 * falling_rows(10, 7), n_threads=1)
+    with pytest.raises(ValueError, match="negative variance; b's rows must be among"):
+        _core.subtract_moments(many, other)
+
+
 @given(shapes, dtypes, offsets, st.integers(0, 2**31))
 @settings(max_examples=60)
 def test_gram_matrix_is_that_of_numpy(shape, dtype, offset, seed):
@@ -156,6 +264,12 @@ def test_concurrent_calls_do_not_disturb_each_other():
         (
             lambda: _core.merge_moments(
                 (1, np.zeros(2), np.zeros((2, 2))), (1, np.zeros(3), np.zeros((3, 3)))
+            ),
+            "different numbers of features",
+        ),
+        (
+            lambda: _core.subtract_moments(
+                (2, np.zeros(2), np.zeros((2, 2))), (1, np.zeros(3), np.zeros((3, 3)))
             ),
             "different numbers of features",
         ),

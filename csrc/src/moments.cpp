@@ -1,72 +1,197 @@
 #include "pydfm/moments.hpp"
 
 #include <algorithm>
+#include <limits>
+#include <random>
 #include <stdexcept>
+#include <string>
 
-#include "pydfm/parallel.hpp"
+#include "pydfm/memory.hpp"
 #include "pydfm/products.hpp"
 
 namespace pydfm {
 
 namespace {
 
-// Rows are taken in blocks of this many bytes of float64, so that a block stays in the caches.
-constexpr Index kBlockBytes = Index{8} << 20;
+// Rows of a block: few enough that it stays in the second-level cache and that float32 products are
+// summed over a short way, enough that adding them up in float64 takes little.
+constexpr Index kRows = 128;
 
-Index rows_per_block(Index d) {
-  const Index fit = kBlockBytes / static_cast<Index>(sizeof(double)) / std::max<Index>(d, 1);
-  return std::clamp<Index>(fit, 64, 2048);
+// Rows of products at a time. Those in float32 wait in the cache until they are added.
+template <typename Product>
+constexpr Index kStrip = std::is_same_v<Product, double> ? 512 : 256;
+
+// Columns of a block of the Gram matrix of n rows.
+Index columns_per_block(Index n) {
+  return std::clamp<Index>((Index{1} << 16) / n / 32 * 32, 64, 256);
 }
 
-// Rows minus `shift`, in float64.
-template <typename Scalar>
-void centre(const MatrixView<Scalar>& rows, Index begin, const Vector<double>& shift,
-            Matrix<double>& block, int n_threads) {
-  constexpr Index kRows = 32;
-  parallel_for((block.rows() + kRows - 1) / kRows, n_threads, [&](Index task) {
-    const Index first = task * kRows;
-    const Index count = std::min(kRows, block.rows() - first);
-    block.middleRows(first, count) =
-        rows.middleRows(begin + first, count).template cast<double>().rowwise() - shift.transpose();
+// Rows minus their mean, in `block`; returns that mean minus `shift`. The shift goes first: near
+// the rows, it leaves numbers of the size of their spread, so that a large offset costs no digits.
+template <typename Rows, typename Product>
+Vector<double> centre(const Rows& rows, const Eigen::RowVectorXd& shift, Matrix<Product>& block) {
+  Eigen::RowVectorXd mean = Eigen::RowVectorXd::Zero(rows.cols());
+  for (Index i = 0; i < rows.rows(); ++i) mean += rows.row(i).template cast<double>() - shift;
+  mean /= static_cast<double>(rows.rows());
+  block.resize(rows.rows(), rows.cols());
+  for (Index i = 0; i < rows.rows(); ++i) {
+    block.row(i) = (rows.row(i).template cast<double>() - shift - mean).template cast<Product>();
+  }
+  return mean.transpose();
+}
+
+// lower(c) += weight a a' in rows [begin, begin + height).
+void add_lower_outer(const Vector<double>& a, double weight, Index begin, Index height,
+                     Matrix<double>& c) {
+  c.block(begin, 0, height, begin + height).noalias() +=
+      weight * a.segment(begin, height) * a.head(begin + height).transpose();
+}
+
+// Adds the moments of `b`, disjoint rows, to those of `a`; reads and writes lower triangles.
+void add(Moments& a, const Moments& b, int n_threads) {
+  const double n_a = static_cast<double>(a.count);
+  const double n_b = static_cast<double>(b.count);
+  const Vector<double> step = b.mean - a.mean;
+  const Index d = step.size();
+  constexpr Index kHeight = 64;
+  parallel_for((d + kHeight - 1) / kHeight, n_threads, [&](Index task) {
+    const Index begin = task * kHeight;
+    const Index height = std::min(kHeight, d - begin);
+    const Index width = begin + height;
+    a.scatter.block(begin, 0, height, width) += b.scatter.block(begin, 0, height, width);
+    add_lower_outer(step, n_a * n_b / (n_a + n_b), begin, height, a.scatter);
   });
+  a.mean += step * (n_b / (n_a + n_b));
+  a.count += b.count;
+}
+
+Vector<double> random_signs(Index d) {
+  std::mt19937 bits(20191127);
+  Vector<double> signs(d);
+  for (double& sign : signs) sign = (bits() & 1U) != 0 ? 1.0 : -1.0;
+  return signs;
+}
+
+// Moments, and the error of the scatter where Product is float. Means are kept minus the first row
+// until the end.
+template <typename Product, typename Scalar>
+SingleMoments sum_rows(const MatrixView<Scalar>& rows, int n_threads) {
+  constexpr bool kRounds = std::is_same_v<Product, float>;
+  const Index n = rows.rows();
+  const Index d = rows.cols();
+  if (n < 1) throw std::invalid_argument("rows is empty: moments need at least one row");
+
+  const ProductTasks tasks(d, (n + kRows - 1) / kRows);
+  const Eigen::RowVectorXd first_row = rows.row(0).template cast<double>();
+  const Vector<double> signs = kRounds ? random_signs(d) : Vector<double>();
+  std::vector<Moments> parts(static_cast<std::size_t>(tasks.n_parts()));
+  std::vector<Vector<double>> products(parts.size(), Vector<double>::Zero(kRounds ? d : 0));
+  for (Moments& part : parts) part.scatter = large_matrix(d, d);
+
+  tasks.run(n_threads, [&](Index p, Index first_block, Index last_block, Index begin, Index end) {
+    Moments& part = parts[static_cast<std::size_t>(p)];
+    part.scatter.middleRows(begin, end - begin).setZero();
+    Matrix<Product> block;
+    Matrix<Product> scratch;
+    Vector<double> mean;
+    Index count = 0;
+    const Eigen::RowVectorXd shift = first_row.head(end);
+    for (Index b = first_block; b < last_block; ++b) {
+      const Index height = std::min(kRows, n - b * kRows);
+      const auto from = rows.block(b * kRows, 0, height, end);
+      const Vector<double> block_mean = centre(from, shift, block);
+      if (count == 0) mean = block_mean;
+      const Vector<double> step = block_mean - mean;
+      const double share = static_cast<double>(height) / static_cast<double>(count + height);
+      const double weight = static_cast<double>(count) * share;
+      for (Index i = begin; i < end; i += kStrip<Product>) {
+        const Index strip = std::min(kStrip<Product>, end - i);
+        add_lower_products(block.transpose(), i, strip, part.scatter, scratch);
+        if (count > 0) add_lower_outer(step, weight, i, strip, part.scatter);
+      }
+      if constexpr (kRounds) {
+        if (end == d) {
+          Vector<double>& product = products[static_cast<std::size_t>(p)];
+          for (Index i = 0; i < height; ++i) {
+            const Vector<double> row =
+                (from.row(i).template cast<double>() - shift).transpose() - block_mean;
+            product += row.dot(signs) * row;
+          }
+          product += weight * step.dot(signs) * step;
+        }
+      }
+      mean += share * step;
+      count += height;
+    }
+    if (end == d) {
+      part.mean = std::move(mean);
+      part.count = count;
+    }
+  });
+
+  Moments all = std::move(parts.front());
+  Vector<double> product = std::move(products.front());
+  for (std::size_t i = 1; i < parts.size(); ++i) {
+    if constexpr (kRounds) {
+      const Vector<double> step = parts[i].mean - all.mean;
+      const double n_a = static_cast<double>(all.count);
+      const double n_b = static_cast<double>(parts[i].count);
+      product += products[i] + n_a * n_b / (n_a + n_b) * step.dot(signs) * step;
+    }
+    add(all, parts[i], n_threads);
+  }
+  all.mean += first_row.transpose();
+  mirror_lower(all.scatter);
+  if constexpr (kRounds) {
+    product -= all.scatter.selfadjointView<Eigen::Lower>() * signs;
+    return {std::move(all), 2 * product.lpNorm<Eigen::Infinity>()};
+  }
+  return {std::move(all), 0.0};
 }
 
 }  // namespace
 
 template <typename Scalar>
 Moments moments(const MatrixView<Scalar>& rows, int n_threads) {
-  const Index n = rows.rows();
-  const Index d = rows.cols();
-  if (n < 1) throw std::invalid_argument("rows is empty: moments need at least one row");
+  return sum_rows<double>(rows, n_threads).moments;
+}
 
-  const Index block_rows = std::min(n, rows_per_block(d));
-  const Vector<double> shift =
-      rows.topRows(block_rows).template cast<double>().colwise().mean().transpose();
-  Vector<double> sum = Vector<double>::Zero(d);
-  Matrix<double> scatter = Matrix<double>::Zero(d, d);
-  for (Index begin = 0; begin < n; begin += block_rows) {
-    Matrix<double> block(std::min(block_rows, n - begin), d);
-    centre(rows, begin, shift, block, n_threads);
-    sum += block.colwise().sum().transpose();
-    add_lower_products(block.transpose(), scatter, n_threads);
-  }
-
-  const Vector<double> offset = sum / static_cast<double>(n);
-  scatter.selfadjointView<Eigen::Lower>().rankUpdate(offset, -static_cast<double>(n));
-  mirror_lower(scatter);
-  return {n, shift + offset, std::move(scatter)};
+SingleMoments single_moments(const MatrixView<float>& rows, int n_threads) {
+  return sum_rows<float>(rows, n_threads);
 }
 
 Moments merge(const Moments& a, const Moments& b) {
   if (a.count == 0) return b;
   if (b.count == 0) return a;
-  const double n_a = static_cast<double>(a.count);
-  const double n_b = static_cast<double>(b.count);
-  const Vector<double> step = b.mean - a.mean;
-  Moments both{a.count + b.count, a.mean + step * (n_b / (n_a + n_b)), a.scatter + b.scatter};
-  both.scatter.selfadjointView<Eigen::Lower>().rankUpdate(step, n_a * n_b / (n_a + n_b));
+  Moments both = a;
+  add(both, b, 1);
   mirror_lower(both.scatter);
   return both;
+}
+
+Moments subtract(const Moments& a, const Moments& b) {
+  if (b.count == 0) return a;
+  if (b.count > a.count) {
+    throw std::invalid_argument("b has " + std::to_string(b.count) + " rows, a has " +
+                                std::to_string(a.count) + "; b's rows must be among those of a");
+  }
+  const Index d = a.mean.size();
+  const Index count = a.count - b.count;
+  if (count == 0) return {0, Vector<double>::Zero(d), Matrix<double>::Zero(d, d)};
+  const double n = static_cast<double>(count);
+  const double n_b = static_cast<double>(b.count);
+  Moments rest{count, a.mean + (n_b / n) * (a.mean - b.mean), a.scatter - b.scatter};
+  add_lower_outer(b.mean - rest.mean, -n * n_b / static_cast<double>(a.count), 0, d, rest.scatter);
+  const double rounding =
+      static_cast<double>(a.count + d) * std::numeric_limits<double>::epsilon() *
+      (a.scatter.trace() + static_cast<double>(a.count) * std::numeric_limits<double>::epsilon() *
+                               a.mean.squaredNorm());
+  if ((rest.scatter.diagonal().array() < -rounding).any()) {
+    throw std::invalid_argument(
+        "a without b has a negative variance; b's rows must be among those of a");
+  }
+  mirror_lower(rest.scatter);
+  return rest;
 }
 
 template <typename Scalar>
@@ -75,27 +200,31 @@ Gram gram(const MatrixView<Scalar>& rows, int n_threads) {
   const Index d = rows.cols();
   if (n < 1) throw std::invalid_argument("rows is empty: a Gram matrix needs at least one row");
 
-  // Columns are taken in blocks: the mean of a block needs no other column.
-  constexpr Index kColumns = 1024;
-  Gram result{Vector<double>(d), Matrix<double>::Zero(n, n)};
-  for (Index begin = 0; begin < d; begin += kColumns) {
-    const Index count = std::min(kColumns, d - begin);
-    Matrix<double> block(n, count);
-    constexpr Index kStrip = 64;
-    parallel_for((count + kStrip - 1) / kStrip, n_threads, [&](Index task) {
-      const Index first = task * kStrip;
-      const Index width = std::min(kStrip, count - first);
-      auto strip = block.middleCols(first, width);
-      strip = rows.middleCols(begin + first, width).template cast<double>();
-      // Twice: the second mean takes away what rounding left of a large first one.
-      const Vector<double> first_mean = strip.colwise().mean().transpose();
-      strip.rowwise() -= first_mean.transpose();
-      const Vector<double> rest = strip.colwise().mean().transpose();
-      strip.rowwise() -= rest.transpose();
-      result.mean.segment(begin + first, width) = first_mean + rest;
-    });
-    add_lower_products(block, result.gram, n_threads);
-  }
+  // Blocks are of columns: the mean of a column needs no other.
+  const Index columns = columns_per_block(n);
+  const ProductTasks tasks(n, (d + columns - 1) / columns);
+  Gram result{Vector<double>(d), {}};
+  std::vector<Matrix<double>> parts(static_cast<std::size_t>(tasks.n_parts()));
+  for (Matrix<double>& part : parts) part = large_matrix(n, n);
+  tasks.run(n_threads, [&](Index p, Index first_block, Index last_block, Index begin, Index end) {
+    Matrix<double>& part = parts[static_cast<std::size_t>(p)];
+    part.middleRows(begin, end - begin).setZero();
+    Matrix<double> block;
+    Matrix<double> scratch;
+    for (Index b = first_block; b < last_block; ++b) {
+      const Index first = b * columns;
+      const Index width = std::min(columns, d - first);
+      const auto from = rows.block(0, first, n, width);
+      const Eigen::RowVectorXd shift = from.row(0).template cast<double>();
+      const Vector<double> mean = centre(from, shift, block);
+      if (end == n) result.mean.segment(first, width) = shift.transpose() + mean;
+      for (Index i = begin; i < end; i += kStrip<double>) {
+        add_lower_products(block, i, std::min(kStrip<double>, end - i), part, scratch);
+      }
+    }
+  });
+  result.gram = std::move(parts.front());
+  for (std::size_t i = 1; i < parts.size(); ++i) result.gram += parts[i];
   mirror_lower(result.gram);
   return result;
 }

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import safetensors
 import torch
+import tqdm
 from PIL import Image
 from safetensors.numpy import save_file
 from safetensors.torch import save_file as save_weights
@@ -207,6 +208,19 @@ def test_config_help_and_version_are_printed(run):
         got = run(*command, "--help")
         assert (got.code, got.err) == (0, "")
         assert got.out.startswith(f"Usage: {' '.join(('pydfm', *command))} ".encode())
+
+
+@pytest.mark.parametrize("at_a_terminal", [True, False])
+def test_progress_is_shown_at_a_terminal_only(
+    run, model, picture_folder, monkeypatch, at_a_terminal
+):
+    actual = tqdm.tqdm
+    monkeypatch.setattr(tqdm, "tqdm", lambda **options: actual(**{**options, "delay": 0}))
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: at_a_terminal)
+    got = run("score", model, picture_folder)
+    assert (got.code, len(rows(got.out))) == (0, 12)
+    assert ("score: 100%" in got.err) == at_a_terminal
+    assert (got.err != "") == at_a_terminal
 
 
 # Names of files

@@ -1,5 +1,6 @@
 """Batches of pixels -> features of some layers of a network, traced with TorchScript."""
 
+import os
 import warnings
 from collections.abc import Sequence
 from typing import Any, Final, cast
@@ -16,6 +17,8 @@ from pydfm.preprocessing import Preprocessing
 PRECISIONS: Final = ("float32", "bfloat16", "float16")
 
 _jit: Any = torch.jit  # most of it has no types
+
+_process = os.getpid()
 
 
 class Backbone:
@@ -49,6 +52,7 @@ class Backbone:
         device: "str | torch.device | None" = None,
         precision: str = "float32",
     ) -> None:
+        _survive_fork()
         check_choice("precision", precision, PRECISIONS)
         if pool is not None:
             check_integer("pool", pool, 1)
@@ -77,6 +81,7 @@ class Backbone:
         MemoryError
             If the device has too little memory for the batch.
         """
+        _survive_fork()
         try:
             with torch.inference_mode():
                 batch = torch.from_numpy(pixels).to(self.device)
@@ -173,6 +178,17 @@ def _traced(taps: _Taps, example: torch.Tensor) -> Any:
         stacklevel=4,
     )
     return taps
+
+
+def _survive_fork() -> None:
+    """Keep torch to one thread in a forked process, where it would wait for its parent's for ever.
+
+    Those of OpenMP are not there after a fork. A DataLoader does the same for its workers.
+    """
+    global _process
+    if os.getpid() != _process:
+        torch.set_num_threads(1)
+        _process = os.getpid()
 
 
 def _resolve_device(device: "str | torch.device | None") -> torch.device:

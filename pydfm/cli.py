@@ -1,16 +1,17 @@
 """The command line: pydfm fit | score | eval | benchmark | demo | config.
 
-Exit codes: 0 done, 2 wrong usage or input (one line on stderr), 130 stopped by Ctrl-C. Nothing
-heavy is imported before a command runs.
+Exit codes: 0 done, 2 wrong usage or input (one line on stderr), 130 stopped by Ctrl-C, 141 standard
+output was closed by what reads it (`| head`). Nothing heavy is imported before a command runs.
 """
 
 import csv
+import io
 import os
 import sys
 import warnings
 from enum import Enum
 from pathlib import Path
-from typing import IO, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
@@ -20,7 +21,6 @@ app = typer.Typer(
     name="pydfm",
     help="How far is an image from what a model knows?",
     add_completion=False,
-    no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
@@ -55,9 +55,12 @@ _Threads = Annotated[
 _Skip = Annotated[
     bool, typer.Option("--skip-unreadable", help="Leave out pictures that cannot be read.")
 ]
-_Moved = Annotated[
+_Weights = Annotated[
+    str | None, typer.Option(help="Where the weights lie now, if elsewhere than at the fit.")
+]
+_Backbone = Annotated[
     str | None,
-    typer.Option("--weights", help="Where the weights lie now, if elsewhere than at the fit."),
+    typer.Option(help="Where the TorchScript file lies now, if elsewhere than at the fit."),
 ]
 
 
@@ -97,14 +100,14 @@ def fit(
     """Learn what normal pictures look like."""
     from pydfm.datasets import is_category
     from pydfm.dfm import DFM
+    from pydfm.files import check_output
 
     if is_category(folder):
         raise ValueError(
             f"'{folder}' holds train/good and test, normal and defective pictures together; fit "
             f"on the normal ones: {folder / 'train' / 'good'}"
         )
-    if not output.parent.is_dir():
-        raise FileNotFoundError(f"--output: there is no folder '{output.parent}'")
+    check_output(output)
     dfm = DFM(
         _n_components(n_components),
         score_type.value,
@@ -135,25 +138,28 @@ def score(
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="CSV file; default: standard output.")
     ] = None,
-    weights: _Moved = None,
+    weights: _Weights = None,
+    backbone: _Backbone = None,
     device: _Device = None,
     batch_size: _BatchSize = 32,
     threads: _Threads = None,
     skip_unreadable: _Skip = False,
 ) -> None:
     """Score pictures: CSV with path and score, larger = more anomalous."""
+    from pydfm.files import check_output, write_file
     from pydfm.images import list_images
 
-    if output is not None and not output.parent.is_dir():
-        raise FileNotFoundError(f"--output: there is no folder '{output.parent}'")
-    dfm = _load(model, weights, device, batch_size, threads, skip_unreadable)
+    if output is not None:
+        check_output(output)
+    elif sys.stdout is None:
+        raise OSError("standard output is closed; name a file with --output")
     paths = list_images(folder)
-    scores = dfm.score(paths)
+    dfm = _load(model, weights, backbone, device, batch_size, threads, skip_unreadable)
+    table = _csv(paths, dfm.score(paths))
     if output is None:
-        _write_csv(sys.stdout, paths, scores)
+        sys.stdout.write(table)
     else:
-        with output.open("w", newline="", encoding="utf-8") as file:
-            _write_csv(file, paths, scores)
+        write_file(output, table.encode("utf-8", "surrogateescape"))
 
 
 @app.command("eval")
@@ -163,7 +169,8 @@ def evaluate_category(
         Path,
         typer.Argument(metavar="CATEGORY", help="A folder with test/good and test/DEFECT."),
     ],
-    weights: _Moved = None,
+    weights: _Weights = None,
+    backbone: _Backbone = None,
     device: _Device = None,
     batch_size: _BatchSize = 32,
     threads: _Threads = None,
@@ -176,7 +183,7 @@ def evaluate_category(
     from pydfm.evaluation import evaluate
 
     test = load_category(category)
-    dfm = _load(model, weights, device, batch_size, threads, skip_unreadable)
+    dfm = _load(model, weights, backbone, device, batch_size, threads, skip_unreadable)
     scores = dfm.score(test.test)
     read = np.isfinite(scores)
     metrics = evaluate(scores[read], np.asarray(test.labels)[read])
@@ -201,8 +208,6 @@ def demo(
     """Fit and score photographs that are already there; needs no network."""
     from pydfm.demo import run_demo
 
-    if not output.parent.is_dir():
-        raise FileNotFoundError(f"--output: there is no folder '{output.parent}'")
     run_demo(output, _weights(weights), typer.echo)
 
 
@@ -216,6 +221,7 @@ def config() -> None:
 
 @app.callback(invoke_without_command=True)
 def _options(
+    context: typer.Context,
     version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
 ) -> None:
     if version:
@@ -223,26 +229,61 @@ def _options(
 
         typer.echo(f"pydfm {__version__}")
         raise typer.Exit
+    if context.invoked_subcommand is None:
+        raise ValueError("a command is needed: fit, score, eval, demo or config (see pydfm --help)")
 
 
 def main(args: list[str] | None = None) -> int:
     """Run the command line and return its exit code."""
+    # Paths may hold bytes that are no text; they go out as they came in.
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(
+            encoding=sys.getfilesystemencoding(), errors=sys.getfilesystemencodeerrors()
+        )
     with warnings.catch_warnings():
         warnings.showwarning = _show_warning
         try:
             code: Any = app(args, prog_name="pydfm", standalone_mode=False)
+            if sys.stdout is not None:
+                sys.stdout.flush()
         except KeyboardInterrupt:
             code = 130
+        except (BrokenPipeError, SystemExit):  # which typer may make of the other
+            _drop_stdout()
+            return 141
         except Exception as error:
             if os.environ.get("PYDFM_DEBUG"):
                 raise
-            usage = getattr(error, "format_message", None)  # what typer says of wrong usage
-            message = usage() if usage else str(error) or type(error).__name__
-            print("pydfm: " + " ".join(message.split()), file=sys.stderr)
+            _tell(_message(error))
+            _drop_stdout()
             return 2
     if code == 130:
-        print("pydfm: stopped", file=sys.stderr)
+        _tell("stopped")
     return code if isinstance(code, int) else 0
+
+
+def _message(error: Exception) -> str:
+    usage = getattr(error, "format_message", None)  # wrong usage, as typer tells it
+    if usage is None:
+        return str(error) or type(error).__name__
+    context = getattr(error, "ctx", None)
+    command = context.command_path if context is not None else "pydfm"
+    return f"{usage().rstrip('.')} (see {command} --help)"
+
+
+def _tell(message: str) -> None:
+    """Write one line to stderr, whatever is in the message."""
+    if sys.stderr is not None:  # or print would take stdout
+        print("pydfm: " + " ".join(message.split()), file=sys.stderr)
+
+
+def _drop_stdout() -> None:
+    """Forget what could not be written, which Python would try again and report at its end."""
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _show_warning(
@@ -253,12 +294,13 @@ def _show_warning(
     file: Any = None,
     line: str | None = None,
 ) -> None:
-    print(f"pydfm: warning: {message}", file=sys.stderr)
+    _tell(f"warning: {message}")
 
 
 def _load(
     model: Path,
     weights: str | None,
+    backbone: str | None,
     device: str | None,
     batch_size: int,
     threads: int | None,
@@ -267,7 +309,7 @@ def _load(
     from pydfm.modelfile import load
 
     moved = {} if weights is None else {"weights": _weights(weights)}
-    dfm = load(model, device=device, n_threads=threads, **moved)
+    dfm = load(model, backbone=backbone, device=device, n_threads=threads, **moved)
     if dfm.feature_spec_ is None:
         raise ValueError(f"'{model}' was fitted on features, not on images; use it from Python")
     return dfm.set_params(
@@ -275,10 +317,12 @@ def _load(
     )
 
 
-def _write_csv(file: IO[str], paths: list[str], scores: Any) -> None:
-    writer = csv.writer(file, lineterminator="\n")
+def _csv(paths: list[str], scores: Any) -> str:
+    table = io.StringIO()
+    writer = csv.writer(table, lineterminator="\n")
     writer.writerow(("path", "score"))
     writer.writerows((path, f"{value:.9g}") for path, value in zip(paths, scores, strict=True))
+    return table.getvalue()
 
 
 def _weights(text: str) -> str | None:

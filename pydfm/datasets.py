@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
+from pydfm._checks import check_integer
 from pydfm.images import ImageError, list_images, read_image
 from pydfm.preprocessing import Preprocessing, as_8_bit
 
@@ -123,7 +124,7 @@ def load_category(folder: "str | os.PathLike[str]") -> Category:
     FileNotFoundError
         If the folder or its ``test`` is not there.
     ValueError
-        If ``test`` has no pictures in "good", or none elsewhere.
+        If ``test`` has no pictures in "good", or none elsewhere, or one of the folders has none.
     """
     root = Path(folder)
     if not root.is_dir():
@@ -282,11 +283,20 @@ def load_demo(size: int = 96) -> Demo:
     same crops with a piece of gravel a sixth as wide in the middle ("brick with stone"), grass and
     gravel: no pixel is in both.
 
+    Parameters
+    ----------
+    size : int
+        From 6 to 128, the width of the part to test on.
+
     Raises
     ------
     ImportError
         If scikit-image is not installed.
+    ValueError
+        If `size` is out of its range.
     """
+    if check_integer("size", size, 6) > 128:
+        raise ValueError(f"size is {size}; it must be at most 128")
     try:
         from skimage import data
     except ImportError as error:

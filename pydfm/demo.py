@@ -1,5 +1,6 @@
 """The main job on pictures that are already there: fit, score, a table, a picture."""
 
+import io
 import os
 import time
 from collections.abc import Callable
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 from pydfm.datasets import Demo, load_demo
 from pydfm.dfm import DFM
 from pydfm.evaluation import evaluate
+from pydfm.files import check_output, write_file
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -27,7 +29,7 @@ def run_demo(
     Parameters
     ----------
     picture : path
-        Where to write the picture (PNG).
+        Where to write the picture, in the format that its extension names, PNG if there is none.
     weights : path, str or None
         As for `DFM`.
     echo : callable
@@ -37,6 +39,10 @@ def run_demo(
     ------
     ImportError
         If scikit-image or matplotlib is not installed.
+    ValueError
+        If the extension of `picture` names no format that matplotlib writes.
+    OSError
+        If `picture` cannot be written.
     """
     try:
         from matplotlib.figure import Figure
@@ -44,6 +50,15 @@ def run_demo(
         raise ImportError(
             "the demo needs matplotlib; install it with `pip install -c constraints.txt '.[demo]'`"
         ) from error
+    figure = Figure(figsize=(9, 5.2), layout="constrained")
+    extension = Path(picture).suffix[1:].lower() or "png"
+    formats = figure.canvas.get_supported_filetypes()
+    if extension not in formats:
+        raise ValueError(
+            f"the picture '{os.fspath(picture)}' cannot be written as {extension}; its "
+            f"extension must be one of {', '.join(sorted(formats))}"
+        )
+    check_output(picture)
     demo = load_demo()
     dfm = DFM(weights=weights, layers="layer3", pool=2, image_size=96)
     source = "random weights (seed 0)" if weights is None else f"the weights {os.fspath(weights)}"
@@ -72,9 +87,10 @@ def run_demo(
     echo("")
     echo(f"AUROC     {metrics['auroc']:.3f}, brick against all others (0.5 is chance, 1 perfect)")
 
-    figure = Figure(figsize=(9, 5.2), layout="constrained")
     _draw(figure, demo, scores, kinds, metrics["auroc"])
-    figure.savefig(Path(picture), dpi=110)
+    drawn = io.BytesIO()
+    figure.savefig(drawn, format=extension, dpi=110)
+    write_file(picture, drawn.getvalue())
     echo(f"picture   {os.fspath(picture)}")
     echo("")
     echo("next      pydfm fit FOLDER_OF_GOOD_PICTURES -o model.pydfm")

@@ -47,6 +47,7 @@ def evaluate(scores: ArrayLike, labels: ArrayLike) -> dict[str, float]:
         Larger = more anomalous; finite.
     labels : array-like of shape (N,)
         True or non-zero for anomalous (out-of-distribution) samples; both kinds must be there.
+        Numbers, not texts.
 
     Returns
     -------
@@ -62,7 +63,9 @@ def evaluate(scores: ArrayLike, labels: ArrayLike) -> dict[str, float]:
     Raises
     ------
     ValueError
-        If lengths differ, a score is not finite, or only one kind of label is there.
+        If lengths differ, a score or label is not finite, or only one kind of label is there.
+    TypeError
+        If scores or labels are not numbers.
 
     References
     ----------
@@ -222,14 +225,21 @@ def _blocks(values: NDArray[Any]) -> Iterator[NDArray[Any]]:
         yield block
 
 
-def _check(scores: ArrayLike, labels: ArrayLike) -> tuple[Any, Any]:
-    s = np.asarray(scores, dtype=np.float64)
-    y = np.asarray(labels).astype(bool)
+def _check(scores: ArrayLike, labels: ArrayLike) -> tuple[NDArray[Any], NDArray[Any]]:
+    s, y = np.asarray(scores), np.asarray(labels)
     if s.ndim != 1 or y.shape != s.shape:
         raise ValueError(f"scores have the shape {s.shape} and labels {y.shape}; both must be (N,)")
-    if not np.isfinite(s).all():
-        raise ValueError(f"scores has {s[~np.isfinite(s)][0]} at {int(np.argmin(np.isfinite(s)))}")
+    if len(s) == 0:
+        raise ValueError("scores is empty; normal and anomalous samples are needed")
+    for name, values in (("scores", s), ("labels", y)):
+        if values.dtype.kind not in "fiub":
+            raise TypeError(f"{name} is of the type {values.dtype}; they must be real numbers")
+        finite = np.isfinite(values)
+        if not finite.all():
+            place = int(np.argmin(finite))
+            raise ValueError(f"{name} has {values[place]} at {place}; leave such samples out")
+    y = y != 0
     if y.all() or not y.any():
         kind = "anomalous" if y.any() else "normal"
         raise ValueError(f"labels are all {kind}; normal and anomalous samples are needed")
-    return s, y
+    return s.astype(np.float64), y

@@ -1,6 +1,7 @@
 """Any source of images -> batches of pixels: folders, files, PIL pictures, arrays, loaders."""
 
 import os
+import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -224,7 +225,7 @@ def list_images(path: str | os.PathLike[str]) -> list[str]:
     found: list[str] = []
     others = 0
     seen: set[str] = set()
-    for folder, subfolders, files in os.walk(root, followlinks=True):
+    for folder, subfolders, files in os.walk(root, onerror=_warn_of, followlinks=True):
         real = os.path.realpath(folder)
         if real in seen:  # a link that leads back up
             subfolders.clear()
@@ -247,6 +248,10 @@ def list_images(path: str | os.PathLike[str]) -> list[str]:
     return sorted(found)
 
 
+def _warn_of(error: OSError) -> None:
+    warnings.warn(f"a folder is left out, which cannot be read: {error}", stacklevel=3)
+
+
 def read_image(source: Any, convert: Callable[[Image.Image], Any]) -> Any:
     """Open `source` (a path or a PIL image) and return what `convert` makes of it.
 
@@ -258,6 +263,8 @@ def read_image(source: Any, convert: Callable[[Image.Image], Any]) -> Any:
     try:
         if isinstance(source, Image.Image):
             return convert(source)
+        if Path(source).exists() and not Path(source).is_file():  # a pipe may wait for ever
+            raise ImageError("it is not a file")
         with Image.open(source) as image:
             return convert(image)
     except Exception as error:  # PIL raises nearly everything for one broken file or another

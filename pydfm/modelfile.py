@@ -2,14 +2,15 @@
 
 Tensors: ``mean`` (D,), ``components`` (k, D) and ``explained_variance`` (k,), float64. Metadata:
 one entry, ``pydfm``, a JSON object with ``format_version``, ``pydfm_version``, ``parameters``
-(those of the estimator that can be written), ``subspace`` (the scalars) and ``features`` (a
-FeatureSpec, or null for a model of features).
+(those of the estimator that can be written), ``subspace`` (the scalars), ``features`` (a
+FeatureSpec, or null for a model of features) and ``sha256`` of all the others and of the tensors,
+since a flipped bit would otherwise change scores without a word.
 """
 
+import contextlib
+import hashlib
 import json
 import os
-import tempfile
-from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -23,6 +24,7 @@ from pydfm._version import __version__
 from pydfm.density import Subspace
 from pydfm.dfm import DFM
 from pydfm.extraction import Extractor, FeatureSpec
+from pydfm.files import write_file
 from pydfm.preprocessing import Preprocessing
 
 if TYPE_CHECKING:
@@ -32,6 +34,8 @@ FORMAT_VERSION: Final = 1
 
 # What belongs to the machine and not to the model.
 _NOT_SAVED = frozenset({"device", "n_threads", "verbose"})
+
+_TENSORS: Final = ("mean", "components", "explained_variance")
 
 
 def save(dfm: DFM, path: "str | os.PathLike[str]") -> None:
@@ -51,12 +55,11 @@ def save(dfm: DFM, path: "str | os.PathLike[str]") -> None:
     if hasattr(dfm, "feature_names_in_"):
         header["feature_names_in"] = list(dfm.feature_names_in_)
     # safetensors writes arrays of another layout wrongly, without a word.
-    tensors = {
-        "mean": np.ascontiguousarray(subspace.mean),
-        "components": np.ascontiguousarray(subspace.components),
-        "explained_variance": np.ascontiguousarray(subspace.explained_variance),
-    }
-    _replace(Path(path), safetensors.numpy.save(tensors, {"pydfm": json.dumps(header)}))
+    tensors = {name: np.ascontiguousarray(getattr(subspace, name)) for name in _TENSORS}
+    header["sha256"] = _digest(header, tensors)
+    # One entry only: safetensors writes several in any order.
+    metadata = {"pydfm": json.dumps(header, default=_plain)}
+    write_file(path, safetensors.numpy.save(tensors, metadata))
 
 
 def load(
@@ -99,18 +102,23 @@ def load(
         header, tensors = _read(path)
         subspace = _subspace(header, tensors)
         spec = None if header["features"] is None else _feature_spec(header["features"])
+        if spec is not None and len(subspace.mean) != sum(spec.layer_sizes):
+            raise ValueError("its mean and its layers have different sizes")
         dfm = DFM(**header["parameters"])
         dfm._check_parameters()
-    except (safetensors.SafetensorError, KeyError, TypeError, ValueError) as error:
+    except safetensors.SafetensorError as error:
+        raise ValueError(
+            f"'{os.fspath(path)}' is not a model file of pydfm, or not a whole one ({error})"
+        ) from error
+    except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
         reason = f"it lacks {error}" if isinstance(error, KeyError) else str(error)
-        raise ValueError(f"'{os.fspath(path)}' is not a model file of pydfm: {reason}") from error
+        raise ValueError(f"cannot read the model file '{os.fspath(path)}': {reason}") from error
     dfm.set_params(device=device, n_threads=n_threads)
-    if spec is not None and len(subspace.mean) != sum(spec.layer_sizes):
-        raise ValueError(f"'{os.fspath(path)}' is damaged: mean and layers have different sizes")
     if "feature_names_in" in header:
         dfm.feature_names_in_ = np.asarray(header["feature_names_in"], dtype=object)
     extractor = None
     if spec is not None:
+        _check_files(spec, path, backbone, weights)
         extractor = Extractor.rebuild(spec, backbone=backbone, weights=weights, device=device)
         if backbone is not None:
             dfm.set_params(backbone=backbone)
@@ -121,40 +129,29 @@ def load(
 
 
 def _parameters(dfm: DFM) -> dict[str, Any]:
+    """Those of the parameters that can be written, which a module or a device cannot."""
     parameters = {}
     for name, value in dfm.get_params(deep=False).items():
-        if isinstance(value, np.generic | np.ndarray):
-            value = value.tolist()
-        if isinstance(value, os.PathLike):
-            value = os.fspath(value)
-        if isinstance(value, Sequence) and not isinstance(value, str):
-            value = list(value)
-        plain = value is None or isinstance(value, str | int | float | list)
-        if plain and name not in _NOT_SAVED:
-            parameters[name] = value
+        if name in _NOT_SAVED:
+            continue
+        with contextlib.suppress(TypeError):
+            parameters[name] = json.loads(json.dumps(value, default=_plain))
     return parameters
 
 
-def _replace(path: Path, data: bytes) -> None:
-    """Write `data` to `path` at once or not at all."""
-    if not path.parent.is_dir():
-        raise FileNotFoundError(f"there is no folder '{path.parent}' to write the model to")
-    if path.is_dir():
-        raise IsADirectoryError(f"'{path}' is a folder; name a file to write the model to")
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    temporary = Path(name)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        mask = os.umask(0)
-        os.umask(mask)
-        temporary.chmod(0o666 & ~mask)
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+def _plain(value: Any) -> Any:
+    """Return what JSON can hold of a value it does not know."""
+    if isinstance(value, np.generic | np.ndarray):
+        return value.tolist()
+    return os.fspath(value)
+
+
+def _digest(header: dict[str, Any], tensors: dict[str, NDArray[np.float64]]) -> str:
+    digest = hashlib.sha256(json.dumps(header, default=_plain).encode())
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {tensor.shape}\n".encode())
+        digest.update(np.ascontiguousarray(tensor).data)
+    return digest.hexdigest()
 
 
 def _read(
@@ -168,13 +165,38 @@ def _read(
         version = header["format_version"]
         if version != FORMAT_VERSION:
             raise ValueError(
-                f"its format version is {version}, and this pydfm ({__version__}) reads "
+                f"its format version is {version}, and pydfm {__version__} reads "
                 f"{FORMAT_VERSION}; update pydfm"
             )
-        tensors = {
-            name: file.get_tensor(name) for name in ("mean", "components", "explained_variance")
-        }
+        tensors = {name: file.get_tensor(name) for name in _TENSORS}
+    if header.pop("sha256") != _digest(header, tensors):
+        raise ValueError("its checksum is wrong; copy it again, or fit again")
     return header, tensors
+
+
+def _check_files(
+    spec: FeatureSpec,
+    path: "str | os.PathLike[str]",
+    backbone: Any,
+    weights: "str | os.PathLike[str] | None",
+) -> None:
+    """Tell of a file that `spec` needs and that is not where it was at the fit."""
+    from pydfm.networks import TORCHVISION_NETWORKS
+
+    needed = {}
+    scripted = not spec.backbone.startswith("module:") and spec.backbone not in TORCHVISION_NETWORKS
+    if scripted and backbone is None:
+        needed["backbone"] = spec.backbone
+    # torchvision's names of weights have neither.
+    told = None if scripted or weights != "as saved" else spec.weights
+    if told is not None and ("." in told or os.sep in told):
+        needed["weights"] = told
+    for name, file in needed.items():
+        if not Path(file).is_file():
+            raise FileNotFoundError(
+                f"'{os.fspath(path)}' needs the file '{file}', which is not there; pass as {name} "
+                "where it is now"
+            )
 
 
 def _subspace(header: dict[str, Any], tensors: dict[str, NDArray[np.float64]]) -> Subspace:
@@ -189,7 +211,7 @@ def _subspace(header: dict[str, Any], tensors: dict[str, NDArray[np.float64]]) -
     for name, tensor in tensors.items():
         if tensor.dtype != np.float64 or not np.isfinite(tensor).all():
             raise ValueError(f"{name} is not float64, or not finite")
-    if not ((variance > 0).all() and noise >= 0 and np.isfinite(noise) and np.isfinite(total)):
+    if not ((variance > 0).all() and noise >= 0 and np.isfinite([noise, total]).all()):
         raise ValueError("its variances are not positive and finite")
     return Subspace(mean, components, variance, noise, total, int(scalars["n_samples"]))
 

@@ -78,7 +78,7 @@ def load_network(
         torchvision network, "output" otherwise.
     random_state : int
     progress : bool
-        Show the progress of a download.
+        Show the progress of a download, where stderr is a terminal.
 
     Raises
     ------
@@ -90,6 +90,7 @@ def load_network(
     preprocessing = Preprocessing()
     source: str | None = None
     sha256 = ""
+    names = (layers,) if isinstance(layers, str) else tuple(() if layers is None else layers)
     if isinstance(backbone, nn.Module):
         with torch.no_grad():  # or the copied parameters of a ScriptModule are no leaves
             module = copy.deepcopy(backbone)
@@ -97,8 +98,9 @@ def load_network(
         if isinstance(weights, os.PathLike) or weights not in ("imagenet", None):
             source = os.fspath(weights)
     elif isinstance(backbone, str) and backbone in TORCHVISION_NETWORKS:
+        names = names or ("avgpool",)
         module, source, preprocessing = _torchvision_network(
-            backbone, weights, random_state, progress
+            backbone, weights, names, random_state, progress
         )
         name = backbone
     elif isinstance(backbone, str | os.PathLike) and Path(backbone).is_file():
@@ -110,8 +112,7 @@ def load_network(
             "path of an existing TorchScript file, or a torch.nn.Module"
         )
 
-    default = "avgpool" if name in TORCHVISION_NETWORKS else "output"
-    names = (layers,) if isinstance(layers, str) else tuple(layers or (default,))
+    names = names or ("output",)
     _check_layers(module, names)
     if name in TORCHVISION_NETWORKS:
         full = set(module.state_dict())
@@ -141,7 +142,11 @@ def _check_layers(module: nn.Module, layers: tuple[str, ...]) -> None:
 
 
 def _torchvision_network(
-    name: str, weights: "str | os.PathLike[str] | None", random_state: int, progress: bool
+    name: str,
+    weights: "str | os.PathLike[str] | None",
+    layers: tuple[str, ...],
+    random_state: int,
+    progress: bool,
 ) -> tuple[nn.Module, str | None, Preprocessing]:
     models = _torchvision_models()
     build = models.get_model_builder(name)
@@ -149,6 +154,7 @@ def _torchvision_network(
         # Not torch.manual_seed, which would seed the GPUs too.
         torch.default_generator.manual_seed(check_integer("random_state", random_state, 0))
         module: nn.Module = build(weights=None)
+    _check_layers(module, layers)  # before anything is downloaded
     if weights is None:
         return module, None, Preprocessing()
     weights = os.fspath(weights)
@@ -179,12 +185,11 @@ def _download(name: str, weights: Any, progress: bool) -> dict[str, torch.Tensor
     socket.setdefaulttimeout(_DOWNLOAD_TIMEOUT)
     # torch.hub announces a download on stdout, where a program may write its results, and does so
     # also where no progress is wanted.
-    told = sys.stderr if progress else io.StringIO()
+    shown = progress and sys.stderr is not None and sys.stderr.isatty()
+    told = sys.stderr if shown else io.StringIO()
     try:
         with contextlib.redirect_stdout(told), contextlib.redirect_stderr(told):
-            state: dict[str, torch.Tensor] = weights.get_state_dict(
-                progress=progress, check_hash=True
-            )
+            state: dict[str, torch.Tensor] = weights.get_state_dict(progress=shown, check_hash=True)
         return state
     except (OSError, RuntimeError) as error:  # no network, a proxy's page, a wrong hash
         raise ConnectionError(

@@ -16,6 +16,9 @@ IMAGENET_STD: Final = (0.229, 0.224, 0.225)
 # A float image may overshoot [0, 1] by this much, as interpolation does.
 _RANGE_SLACK = 0.01
 
+# A picture whose longer side would be resized to more than this is cut by the resize itself.
+_LONGEST = 1 << 14
+
 
 @dataclass(frozen=True)
 class Preprocessing:
@@ -67,10 +70,17 @@ class Preprocessing:
         """Pixels (3, height, width) of a picture of any mode and size, turned as its EXIF says."""
         image = as_8_bit(ImageOps.exif_transpose(image))
         height, width = self._resized(image.height, image.width)
-        image = image.resize((width, height), Image.Resampling.BILINEAR)
         top, left, bottom, right = self._box(height, width)
-        image = image.crop((left, top, right, bottom)).convert("RGB")
-        return np.asarray(image).transpose(2, 0, 1)
+        if max(height, width) <= _LONGEST:
+            image = image.resize((width, height), Image.Resampling.BILINEAR)
+            image = image.crop((left, top, right, bottom))
+        else:
+            # A strip: resized as a whole it would fill the memory. PIL rounds this box to float32,
+            # so that some pixels differ by one from what comes above.
+            x, y = image.width / width, image.height / height
+            box = (left * x, top * y, min(right * x, image.width), min(bottom * y, image.height))
+            image = image.resize((right - left, bottom - top), Image.Resampling.BILINEAR, box)
+        return np.asarray(image.convert("RGB")).transpose(2, 0, 1)
 
     def from_mask(self, mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
         """Mask (height, width) that lies on the pixels of `from_pil`, by nearest neighbour."""

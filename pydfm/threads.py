@@ -34,18 +34,42 @@ def available_cores() -> int:
 
 
 @lru_cache(maxsize=1)
-def _cgroup_quota(root: Path = Path("/sys/fs/cgroup")) -> float:
-    """CPU quota in cores; infinity where there is none."""
+def _cgroup_quota(
+    root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")
+) -> float:
+    """CPU quota in cores, the least of this process's control group and those above it.
+
+    Infinity where there is none. `root` is where the groups are mounted and `own` tells the place
+    of this process's group in them. A container with a namespace of its own sees its group as the
+    root; without one, the group lies below, at the place that `own` tells, or that place is not
+    mounted and the group is the root once more.
+    """
     try:
-        quota, period = (root / "cpu.max").read_text().split()  # version 2
+        lines = [line.split(":", 2) for line in own.read_text().splitlines()]
     except (OSError, ValueError):
+        lines = []
+    quotas = [_quota(root), _quota(root / "cpu")]
+    for hierarchy, controllers, place in (line for line in lines if len(line) == 3):
+        if hierarchy == "0":
+            top = root  # version 2
+        elif "cpu" in controllers.split(","):
+            top = root / "cpu"  # version 1
+        else:
+            continue
+        group = Path(place.lstrip("/"))
+        if ".." not in group.parts:  # outside of this namespace
+            quotas += [_quota(top / part) for part in (group, *group.parents)]
+    return min(quotas)
+
+
+def _quota(group: Path) -> float:
+    """Quota in cores that the files of one control group give; infinity where they give none."""
+    for names in (("cpu.max",), ("cpu.cfs_quota_us", "cpu.cfs_period_us")):  # versions 2 and 1
         try:
-            quota = (root / "cpu/cpu.cfs_quota_us").read_text().strip()  # version 1
-            period = (root / "cpu/cpu.cfs_period_us").read_text().strip()
-        except OSError:
-            return math.inf
-    try:
-        cores = int(quota) / int(period)
-    except ValueError:  # "max"
-        return math.inf
-    return cores if cores > 0 else math.inf
+            quota, period = " ".join((group / name).read_text() for name in names).split()
+            cores = int(quota) / int(period)
+        except (OSError, ValueError, ZeroDivisionError):  # ValueError also at "max"
+            continue
+        if cores > 0:  # -1 is none
+            return cores
+    return math.inf

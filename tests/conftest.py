@@ -1,7 +1,9 @@
 import os
 import subprocess
 import sys
+import tempfile
 from collections import OrderedDict
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -31,6 +33,26 @@ def run_python(tmp_path):
         )
 
     return run
+
+
+@pytest.fixture
+def unprivileged():
+    """A folder of a user who is not root, to whom permissions mean nothing."""
+    if os.name != "posix":
+        pytest.skip("needs the permissions of POSIX")
+    user = os.geteuid()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name) / "own"
+        folder.mkdir()
+        if user == 0:
+            folder.parent.chmod(0o755)
+            os.chown(folder, 65534, -1)
+            os.seteuid(65534)
+        try:
+            yield folder
+        finally:
+            folder.chmod(0o755)
+            os.seteuid(user)
 
 
 @pytest.fixture(scope="session")

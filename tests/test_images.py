@@ -1,3 +1,4 @@
+import os
 import re
 import threading
 import time
@@ -62,6 +63,15 @@ def broken_files(folder):
     return folder
 
 
+@pytest.fixture
+def special_files(tmp_path):
+    (tmp_path / "folder.png").mkdir()
+    if hasattr(os, "mkfifo"):
+        os.mkfifo(tmp_path / "pipe.png")
+    else:
+        (tmp_path / "pipe.png").mkdir()
+
+
 # Folders and paths
 
 
@@ -81,6 +91,15 @@ def test_links_are_followed_once_and_loops_end(tmp_path):
     (inside / "loop").symlink_to(inside)
     (elsewhere / "back").symlink_to(inside)
     assert list_images(inside) == [str(inside / "link/y.png"), str(inside / "x.png")]
+
+
+def test_a_folder_that_cannot_be_read_is_told(unprivileged):
+    write(unprivileged / "x.png")
+    write(unprivileged / "closed" / "y.png")
+    (unprivileged / "closed").chmod(0)
+    with pytest.warns(UserWarning, match=r"a folder is left out, which cannot be read: .*closed'"):
+        assert list_images(unprivileged) == [str(unprivileged / "x.png")]
+    (unprivileged / "closed").chmod(0o755)
 
 
 def test_a_single_file_is_taken_whatever_its_name(tmp_path):
@@ -270,8 +289,11 @@ def test_pixels_that_are_not_finite_are_named_by_their_place(value):
         ("2.png", "it is not an image"),
         ("3.png", "it is not an image"),
         ("gone.png", "there is no such file"),
+        ("folder.png", "it is not a file"),
+        ("pipe.png", "it is not a file"),  # and does not wait for someone to write to it
     ],
 )
+@pytest.mark.usefixtures("special_files")
 def test_a_picture_that_cannot_be_read_is_named(tmp_path, name, says):
     path = broken_files(tmp_path) / name
     with pytest.raises(ImageError, match=f"cannot read image '{re.escape(str(path))}': .*({says})"):

@@ -273,11 +273,21 @@ def test_weights_are_downloaded_once_without_a_word(hub, resnet18, capfd):
     assert capfd.readouterr() == ("", "")
 
 
-def test_the_progress_of_a_download_leaves_stdout_clean(hub, capfd):
+@pytest.mark.parametrize("at_a_terminal", [True, False])
+def test_the_progress_of_a_download_is_shown_at_a_terminal(hub, capfd, monkeypatch, at_a_terminal):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: at_a_terminal)
     load_network("resnet18", progress=True)
     out, err = capfd.readouterr()
     assert out == ""
-    assert hub.as_uri() in err
+    assert (hub.as_uri() in err) == at_a_terminal
+    assert (err != "") == at_a_terminal
+
+
+@pytest.mark.usefixtures("hub")
+def test_a_wrong_layer_is_told_before_anything_is_downloaded(monkeypatch):
+    monkeypatch.setattr(networks, "_download", None)
+    with pytest.raises(ValueError, match="layers has 'layer9'"):
+        load_network("resnet18", "imagenet", "layer9")
 
 
 def test_a_download_that_fails_says_what_to_pass(hub, capfd):

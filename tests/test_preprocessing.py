@@ -47,6 +47,29 @@ def test_an_exact_size_is_reached_as_in_torchvision(transforms, height, width):
     assert np.array_equal(Preprocessing((24, 37), None).from_pil(picture), want)
 
 
+@pytest.mark.parametrize("side", [0, 1])
+@pytest.mark.parametrize("preprocessing", [Preprocessing(), Preprocessing((90, 130), None)])
+def test_a_strip_is_cut_as_it_is_resized(monkeypatch, side, preprocessing):
+    picture = noise(*((2, 170) if side else (170, 2)))
+    want = preprocessing.from_pil(picture)
+    monkeypatch.setattr("pydfm.preprocessing._LONGEST", 1)
+    difference = np.abs(preprocessing.from_pil(picture).astype(int) - want)
+    assert difference.max() <= 1
+    assert (difference > 0).mean() < 0.01
+
+
+def test_a_long_strip_does_not_fill_the_memory(monkeypatch):
+    sizes = []
+    actual = Image.Image.resize
+    monkeypatch.setattr(Image.Image, "resize", lambda *args: sizes.append(args[1]) or actual(*args))
+    pixels = Preprocessing().from_pil(noise(20000, 2))
+    assert pixels.shape == (3, 224, 224)
+    assert sizes == [(224, 224)]
+    # The middle of it is seen, as in any other picture.
+    middle = Preprocessing().from_pil(noise(20000, 2).crop((0, 9950, 2, 10050)))
+    assert np.abs(pixels.astype(int) - middle).max() <= 1
+
+
 def test_defaults_are_those_of_the_imagenet_weights(transforms):
     weights = _torchvision_models().ResNet18_Weights.IMAGENET1K_V1
     picture = noise(300, 401)

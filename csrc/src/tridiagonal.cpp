@@ -38,28 +38,25 @@ void multiply_strip(const ColumnMajor& a, Index begin, Index end, const VectorXd
     for (Index c = begin; c < begin + kPacket; ++c) sum += load(&a(begin, c)) * x[c];
     add(sum, &y[begin]);
   }
-  constexpr Index kColumns = 4;
-  for (Index c = begin; c < begin + kPacket; c += kColumns) {
-    const double* a0 = &a(0, c);
-    const double* a1 = &a(0, c + 1);
-    const double* a2 = &a(0, c + 2);
-    const double* a3 = &a(0, c + 3);
-    const double x0 = x[c], x1 = x[c + 1], x2 = x[c + 2], x3 = x[c + 3];
-    Packet y0 = Packet::Zero(), y1 = y0, y2 = y0, y3 = y0;
-    for (Index r = begin + kPacket; r < end; r += kPacket) {
-      const Packet p0 = load(a0 + r), p1 = load(a1 + r), p2 = load(a2 + r), p3 = load(a3 + r);
-      const Packet xr = load(&x[r]);
-      add((p0 * x0 + p1 * x1) + (p2 * x2 + p3 * x3), &y[r]);
-      y0 += p0 * xr;
-      y1 += p1 * xr;
-      y2 += p2 * xr;
-      y3 += p3 * xr;
-    }
-    y[c] += y0.sum();
-    y[c + 1] += y1.sum();
-    y[c + 2] += y2.sum();
-    y[c + 3] += y3.sum();
+  // All columns at once, so that y is read and written once for the eight of them.
+  const double* columns[kPacket];
+  Packet sums[kPacket];
+  for (Index c = 0; c < kPacket; ++c) {
+    columns[c] = &a(0, begin + c);
+    sums[c].setZero();
   }
+  const Packet x_columns = load(&x[begin]);
+  for (Index r = begin + kPacket; r < end; r += kPacket) {
+    const Packet x_rows = load(&x[r]);
+    Packet row_sum = Packet::Zero();
+    for (Index c = 0; c < kPacket; ++c) {
+      const Packet entries = load(columns[c] + r);
+      row_sum += entries * x_columns[c];
+      sums[c] += entries * x_rows;
+    }
+    add(row_sum, &y[r]);
+  }
+  for (Index c = 0; c < kPacket; ++c) y[begin + c] += sums[c].sum();
 }
 
 // y = A x for the symmetric A in rows and columns [begin, end), by groups of columns of about the

@@ -22,6 +22,8 @@ TITLE: Final = "Fit"
 NOTES: Final = ("eigenvalue error", "score error")
 
 _HELD_OUT: Final = 200
+# A covariance in float32 is off by percents in its small eigenvalues: told beside its time.
+_PEERS_TOLERANCE: Final = 0.1
 # Multiplications, in units of rows x features x smaller, beyond which an SVD takes a minute.
 _SVD_LIMIT: Final = 5e10
 
@@ -116,8 +118,10 @@ def comparison(shape: Shape, n_threads: int) -> Comparison:
         fed = double if peer.dtype is np.float64 else X
         cases.append(Case(name, peer.make(fed, k), peer.few if shape.few else peer.many))
 
-    def check(model: Model) -> None:
-        assert relative_error(model.variances, reference.variances) < TOLERANCE
+    def check(model: Model, tolerance: float = _PEERS_TOLERANCE) -> None:
+        assert relative_error(model.variances, reference.variances) < tolerance
+
+    check(cases[0].run(), TOLERANCE)
 
     def notes(model: Model) -> tuple[str, ...]:
         got_fre, _, got_mahalanobis = reference_scores(model, held_out)

@@ -154,8 +154,7 @@ def test_float32_products_are_used_where_they_suffice(case):
         want = np.stack(list(fit_reference(rows, 60).scores(others).values()))
     sizes = {"nll": 1e-6 * np.abs(want[1]).max(), "ppca": 1e-6 * np.abs(want[3]).max()}
     for kind, got, exact in zip(KINDS, subspace.score(others, KINDS, 2), want, strict=True):
-        # Half of the promise is for the products of the score itself.
-        assert_scores_close(got, exact, 6e-5, atol=sizes.get(kind, 0.0))
+        assert_scores_close(got, exact, atol=sizes.get(kind, 0.0))
 
 
 def test_float64_rows_and_rows_that_go_are_multiplied_in_float64():

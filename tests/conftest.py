@@ -8,12 +8,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 from PIL import Image
 from torch import nn
 
 # The same examples in every run, on machines of any speed.
-settings.register_profile("pydfm", derandomize=True, deadline=None, database=None)
+settings.register_profile(
+    "pydfm",
+    derandomize=True,
+    deadline=None,
+    database=None,
+    suppress_health_check=[HealthCheck.too_slow],
+)
 settings.load_profile("pydfm")
 
 

@@ -7,7 +7,7 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 
 from pydfm import evaluate
 
-NAMES = {"auroc", "aupr", "f1_max", "threshold", "fpr95"}
+NAMES = {"auroc", "aupr", "aupr_in", "f1_max", "threshold", "fpr95"}
 
 
 def f1_at(threshold, scores, labels):
@@ -42,6 +42,7 @@ def test_metrics_are_those_of_their_definitions(n, n_values, seed, shift):
     assert got["auroc"] == pytest.approx(((wins > 0) + (wins == 0) / 2).mean())
     assert got["auroc"] == pytest.approx(roc_auc_score(labels, scores))
     assert got["aupr"] == pytest.approx(average_precision_score(labels, scores))
+    assert got["aupr_in"] == pytest.approx(average_precision_score(~labels, -scores))
     assert got["f1_max"] == pytest.approx(max(f1.values()))
     assert f1[got["threshold"]] == pytest.approx(got["f1_max"])
     assert got["fpr95"] == pytest.approx(fpr95(scores, labels))
@@ -50,10 +51,10 @@ def test_metrics_are_those_of_their_definitions(n, n_values, seed, shift):
 @pytest.mark.parametrize(
     ("scores", "labels", "want"),
     [
-        ([1, 2, 3, 4], [0, 0, 1, 1], (1, 1, 1, 3, 0)),  # told apart
-        ([3, 4, 1, 2], [0, 0, 1, 1], (0, 5 / 12, 2 / 3, 1, 1)),  # the wrong way round
-        ([7, 7, 7, 7], [0, 0, 0, 1], (0.5, 0.25, 0.4, 7, 1)),  # all the same
-        ([1, 3, 2, 4], [0, 0, 1, 1], (0.75, 5 / 6, 0.8, 2, 0.5)),
+        ([1, 2, 3, 4], [0, 0, 1, 1], (1, 1, 1, 1, 3, 0)),  # told apart
+        ([3, 4, 1, 2], [0, 0, 1, 1], (0, 5 / 12, 5 / 12, 2 / 3, 1, 1)),  # the wrong way round
+        ([7, 7, 7, 7], [0, 0, 0, 1], (0.5, 0.25, 0.75, 0.4, 7, 1)),  # all the same
+        ([1, 3, 2, 4], [0, 0, 1, 1], (0.75, 5 / 6, 5 / 6, 0.8, 2, 0.5)),
     ],
 )
 def test_small_cases_by_hand(scores, labels, want):

@@ -46,9 +46,9 @@ Moments moments(const MatrixView<Scalar>& rows, int n_threads);
 /// measured: the product of the scatter with a vector v of random signs is summed in float64 along
 /// the way, from the unrounded rows. The mean square of (E v)_i is the squared norm of row i of E,
 /// and the spectral norm of an E whose entries are independent is about twice its largest row;
-/// `error` is 2 max_i |(E v)_i|, which was 1.8 to 3.4 times the spectral norm over spectra, offsets,
-/// repeated rows, sparse rows and one large feature. Not finite where float32 cannot hold the
-/// products.
+/// `error` is 2 max_i |(E v)_i|, which was 1.8 to 3.4 times the spectral norm over spectra,
+/// offsets, repeated rows, sparse rows and one large feature. Not finite where float32 cannot hold
+/// the products.
 SingleMoments single_moments(const MatrixView<float>& rows, int n_threads);
 
 /// Moments of the union of two disjoint sets of rows (Chan, Golub and LeVeque 1979):

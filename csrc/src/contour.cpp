@@ -20,7 +20,8 @@ class EllipticFunctions {
   explicit EllipticFunctions(double complement) : complement_(complement), mean_(1) {
     double geometric = complement;
     double half_difference = std::sqrt((1 - complement) * (1 + complement));
-    while (half_difference > 1e-17 * mean_) {
+    // Convergence is quadratic: the next one would be below rounding.
+    while (half_difference > 1e-8 * mean_) {
       half_difference = (mean_ - geometric) / 2;
       const double next = (mean_ + geometric) / 2;
       geometric = std::sqrt(mean_ * geometric);

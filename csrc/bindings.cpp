@@ -92,10 +92,12 @@ pydfm::Moments as_moments(const std::tuple<Index, Array<double>, Array<double>>&
   return {count, vector(mean, "mean", s.rows()), s};
 }
 
-pydfm::TrainingRows training_rows(const Array<double>& coordinates, const Array<double>& eigenvalues,
-                                  const Array<double>& rho, double resolution) {
+pydfm::TrainingRows training_rows(const Array<double>& coordinates,
+                                  const Array<double>& eigenvalues, const Array<double>& rho,
+                                  double resolution) {
   const auto z = matrix(coordinates, "coordinates");
-  return {z, vector(eigenvalues, "eigenvalues", z.cols()), vector(rho, "rho", z.rows()), resolution};
+  return {z, vector(eigenvalues, "eigenvalues", z.cols()), vector(rho, "rho", z.rows()),
+          resolution};
 }
 
 void bind_leave_one_out(py::module_& m) {
@@ -104,9 +106,9 @@ void bind_leave_one_out(py::module_& m) {
   m.def(
       "leave_one_out",
       [](const Array<double>& coordinates, const Array<double>& eigenvalues,
-         const Array<double>& rho, Index n_components, double degrees_of_freedom,
-         Index n_variances, Index n_features, double resolution,
-         const std::vector<std::string>& score_types, int n_threads) {
+         const Array<double>& rho, Index n_components, double degrees_of_freedom, Index n_variances,
+         Index n_features, double resolution, const std::vector<std::string>& score_types,
+         int n_threads) {
         const auto rows = training_rows(coordinates, eigenvalues, rho, resolution);
         const auto types = as_score_types(score_types);
         const pydfm::RemainingModel model{n_components, degrees_of_freedom, n_variances,
@@ -116,6 +118,17 @@ void bind_leave_one_out(py::module_& m) {
       py::arg("coordinates").noconvert(), py::arg("eigenvalues").noconvert(),
       py::arg("rho").noconvert(), py::kw_only(), "n_components"_a, "degrees_of_freedom"_a,
       "n_variances"_a, "n_features"_a, "resolution"_a, "score_types"_a, "n_threads"_a);
+
+  m.def(
+      "leave_one_out_shares",
+      [](const Array<double>& coordinates, const Array<double>& eigenvalues,
+         const Array<double>& rho, Index n_components, double resolution, int n_threads) {
+        const auto rows = training_rows(coordinates, eigenvalues, rho, resolution);
+        return without_gil(
+            [&] { return pydfm::leave_one_out_shares(rows, n_components, n_threads); });
+      },
+      py::arg("coordinates").noconvert(), py::arg("eigenvalues").noconvert(),
+      py::arg("rho").noconvert(), py::kw_only(), "n_components"_a, "resolution"_a, "n_threads"_a);
 
   m.def(
       "leave_one_out_residuals",

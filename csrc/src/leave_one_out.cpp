@@ -6,6 +6,7 @@
 #include <limits>
 #include <optional>
 #include <stdexcept>
+#include <string>
 
 #include "pydfm/contour.hpp"
 #include "pydfm/parallel.hpp"
@@ -103,8 +104,7 @@ class Roots {
 
   Root root(Index j) const {
     const SecularRoot at = secular_root(view(spectrum_.poles), view(weights_), j);
-    const double slope =
-        (weights_.array() * at.gaps(spectrum_.poles).inverse().square()).sum();
+    const double slope = (weights_.array() * at.gaps(spectrum_.poles).inverse().square()).sum();
     return {j, at, -at.value(spectrum_.poles), 1 / (rho_ * slope)};
   }
 
@@ -138,7 +138,12 @@ class Roots {
 // The k leading eigenvalues and the others, a circle between them, and means over the circle.
 class Cut {
  public:
-  Cut(const Spectrum& spectrum, Index k) : spectrum_(spectrum), k_(k), begin_(k - 1), end_(k) {
+  Cut(const Spectrum& spectrum, Index k)
+      : spectrum_(spectrum),
+        k_(k),
+        rest_(spectrum.values.tail(spectrum.values.size() - k).sum()),
+        begin_(k - 1),
+        end_(k) {
     // Roots j < begin are at least values[begin], roots j >= end at most values[end].
     const Vector<double>& values = spectrum.values;
     const Index r = values.size();
@@ -182,26 +187,28 @@ class Cut {
   }
 
   Sums sums(const Block& block, Index i, double rho, const Wanted& wanted) const {
-    const Roots roots(spectrum_, block.z.row(i), rho);
+    const auto roots = [&] { return Roots(spectrum_, block.z.row(i), rho); };
     const Index r = spectrum_.values.size();
-    if (!circle_) return roots.sums(0, r, k_);
+    if (!circle_) return roots().sums(0, r, k_);
 
     Sums sums = means(block.f.row(i), rho, wanted);
-    for (Index j = uncertain(block, i, rho); j < end_; ++j) {
-      const Root root = roots.root(j);
-      sums -= share(root);
-      sums += roots.sums(root, k_);
+    if (const Index begin = uncertain(block, i, rho); begin < end_) {
+      const Roots single = roots();
+      for (Index j = begin; j < end_; ++j) {
+        const Root root = single.root(j);
+        sums -= share(root);
+        sums += single.sums(root, k_);
+      }
     }
     const double error = kMeanError / kTolerance * block.bounds(i, 0);
-    const double rest = spectrum_.values.tail(r - k_).sum() - sums.shrinkage;
     if ((wanted.residual && sums.residual < error) ||
-        (wanted.shrinkage && rest < rho * error)) {
-      const Sums exact = roots.sums(k_, r, k_);
+        (wanted.shrinkage && rest_ - sums.shrinkage < rho * error)) {
+      const Sums exact = roots().sums(k_, r, k_);
       sums.residual = exact.residual;
       sums.shrinkage = exact.shrinkage;
     }
     if (wanted.mahalanobis && sums.mahalanobis * circle_->radius < error) {
-      sums.mahalanobis = roots.sums(0, k_, k_).mahalanobis;
+      sums.mahalanobis = roots().sums(0, k_, k_).mahalanobis;
     }
     return sums;
   }
@@ -226,9 +233,10 @@ class Cut {
       result.array() *= block.z.array();
     }
     for (Index i = 0; i < n; ++i) {
-      const Roots roots(spectrum_, block.z.row(i), rho[i]);
       const Index begin = circle_ ? uncertain(block, i, rho[i]) : k_;
       const Index end = circle_ ? end_ : spectrum_.values.size();
+      if (begin == end) continue;
+      const Roots roots(spectrum_, block.z.row(i), rho[i]);
       for (Index j = begin; j < end; ++j) {
         const Root root = roots.root(j);
         const double found = circle_ ? share(root).residual / root.energy : 0;
@@ -287,15 +295,16 @@ class Cut {
       const Complex inverse = root.energy / (t - node);
       // Both arguments are in (-pi, 0): their difference is the logarithm's own branch.
       const Complex log = std::log(t - node) - std::log(l - node);
-      sums += {-circle_->weights[m] * (tau(m) * inverse).real(),
-               circle_->weights[m] * inverse.real(), circle_->weights[m] * log.real(),
-               circle_->weights[m] * (tau(m) * log).real()};
+      sums +=
+          {-circle_->weights[m] * (tau(m) * inverse).real(), circle_->weights[m] * inverse.real(),
+           circle_->weights[m] * log.real(), circle_->weights[m] * (tau(m) * log).real()};
     }
     return sums;
   }
 
   const Spectrum& spectrum_;
   Index k_;
+  double rest_;        // sum of the eigenvalues left out
   Index begin_, end_;  // the roots that may be on either side of the circle
   double top_ = 0;     // roots above this are outside
   std::optional<Circle> circle_;
@@ -304,39 +313,131 @@ class Cut {
   Matrix<double> bounds_;     // (r, 2)    min(1, radius / eigenvalue), 1 / (eigenvalue - top)
 };
 
-// How the directions with variance change when a row is left out.
-class Ranks {
+// All that is common to the rows: the spectrum, and the circle for k components.
+class LeftOut {
  public:
-  Ranks(const TrainingRows& rows) : rows_(rows) {}
+  LeftOut(const TrainingRows& rows, Index n_components)
+      : rows_(rows), spectrum_(checked(rows, n_components)), whole_(n_components == rank()) {
+    k_ = whole_ ? std::max<Index>(rank() - 1, 0) : n_components;
+    if (k_ > 0) cut_.emplace(spectrum_, k_);
+  }
+  LeftOut(const LeftOut&) = delete;
+  LeftOut& operator=(const LeftOut&) = delete;
 
-  // sum z_i^2 / eigenvalue_i; times rho, one if the row alone fills a direction.
-  double leverage(Index row) const { return f(row, 0); }
+  const Spectrum& spectrum() const { return spectrum_; }
 
-  // Whether all directions keep their variance without the row.
-  bool kept(Index row) const {
-    const double rounding = 8 * kEps * static_cast<double>(rows_.eigenvalues.size());
-    return 1 - rows_.rho[row] * leverage(row) > rounding &&
-           1 - rows_.rho[row] * f(row, rows_.resolution) > 0;
+  double largest_root(Index row) const {
+    return Roots(spectrum_, rows_.coordinates.row(row), rows_.rho[row]).root(0).value;
+  }
+
+  // Calls `visit(row, sums, k)` for every row, in no order.
+  template <typename Visit>
+  void for_each_row(const Wanted& wanted, int n_threads, const Visit& visit) const {
+    for_each_block(n_threads, [&](Index first, Index count) {
+      std::optional<Cut::Block> block;
+      for (Index i = 0; i < count; ++i) {
+        const Index row = first + i;
+        const double rho = rows_.rho[row];
+        if (keeps_all(row)) {
+          const double f = leverage(row, 0);
+          visit(row, Sums{0, f / (1 - rho * f), std::log1p(-rho * f), 0}, rank());
+        } else if (cut_) {
+          if (!block) block = cut_->block(rows_.coordinates, first, count);
+          visit(row, cut_->sums(*block, i, rho, wanted), k_);
+        } else {
+          visit(row, Sums{rows_.coordinates.row(row).squaredNorm(), 0, 0, 0}, Index{0});
+        }
+      }
+    });
+  }
+
+  Matrix<double> residuals(int n_threads) const {
+    Matrix<double> result(rows_.coordinates.rows(), rank());
+    for_each_block(n_threads, [&](Index first, Index count) {
+      auto part = result.middleRows(first, count);
+      const VectorView<double> rho(rows_.rho.data() + first, count);
+      if (cut_) {
+        part = cut_->residuals(cut_->block(rows_.coordinates, first, count), rho);
+      } else {
+        part = rows_.coordinates.middleRows(first, count);
+      }
+      part.array().colwise() *= rho.array();
+      for (Index i = 0; i < count; ++i) {
+        if (keeps_all(first + i)) part.row(i).setZero();
+      }
+    });
+    return result;
   }
 
  private:
-  double f(Index row, double t) const {
+  static const VectorView<double>& checked(const TrainingRows& rows, Index k) {
+    const auto& values = rows.eigenvalues;
+    const Index r = values.size();
+    const Index least = std::min<Index>(r, 1);
+    if (k < least || k > r) {
+      throw std::invalid_argument("n_components is " + std::to_string(k) +
+                                  "; with the eigenvalues given it must be from " +
+                                  std::to_string(least) + " to " + std::to_string(r));
+    }
+    if (!(rows.resolution >= 0)) throw std::invalid_argument("resolution must not be negative");
+    for (Index i = 0; i < r; ++i) {
+      if (!(values[i] > rows.resolution && std::isfinite(values[i]) &&
+            (i == 0 || values[i] <= values[i - 1]))) {
+        throw std::invalid_argument(
+            "eigenvalues must be finite, in descending order, and larger than resolution");
+      }
+    }
+    if (!(rows.rho.array() > 0).all() || !rows.rho.allFinite()) {
+      throw std::invalid_argument("rho must be positive and finite");
+    }
+    return values;
+  }
+
+  Index rank() const { return rows_.eigenvalues.size(); }
+
+  template <typename Visit>
+  void for_each_block(int n_threads, const Visit& visit) const {
+    const Index n = rows_.coordinates.rows();
+    parallel_for((n + kBlock - 1) / kBlock, n_threads,
+                 [&](Index task) { visit(task * kBlock, std::min(kBlock, n - task * kBlock)); });
+  }
+
+  // f(t); at t = 0 and times rho it is one for a row that alone fills a direction.
+  double leverage(Index row, double t) const {
     return (rows_.coordinates.row(row).transpose().array().square() /
             (rows_.eigenvalues.array() - t))
         .sum();
   }
 
+  // Whether k = r, and the smallest t_r is above the resolution: where w is positive, no eigenvalue
+  // has come down past it.
+  bool keeps_all(Index row) const {
+    if (!whole_ || rank() == 0) return false;
+    const double rounding = 8 * kEps * static_cast<double>(rank());
+    return 1 - rows_.rho[row] * leverage(row, 0) > rounding &&
+           1 - rows_.rho[row] * leverage(row, rows_.resolution) > 0;
+  }
+
   const TrainingRows& rows_;
+  Spectrum spectrum_;
+  bool whole_;
+  Index k_;
+  std::optional<Cut> cut_;
 };
 
 // Scores from sums.
 class Scores {
  public:
   Scores(const Spectrum& spectrum, const RemainingModel& model)
-      : values_(spectrum.values), model_(model) {}
+      : model_(model), logs_(spectrum.values.size() + 1), rests_(spectrum.values.size() + 1) {
+    const Index r = spectrum.values.size();
+    logs_[0] = 0;
+    for (Index i = 0; i < r; ++i) logs_[i + 1] = logs_[i] + std::log(spectrum.values[i]);
+    rests_[r] = 0;
+    for (Index i = r; i > 0; --i) rests_[i - 1] = rests_[i] + spectrum.values[i - 1];
+  }
 
-  double score(ScoreType type, const Sums& sums, Index k, double rho,
-               double largest_root) const {
+  double score(ScoreType type, const Sums& sums, Index k, double rho, double noise) const {
     const double dof = model_.degrees_of_freedom;
     const double n_components = static_cast<double>(k);
     const double fre = rho * rho * sums.residual;
@@ -344,133 +445,69 @@ class Scores {
     if (type == ScoreType::kFre) return fre;
     if (k == 0) return kInfinity;
     if (type == ScoreType::kMahalanobis) return mahalanobis;
-    const double logs =
-        values_.head(k).array().log().sum() + sums.log_ratio - n_components * std::log(dof);
+    const double logs = logs_[k] + sums.log_ratio - n_components * std::log(dof);
     const double nll = 0.5 * (mahalanobis + logs + n_components * kLog2Pi);
     if (type == ScoreType::kNll) return nll;
     const double rest = static_cast<double>(model_.n_features - k);
     if (rest == 0) return nll;
-    const double noise = std::max(noise_sum(sums, k), floor(largest_root)) / dof;
     return nll + 0.5 * (fre / noise + rest * (std::log(noise) + kLog2Pi));
   }
 
-  // The noise variance times the degrees of freedom, before it is held above its floor.
-  double noise_sum(const Sums& sums, Index k) const {
-    const Index n = model_.n_variances - k;
-    if (n <= 0) return 0;
-    return (values_.tail(values_.size() - k).sum() - sums.shrinkage) / static_cast<double>(n);
+  // The mean of the variances left out, and what it must not fall below for a largest t_j.
+  double noise(const Sums& sums, Index k) const {
+    const double n = static_cast<double>(std::max<Index>(model_.n_variances - k, 1));
+    return (rests_[k] - sums.shrinkage) / n / model_.degrees_of_freedom;
   }
-  double floor(double largest_root) const {
-    return static_cast<double>(model_.n_features) * kEps * largest_root;
+  double noise_floor(double largest) const {
+    return static_cast<double>(model_.n_features) * kEps * largest / model_.degrees_of_freedom;
   }
 
  private:
-  const Vector<double>& values_;
   const RemainingModel& model_;
+  Vector<double> logs_;   // (r + 1,)  sum_{i <= k} ln eigenvalue_i
+  Vector<double> rests_;  // (r + 1,)  sum_{i > k} eigenvalue_i
 };
-
-void check(const TrainingRows& rows, Index k) {
-  const Index r = rows.eigenvalues.size();
-  if (k < std::min<Index>(r, 1) || k > r) {
-    throw std::invalid_argument("n_components is " + std::to_string(k) +
-                                "; with the eigenvalues given it must be from 1 to " +
-                                std::to_string(r));
-  }
-  const auto& values = rows.eigenvalues;
-  for (Index i = 0; i < r; ++i) {
-    if (!(values[i] > rows.resolution && std::isfinite(values[i]) &&
-          (i == 0 || values[i] <= values[i - 1]))) {
-      throw std::invalid_argument(
-          "eigenvalues must be finite, in descending order, and larger than resolution");
-    }
-  }
-  if (!(rows.resolution >= 0)) throw std::invalid_argument("resolution must not be negative");
-  if (!(rows.rho.array() > 0).all() || !rows.rho.allFinite()) {
-    throw std::invalid_argument("rho must be positive and finite");
-  }
-}
 
 }  // namespace
 
 Matrix<double> leave_one_out(const TrainingRows& rows, const RemainingModel& model,
                              const std::vector<ScoreType>& types, int n_threads) {
-  const Index n = rows.coordinates.rows();
-  const Index r = rows.eigenvalues.size();
-  const Index n_types = static_cast<Index>(types.size());
-  check(rows, model.n_components);
-  const Spectrum spectrum(rows.eigenvalues);
-  const Scores scores(spectrum, model);
-  const Ranks ranks(rows);
+  const LeftOut left_out(rows, model.n_components);
+  const Scores scores(left_out.spectrum(), model);
   const Wanted wanted(types);
-  const bool whole = model.n_components == r;
-  const Index k = whole ? r - 1 : model.n_components;
-  const std::optional<Cut> cut = k > 0 ? std::optional<Cut>(std::in_place, spectrum, k)
-                                       : std::nullopt;
-  Matrix<double> result(n_types, n);
-
-  const auto store = [&](Index row, const Sums& sums, Index n_components) {
-    const double rho = rows.rho[row];
-    double largest = 0;
-    if (wanted.shrinkage && n_components > 0 &&
-        scores.noise_sum(sums, n_components) < scores.floor(spectrum.values[0])) {
-      largest = Roots(spectrum, rows.coordinates.row(row), rho).root(0).value;
-    }
-    for (Index t = 0; t < n_types; ++t) {
-      result(t, row) = scores.score(types[static_cast<std::size_t>(t)], sums, n_components, rho,
-                                    largest);
-    }
-  };
-
-  parallel_for((n + kBlock - 1) / kBlock, n_threads, [&](Index task) {
-    const Index first = task * kBlock;
-    const Index count = std::min(kBlock, n - first);
-    std::optional<Cut::Block> block;
-    for (Index i = 0; i < count; ++i) {
-      const Index row = first + i;
-      const double rho = rows.rho[row];
-      if (whole && r > 0 && ranks.kept(row)) {
-        const double leverage = ranks.leverage(row);
-        const double w = 1 - rho * leverage;
-        store(row, {0, leverage / w, std::log(w), 0}, r);
-      } else if (cut) {
-        if (!block) block = cut->block(rows.coordinates, first, count);
-        store(row, cut->sums(*block, i, rho, wanted), k);
-      } else {
-        store(row, {rows.coordinates.row(row).squaredNorm(), 0, 0, 0}, 0);
+  Matrix<double> result(static_cast<Index>(types.size()), rows.coordinates.rows());
+  left_out.for_each_row(wanted, n_threads, [&](Index row, const Sums& sums, Index k) {
+    double noise = 0;
+    if (wanted.shrinkage && k > 0) {
+      noise = scores.noise(sums, k);
+      if (noise < scores.noise_floor(rows.eigenvalues[0])) {
+        noise = std::max(noise, scores.noise_floor(left_out.largest_root(row)));
       }
     }
+    for (std::size_t t = 0; t < types.size(); ++t) {
+      result(static_cast<Index>(t), row) = scores.score(types[t], sums, k, rows.rho[row], noise);
+    }
+  });
+  return result;
+}
+
+Vector<double> leave_one_out_shares(const TrainingRows& rows, Index n_components, int n_threads) {
+  const LeftOut left_out(rows, n_components);
+  const Wanted wanted({ScoreType::kPpca});
+  const Vector<double>& values = left_out.spectrum().values;
+  const double total = values.sum();
+  Vector<double> result(rows.coordinates.rows());
+  left_out.for_each_row(wanted, n_threads, [&](Index row, const Sums& sums, Index k) {
+    const double rest = values.tail(values.size() - k).sum() - sums.shrinkage;
+    const double all = total - rows.rho[row] * rows.coordinates.row(row).squaredNorm();
+    result[row] = k > 0 ? 1 - std::max(rest, 0.0) / all : 1;
   });
   return result;
 }
 
 Matrix<double> leave_one_out_residuals(const TrainingRows& rows, Index n_components,
                                        int n_threads) {
-  const Index n = rows.coordinates.rows();
-  const Index r = rows.eigenvalues.size();
-  check(rows, n_components);
-  const Spectrum spectrum(rows.eigenvalues);
-  const Ranks ranks(rows);
-  const bool whole = n_components == r;
-  const Index k = whole ? r - 1 : n_components;
-  const std::optional<Cut> cut = k > 0 ? std::optional<Cut>(std::in_place, spectrum, k)
-                                       : std::nullopt;
-  Matrix<double> result(n, r);
-  parallel_for((n + kBlock - 1) / kBlock, n_threads, [&](Index task) {
-    const Index first = task * kBlock;
-    const Index count = std::min(kBlock, n - first);
-    auto part = result.middleRows(first, count);
-    const VectorView<double> rho(rows.rho.data() + first, count);
-    if (cut) {
-      part = cut->residuals(cut->block(rows.coordinates, first, count), rho);
-    } else {
-      part = rows.coordinates.middleRows(first, count);
-    }
-    part.array().colwise() *= rho.array();
-    for (Index i = 0; i < count; ++i) {
-      if (whole && r > 0 && ranks.kept(first + i)) part.row(i).setZero();
-    }
-  });
-  return result;
+  return LeftOut(rows, n_components).residuals(n_threads);
 }
 
 }  // namespace pydfm

@@ -16,8 +16,9 @@ namespace pydfm {
 ///   mean of  1  / (t - tau) =  0 for t in [0, low], 1 / t for t >= high.
 struct Circle {
   double radius;
-  Vector<double> real, imag;  // (m,)  of tau - radius: no digit is lost where low and high are close
-  Vector<double> weights;     // (m,)  positive, of sum 1
+  Vector<double> real,
+      imag;                // (m,)  of tau - radius: no digit is lost where low and high are close
+  Vector<double> weights;  // (m,)  positive, of sum 1
 };
 
 /// The circle for 0 < low < high.

@@ -428,8 +428,11 @@ class LeftOut {
 // Scores from sums.
 class Scores {
  public:
-  Scores(const Spectrum& spectrum, const RemainingModel& model)
-      : model_(model), logs_(spectrum.values.size() + 1), rests_(spectrum.values.size() + 1) {
+  Scores(const Spectrum& spectrum, const RemainingModel& model, double resolution)
+      : model_(model),
+        resolution_(resolution),
+        logs_(spectrum.values.size() + 1),
+        rests_(spectrum.values.size() + 1) {
     const Index r = spectrum.values.size();
     logs_[0] = 0;
     for (Index i = 0; i < r; ++i) logs_[i + 1] = logs_[i] + std::log(spectrum.values[i]);
@@ -456,7 +459,8 @@ class Scores {
   // The mean of the variances left out, and what it must not fall below for a largest t_j.
   double noise(const Sums& sums, Index k) const {
     const double n = static_cast<double>(std::max<Index>(model_.n_variances - k, 1));
-    return (rests_[k] - sums.shrinkage) / n / model_.degrees_of_freedom;
+    const double rest = rests_[k] - sums.shrinkage;
+    return rest > resolution_ ? rest / n / model_.degrees_of_freedom : 0;
   }
   double noise_floor(double largest) const {
     return static_cast<double>(model_.n_features) * kEps * largest / model_.degrees_of_freedom;
@@ -464,6 +468,7 @@ class Scores {
 
  private:
   const RemainingModel& model_;
+  double resolution_;
   Vector<double> logs_;   // (r + 1,)  sum_{i <= k} ln eigenvalue_i
   Vector<double> rests_;  // (r + 1,)  sum_{i > k} eigenvalue_i
 };
@@ -473,12 +478,12 @@ class Scores {
 Matrix<double> leave_one_out(const TrainingRows& rows, const RemainingModel& model,
                              const std::vector<ScoreType>& types, int n_threads) {
   const LeftOut left_out(rows, model.n_components);
-  const Scores scores(left_out.spectrum(), model);
+  const Scores scores(left_out.spectrum(), model, rows.resolution);
   const Wanted wanted(types);
   Matrix<double> result(static_cast<Index>(types.size()), rows.coordinates.rows());
   left_out.for_each_row(wanted, n_threads, [&](Index row, const Sums& sums, Index k) {
     double noise = 0;
-    if (wanted.shrinkage && k > 0) {
+    if (wanted.shrinkage && k > 0 && k < model.n_features) {
       noise = scores.noise(sums, k);
       if (noise < scores.noise_floor(rows.eigenvalues[0])) {
         noise = std::max(noise, scores.noise_floor(left_out.largest_root(row)));

@@ -11,6 +11,7 @@
 #include <pybind11/stl.h>
 
 #include "pydfm/eigensolver.hpp"
+#include "pydfm/leave_one_out.hpp"
 #include "pydfm/moments.hpp"
 #include "pydfm/scoring.hpp"
 #include "pydfm/subspace.hpp"
@@ -103,6 +104,56 @@ pydfm::Moments as_moments(const std::tuple<Index, Array<double>, Array<double>>&
   return {count, vector(mean, "mean", s.rows()), s};
 }
 
+pydfm::TrainingRows training_rows(const Array<double>& coordinates,
+                                  const Array<double>& eigenvalues, const Array<double>& rho,
+                                  double resolution) {
+  const auto z = matrix(coordinates, "coordinates");
+  return {z, vector(eigenvalues, "eigenvalues", z.cols()), vector(rho, "rho", z.rows()),
+          resolution};
+}
+
+void bind_leave_one_out(py::module_& m) {
+  using namespace py::literals;
+
+  m.def(
+      "leave_one_out",
+      [](const Array<double>& coordinates, const Array<double>& eigenvalues,
+         const Array<double>& rho, Index n_components, double degrees_of_freedom, Index n_variances,
+         Index n_features, double resolution, const std::vector<std::string>& score_types,
+         int n_threads) {
+        const auto rows = training_rows(coordinates, eigenvalues, rho, resolution);
+        const auto types = as_score_types(score_types);
+        const pydfm::RemainingModel model{n_components, degrees_of_freedom, n_variances,
+                                          n_features};
+        return without_gil([&] { return pydfm::leave_one_out(rows, model, types, n_threads); });
+      },
+      py::arg("coordinates").noconvert(), py::arg("eigenvalues").noconvert(),
+      py::arg("rho").noconvert(), py::kw_only(), "n_components"_a, "degrees_of_freedom"_a,
+      "n_variances"_a, "n_features"_a, "resolution"_a, "score_types"_a, "n_threads"_a);
+
+  m.def(
+      "leave_one_out_shares",
+      [](const Array<double>& coordinates, const Array<double>& eigenvalues,
+         const Array<double>& rho, Index n_components, double resolution, int n_threads) {
+        const auto rows = training_rows(coordinates, eigenvalues, rho, resolution);
+        return without_gil(
+            [&] { return pydfm::leave_one_out_shares(rows, n_components, n_threads); });
+      },
+      py::arg("coordinates").noconvert(), py::arg("eigenvalues").noconvert(),
+      py::arg("rho").noconvert(), py::kw_only(), "n_components"_a, "resolution"_a, "n_threads"_a);
+
+  m.def(
+      "leave_one_out_residuals",
+      [](const Array<double>& coordinates, const Array<double>& eigenvalues,
+         const Array<double>& rho, Index n_components, double resolution, int n_threads) {
+        const auto rows = training_rows(coordinates, eigenvalues, rho, resolution);
+        return without_gil(
+            [&] { return pydfm::leave_one_out_residuals(rows, n_components, n_threads); });
+      },
+      py::arg("coordinates").noconvert(), py::arg("eigenvalues").noconvert(),
+      py::arg("rho").noconvert(), py::kw_only(), "n_components"_a, "resolution"_a, "n_threads"_a);
+}
+
 template <typename Scalar>
 void bind_rows(py::module_& m) {
   using namespace py::literals;
@@ -138,6 +189,19 @@ void bind_rows(py::module_& m) {
       },
       py::arg("rows").noconvert(), py::arg("mean").noconvert(), py::arg("values").noconvert(),
       py::arg("vectors").noconvert(), py::kw_only(), "n_threads"_a);
+
+  m.def(
+      "coordinates",
+      [](const Array<Scalar>& rows, const Array<double>& mean, const Array<double>& components,
+         int n_threads) {
+        const auto x = matrix(rows, "rows");
+        const auto w = matrix(components, "components");
+        const auto mu = vector(mean, "mean", x.cols());
+        check(w.cols() == x.cols(), "components must have as many columns as rows");
+        return without_gil([&] { return pydfm::coordinates(x, mu, w, n_threads); });
+      },
+      py::arg("rows").noconvert(), py::arg("mean").noconvert(), py::arg("components").noconvert(),
+      py::kw_only(), "n_threads"_a);
 
   m.def(
       "score",
@@ -195,6 +259,7 @@ PYBIND11_MODULE(PYDFM_MODULE, m, py::mod_gil_not_used()) {
 
   bind_rows<float>(m);
   bind_rows<double>(m);
+  bind_leave_one_out(m);
   m.def(
       "single_moments",
       [](const Array<float>& rows, int n_threads) {

@@ -60,6 +60,51 @@ class Scorer:
         noise_variance: float,
     ) -> None: ...
 
+def coordinates(rows: _Rows, mean: _Float64, components: _Float64, *, n_threads: int) -> _Float64:
+    """Coordinates (N, k) of rows less the mean along components (k, D), in float64."""
+
+def leave_one_out(
+    coordinates: _Float64,
+    eigenvalues: _Float64,
+    rho: _Float64,
+    *,
+    n_components: int,
+    degrees_of_freedom: float,
+    n_variances: int,
+    n_features: int,
+    resolution: float,
+    score_types: list[str],
+    n_threads: int,
+) -> _Float64:
+    """Scores (len(score_types), N) of rows, each under the model that is fitted without it.
+
+    The rows are given by their coordinates (N, r) in the eigenvectors of a scatter with these
+    eigenvalues (r,), descending and above the resolution; rho (N,) is n / (n - 1) for n rows in a
+    row's class.
+    """
+
+def leave_one_out_shares(
+    coordinates: _Float64,
+    eigenvalues: _Float64,
+    rho: _Float64,
+    *,
+    n_components: int,
+    resolution: float,
+    n_threads: int,
+) -> _Float64:
+    """Share of variance (N,) of the leading components without each row."""
+
+def leave_one_out_residuals(
+    coordinates: _Float64,
+    eigenvalues: _Float64,
+    rho: _Float64,
+    *,
+    n_components: int,
+    resolution: float,
+    n_threads: int,
+) -> _Float64:
+    """Residuals (N, r) of rows under the models without them, in the same coordinates."""
+
 def score(
     rows: _Rows, scorer: Scorer, *, score_types: Sequence[str], n_threads: int
 ) -> NDArray[np.float32]:

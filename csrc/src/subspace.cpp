@@ -25,11 +25,31 @@ Matrix<double> components_from_gram(const MatrixView<Scalar>& rows, const Vector
   return components;
 }
 
+template <typename Scalar>
+Matrix<double> coordinates(const MatrixView<Scalar>& rows, const VectorView<double>& mean,
+                           const MatrixView<double>& components, int n_threads) {
+  const Index n = rows.rows();
+  Matrix<double> result(n, components.rows());
+  constexpr Index kRows = 256;
+  parallel_for((n + kRows - 1) / kRows, n_threads, [&](Index task) {
+    const Index begin = task * kRows;
+    const Index count = std::min(kRows, n - begin);
+    const Matrix<double> centred =
+        rows.middleRows(begin, count).template cast<double>().rowwise() - mean.transpose();
+    result.middleRows(begin, count).noalias() = centred * components.transpose();
+  });
+  return result;
+}
+
 template Matrix<double> components_from_gram(const MatrixView<float>&, const VectorView<double>&,
                                              const VectorView<double>&, const MatrixView<double>&,
                                              int);
 template Matrix<double> components_from_gram(const MatrixView<double>&, const VectorView<double>&,
                                              const VectorView<double>&, const MatrixView<double>&,
                                              int);
+template Matrix<double> coordinates(const MatrixView<float>&, const VectorView<double>&,
+                                    const MatrixView<double>&, int);
+template Matrix<double> coordinates(const MatrixView<double>&, const VectorView<double>&,
+                                    const MatrixView<double>&, int);
 
 }  // namespace pydfm

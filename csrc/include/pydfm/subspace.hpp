@@ -15,4 +15,10 @@ Matrix<double> components_from_gram(const MatrixView<Scalar>& rows, const Vector
                                     const VectorView<double>& values,
                                     const MatrixView<double>& vectors, int n_threads);
 
+/// Coordinates (n, k) of `rows` (n, d) less `mean`, in float64: (x - mean)'w_i with w_i row i of
+/// `components` (k, d).
+template <typename Scalar>
+Matrix<double> coordinates(const MatrixView<Scalar>& rows, const VectorView<double>& mean,
+                           const MatrixView<double>& components, int n_threads);
+
 }  // namespace pydfm

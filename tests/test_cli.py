@@ -525,10 +525,12 @@ def test_what_is_no_picture_is_skipped(run, model, picture_folder, tmp_path):
 # The program itself
 
 
-def start(*arguments, **options):
+def start(*arguments, cwd, **options):
+    """Run the program away from the source tree, which has no core."""
     return subprocess.Popen(
         [sys.executable, "-m", "pydfm", *arguments],
         env={**os.environ, "PYTHONIOENCODING": "ascii:strict"},
+        cwd=cwd,
         **options,
     )
 
@@ -574,9 +576,11 @@ def test_a_terminal_shows_progress_and_ctrl_c_stops_at_once(model, tmp_path):
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs pipes of POSIX")
-def test_the_reader_of_the_output_may_leave(model, picture_folder):
+def test_the_reader_of_the_output_may_leave(model, picture_folder, tmp_path):
     read, write = os.pipe()
-    with start("score", model, picture_folder, stdout=write, stderr=subprocess.PIPE) as program:
+    with start(
+        "score", model, picture_folder, cwd=tmp_path, stdout=write, stderr=subprocess.PIPE
+    ) as program:
         os.close(write)
         os.close(read)
         assert program.communicate(timeout=120)[1] == b""
@@ -588,7 +592,7 @@ def test_a_full_disk_is_told(model, pictures, tmp_path):
     path = tmp_path / os.fsdecode(b"\xff.png")
     pictures[0].save(path)
     with open("/dev/full", "wb") as full:  # noqa: PTH123
-        program = start("score", model, path, stdout=full, stderr=subprocess.PIPE)
+        program = start("score", model, path, cwd=tmp_path, stdout=full, stderr=subprocess.PIPE)
         assert program.communicate(timeout=120)[1] == (
             b"pydfm: [Errno 28] No space left on device\n"
         )

@@ -201,7 +201,7 @@ class DFM(BaseEstimator):  # type: ignore[misc]
         self._check_parameters()
         n_threads = resolve_threads(self.n_threads)
         source = open_source(X, self.on_error)
-        fitter = SubspaceFitter(n_threads, read_again=getattr(source, "stays", False))
+        fitter = SubspaceFitter(n_threads)
         extractor = None
         if isinstance(source, ImageSource):
             extractor = self._build_extractor()

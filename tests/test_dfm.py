@@ -264,3 +264,15 @@ assert np.array_equal(np.concatenate([s.numpy() for s in loader]), dfm.score(row
 
 def test_the_representation_shows_what_was_changed():
     assert repr(pydfm.DFM(5, "nll")) == "DFM(n_components=5, score_type='nll')"
+
+
+def test_scores_near_zero_keep_their_digits_where_many_rows_are_fitted():
+    # So many products that they might be float32; the scale puts half of the nll below zero.
+    rows = falling_rows(9000, 500).astype(np.float32)
+    middle = np.median(fit_reference(rows, 60).scores(rows[::40])["nll"])
+    rows *= np.float32(np.exp(-middle / 60))
+    want = fit_reference(rows, 60).scores(rows[::40])
+    assert np.abs(want["nll"]).min() < 0.1
+    dfm = pydfm.DFM(60).fit(rows)
+    for kind in SCORE_TYPES:
+        assert_scores_close(dfm.set_params(score_type=kind).score(rows[::40]), want[kind])

@@ -33,7 +33,10 @@ def types(session: nox.Session) -> None:
     """mypy, and its stubtest, which holds the core's stub to the compiled module."""
     session.install(*_PINNED, ".[lint]")
     session.run("mypy")
-    session.run("stubtest", "pydfm._core", "--allowlist", "csrc/stubtest-allowlist.txt")
+    session.run(
+        *("stubtest", "pydfm._core", "--mypy-config-file", "pyproject.toml"),
+        *("--allowlist", "csrc/stubtest-allowlist.txt"),
+    )
 
 
 @nox.session

@@ -261,14 +261,6 @@ PYBIND11_MODULE(PYDFM_MODULE, m, py::mod_gil_not_used()) {
   bind_rows<double>(m);
   bind_leave_one_out(m);
   m.def(
-      "single_moments",
-      [](const Array<float>& rows, int n_threads) {
-        const auto x = matrix(rows, "rows");
-        pydfm::SingleMoments s = without_gil([&] { return pydfm::single_moments(x, n_threads); });
-        return py::make_tuple(as_tuple(std::move(s.moments)), s.error);
-      },
-      py::arg("rows").noconvert(), py::kw_only(), "n_threads"_a);
-  m.def(
       "subtract_moments",
       [](const std::tuple<Index, Array<double>, Array<double>>& a,
          const std::tuple<Index, Array<double>, Array<double>>& b) {

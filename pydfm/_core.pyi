@@ -22,9 +22,6 @@ def supported_instruction_sets() -> list[str]: ...
 def moments(rows: _Rows, *, n_threads: int) -> _Moments:
     """Count, mean (D,) and scatter (D, D) of rows (N, D)."""
 
-def single_moments(rows: NDArray[np.float32], *, n_threads: int) -> tuple[_Moments, float]:
-    """Moments by float32 products, and an estimate of the scatter's error (spectral norm)."""
-
 def subtract_moments(a: _Moments, b: _Moments) -> _Moments:
     """Moments of the rows of `a` without those of `b`, which must be among them."""
 

@@ -30,13 +30,6 @@ _Moments: TypeAlias = tuple[int, NDArray[np.float64], NDArray[np.float64]]
 
 _EPS = float(np.finfo(np.float64).eps)
 
-# Float32 products pay from this many multiplications on.
-_SINGLE_LEAST = 2e9
-# What the error of float32 products may be, relative to the least variance kept (a bound on what it
-# does to mahalanobis) and to the noise variance (below which the rank is not known).
-_SINGLE_KEPT = 2e-5
-_SINGLE_NOISE = 2e-4
-
 
 @dataclass(frozen=True)
 class Subspace:
@@ -104,30 +97,17 @@ class SubspaceFitter:
     Rows are kept until there are more of them than features; then they are folded into their
     moments. So the cheaper of the N x N Gram matrix and the D x D covariance is decomposed, and
     memory is bounded by that of 2 D rows however many come.
-
-    Parameters
-    ----------
-    n_threads : int
-    read_again : bool, default=False
-        Whether the arrays added stay as they are until the fit and may be read a second time. Then
-        float32 rows are multiplied in float32 first, which takes half the time; where the error
-        that this made is too large for the variances found, they are read again and multiplied in
-        float64.
     """
 
-    def __init__(self, n_threads: int, *, read_again: bool = False) -> None:
+    def __init__(self, n_threads: int) -> None:
         self.n_samples = 0
         self._n_threads = n_threads
         self._kept: list[Rows] = []
         self._n_kept = 0
         self._moments: _Moments | None = None
-        self._added: list[NDArray[Any]] | None = [] if read_again else None
-        self._error = 0.0  # of the scatter, by float32 products
 
     def add(self, features: NDArray[Any]) -> None:
         """Add `features` (N, D), which must stay as they are until the fit."""
-        if self._added is not None:
-            self._added.append(features)
         for _, rows in blocks(features):
             self._kept.append(rows)
             self._n_kept += len(rows)
@@ -137,27 +117,11 @@ class SubspaceFitter:
 
     def _fold(self) -> None:
         rows = self._take_kept()
-        first = self.n_samples - len(rows)
-        moments, error = None, 0.0
-        if self._added is not None and rows.size * rows.shape[1] > _SINGLE_LEAST:
-            moments, error = _single_moments(rows, self._n_threads)
-        if moments is None:
-            moments = _core.moments(rows, n_threads=self._n_threads)
-        self._error += error
-        _check_sums(rows, moments[1], moments[2], first)
-        self._join(moments)
-
-    def _join(self, moments: _Moments) -> None:
+        moments = _core.moments(rows, n_threads=self._n_threads)
+        _check_sums(rows, moments[1], moments[2], self.n_samples - len(rows))
         if self._moments is not None:
             moments = _core.merge_moments(self._moments, moments)
         self._moments = moments
-
-    def _read_again(self) -> None:
-        """Take the moments of all rows anew, by float64 products."""
-        self._moments, self._error = None, 0.0
-        for features in self._added or ():
-            for _, rows in blocks(features):
-                self._join(_core.moments(rows, n_threads=self._n_threads))
 
     def _take_kept(self) -> Rows:
         # Batches may differ in type: the widest holds them all.
@@ -187,18 +151,20 @@ class SubspaceFitter:
             if self._kept:
                 self._fold()
             _, mean, products = self._moments
-            values, vectors, rank = self._decompose(mean, products, n_components)
-            if self._error and not self._is_certain(values, rank, n_components):
-                self._read_again()
-                _, mean, products = self._moments
-                values, vectors, rank = self._decompose(mean, products, n_components)
         else:
             rows = self._take_kept()
             mean, products = _core.gram(rows, n_threads=self._n_threads)
             _check_sums(rows, mean, products, 0)
-            values, vectors, rank = self._decompose(mean, products, n_components)
+        values, vectors = _leading_eigenpairs(products, n_components, self._n_threads)
 
         n_features = len(mean)
+        most = min(self.n_samples, n_features)
+        # The mean is exact to eps |mean|: what is below that, or eps of the largest, is rounding.
+        resolution = max(self.n_samples, n_features) * _EPS * max(values[0], 0.0)
+        resolution = max(resolution, self.n_samples * (2 * _EPS * np.linalg.norm(mean)) ** 2)
+        rank = int(np.count_nonzero(values > resolution))
+        values = values[:most] / (self.n_samples - 1)
+        values[rank:] = 0.0
         k = _count_components(n_components, values, rank)
         if self._moments is None:
             components = _core.components_from_gram(
@@ -220,42 +186,6 @@ class SubspaceFitter:
             total_variance=float(values.sum()),
             n_samples=self.n_samples,
         )
-
-    def _decompose(
-        self,
-        mean: NDArray[np.float64],
-        products: NDArray[np.float64],
-        n_components: float | int | None,
-    ) -> tuple[NDArray[np.float64], NDArray[np.float64], int]:
-        """Variances (zero from the rank on), the eigenvectors to keep, and the rank."""
-        values, vectors = _leading_eigenpairs(products, n_components, self._n_threads)
-        n_features = len(mean)
-        # The mean is exact to eps |mean|: what is below that, or eps of the largest, is rounding.
-        resolution = max(self.n_samples, n_features) * _EPS * max(values[0], 0.0)
-        resolution = max(resolution, self.n_samples * (2 * _EPS * np.linalg.norm(mean)) ** 2)
-        rank = int(np.count_nonzero(values > resolution))
-        values = values[: min(self.n_samples, n_features)] / (self.n_samples - 1)
-        values[rank:] = 0.0
-        return values, vectors, rank
-
-    def _is_certain(
-        self, values: NDArray[np.float64], rank: int, n_components: float | int | None
-    ) -> bool:
-        """Whether the error of float32 products is small beside the variances."""
-        if rank < max(n_components or 1, 1):
-            return False
-        k = _count_components(n_components, values, rank)
-        error = self._error / (self.n_samples - 1)
-        noise = values[k:].mean() if k < rank else np.inf
-        return bool(error <= _SINGLE_KEPT * values[k - 1] and error <= _SINGLE_NOISE * noise)
-
-
-def _single_moments(rows: Rows, n_threads: int) -> tuple[_Moments | None, float]:
-    """Moments by float32 products and their error; None for float64 rows and beyond float32."""
-    if rows.dtype != np.float32:
-        return None, 0.0
-    moments, error = _core.single_moments(cast(NDArray[np.float32], rows), n_threads=n_threads)
-    return (moments, error) if np.isfinite(error) else (None, 0.0)
 
 
 def _leading_eigenpairs(

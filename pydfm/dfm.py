@@ -200,8 +200,8 @@ class DFM(BaseEstimator):  # type: ignore[misc]
         """
         self._check_parameters()
         n_threads = resolve_threads(self.n_threads)
-        source = open_source(X, self.on_error)
         fitter = SubspaceFitter(n_threads)
+        source = open_source(X, self.on_error)
         extractor = None
         if isinstance(source, ImageSource):
             extractor = self._build_extractor()

@@ -19,18 +19,13 @@ class FeatureSource:
     def __init__(self, arrays: Iterable[Any]) -> None:
         self._arrays = arrays
 
-    @property
-    def stays(self) -> bool:
-        """Whether the arrays are in memory, or mapped, for as long as this source is."""
-        return isinstance(self._arrays, list)
-
     def batches(self, n_features: int | None = None) -> Iterator[NDArray[Any]]:
         """Yield the arrays, checked by `as_features`; one D holds for all of them."""
         for X in self._arrays:
             features = as_features(X, n_features)
             n_features = features.shape[1]
             # A loader may write its next batch where this one lies.
-            yield features if self.stays else features.copy()
+            yield features if isinstance(self._arrays, list) else features.copy()
 
 
 def is_array(value: Any) -> bool:

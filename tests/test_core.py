@@ -91,38 +91,6 @@ def test_moments_keep_their_digits(case):
     assert (np.abs(scatter - exact) <= 1e-12 * np.outer(roots, roots) + floor).all()
 
 
-@pytest.mark.parametrize("case", ADVERSARIAL)
-def test_the_error_of_float32_products_is_known(case):
-    rows = ADVERSARIAL[case]()
-    exact = _core.moments(rows, n_threads=2)
-    (count, mean, scatter), error = _core.single_moments(rows, n_threads=2)
-    assert count == exact[0]
-    assert np.array_equal(mean, exact[1])
-    assert np.array_equal(scatter, scatter.T)
-    actual = np.linalg.norm(scatter - exact[2], 2)
-    rounding = 1e-14 * np.trace(exact[2])
-    assert actual - rounding <= error <= 30 * actual + rounding
-    worst = 130 * 2.0**-24 * np.sqrt(np.outer(np.diag(exact[2]), np.diag(exact[2])))
-    assert (np.abs(scatter - exact[2]) <= worst + rounding).all()
-
-
-def test_float32_products_have_the_same_bits_on_any_number_of_threads():
-    rows = population(5000, 100)
-    (_, mean, scatter), error = _core.single_moments(rows, n_threads=1)
-    for n_threads in THREADS[1:]:
-        other, other_error = _core.single_moments(rows, n_threads=n_threads)
-        assert np.array_equal(other[1], mean)
-        assert np.array_equal(other[2], scatter)
-        assert other_error == error
-
-
-@pytest.mark.parametrize("bad", [np.nan, np.inf, 1e30])
-def test_what_float32_cannot_hold_shows_in_the_error(bad):
-    rows = population(300, 20)
-    rows[200, 3] = bad
-    assert not np.isfinite(_core.single_moments(rows, n_threads=2)[1])
-
-
 @given(
     shapes, st.integers(1, 40), offsets, st.sampled_from([1e-3, 1.0, 1e3]), st.integers(0, 2**31)
 )

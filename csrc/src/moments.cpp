@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <limits>
-#include <random>
 #include <stdexcept>
 #include <string>
 
@@ -13,13 +12,11 @@ namespace pydfm {
 
 namespace {
 
-// Rows of a block: few enough that it stays in the second-level cache and that float32 products are
-// summed over a short way, enough that adding them up in float64 takes little.
+// Rows of a block: few enough that it stays in the second-level cache.
 constexpr Index kRows = 128;
 
-// Rows of products at a time. Those in float32 wait in the cache until they are added.
-template <typename Product>
-constexpr Index kStrip = std::is_same_v<Product, double> ? 512 : 256;
+// Rows of products at a time.
+constexpr Index kStrip = 512;
 
 // Columns of a block of the Gram matrix of n rows.
 Index columns_per_block(Index n) {
@@ -28,14 +25,14 @@ Index columns_per_block(Index n) {
 
 // Rows minus their mean, in `block`; returns that mean minus `shift`. The shift goes first: near
 // the rows, it leaves numbers of the size of their spread, so that a large offset costs no digits.
-template <typename Rows, typename Product>
-Vector<double> centre(const Rows& rows, const Eigen::RowVectorXd& shift, Matrix<Product>& block) {
+template <typename Rows>
+Vector<double> centre(const Rows& rows, const Eigen::RowVectorXd& shift, Matrix<double>& block) {
   Eigen::RowVectorXd mean = Eigen::RowVectorXd::Zero(rows.cols());
   for (Index i = 0; i < rows.rows(); ++i) mean += rows.row(i).template cast<double>() - shift;
   mean /= static_cast<double>(rows.rows());
   block.resize(rows.rows(), rows.cols());
   for (Index i = 0; i < rows.rows(); ++i) {
-    block.row(i) = (rows.row(i).template cast<double>() - shift - mean).template cast<Product>();
+    block.row(i) = rows.row(i).template cast<double>() - shift - mean;
   }
   return mean.transpose();
 }
@@ -65,60 +62,38 @@ void add(Moments& a, const Moments& b, int n_threads) {
   a.count += b.count;
 }
 
-Vector<double> random_signs(Index d) {
-  std::mt19937 bits(20191127);
-  Vector<double> signs(d);
-  for (double& sign : signs) sign = (bits() & 1U) != 0 ? 1.0 : -1.0;
-  return signs;
-}
+}  // namespace
 
-// Moments, and the error of the scatter where Product is float. Means are kept minus the first row
-// until the end.
-template <typename Product, typename Scalar>
-SingleMoments sum_rows(const MatrixView<Scalar>& rows, int n_threads) {
-  constexpr bool kRounds = std::is_same_v<Product, float>;
+template <typename Scalar>
+Moments moments(const MatrixView<Scalar>& rows, int n_threads) {
   const Index n = rows.rows();
   const Index d = rows.cols();
   if (n < 1) throw std::invalid_argument("rows is empty: moments need at least one row");
 
+  // Means are kept minus the first row until the end.
   const ProductTasks tasks(d, (n + kRows - 1) / kRows);
   const Eigen::RowVectorXd first_row = rows.row(0).template cast<double>();
-  const Vector<double> signs = kRounds ? random_signs(d) : Vector<double>();
   std::vector<Moments> parts(static_cast<std::size_t>(tasks.n_parts()));
-  std::vector<Vector<double>> products(parts.size(), Vector<double>::Zero(kRounds ? d : 0));
   for (Moments& part : parts) part.scatter = large_matrix(d, d);
 
   tasks.run(n_threads, [&](Index p, Index first_block, Index last_block, Index begin, Index end) {
     Moments& part = parts[static_cast<std::size_t>(p)];
     part.scatter.middleRows(begin, end - begin).setZero();
-    Matrix<Product> block;
-    Matrix<Product> scratch;
+    Matrix<double> block;
     Vector<double> mean;
     Index count = 0;
     const Eigen::RowVectorXd shift = first_row.head(end);
     for (Index b = first_block; b < last_block; ++b) {
       const Index height = std::min(kRows, n - b * kRows);
-      const auto from = rows.block(b * kRows, 0, height, end);
-      const Vector<double> block_mean = centre(from, shift, block);
+      const Vector<double> block_mean = centre(rows.block(b * kRows, 0, height, end), shift, block);
       if (count == 0) mean = block_mean;
       const Vector<double> step = block_mean - mean;
       const double share = static_cast<double>(height) / static_cast<double>(count + height);
       const double weight = static_cast<double>(count) * share;
-      for (Index i = begin; i < end; i += kStrip<Product>) {
-        const Index strip = std::min(kStrip<Product>, end - i);
-        add_lower_products(block.transpose(), i, strip, part.scatter, scratch);
+      for (Index i = begin; i < end; i += kStrip) {
+        const Index strip = std::min(kStrip, end - i);
+        add_lower_products(block.transpose(), i, strip, part.scatter);
         if (count > 0) add_lower_outer(step, weight, i, strip, part.scatter);
-      }
-      if constexpr (kRounds) {
-        if (end == d) {
-          Vector<double>& product = products[static_cast<std::size_t>(p)];
-          for (Index i = 0; i < height; ++i) {
-            const Vector<double> row =
-                (from.row(i).template cast<double>() - shift).transpose() - block_mean;
-            product += row.dot(signs) * row;
-          }
-          product += weight * step.dot(signs) * step;
-        }
       }
       mean += share * step;
       count += height;
@@ -130,34 +105,10 @@ SingleMoments sum_rows(const MatrixView<Scalar>& rows, int n_threads) {
   });
 
   Moments all = std::move(parts.front());
-  Vector<double> product = std::move(products.front());
-  for (std::size_t i = 1; i < parts.size(); ++i) {
-    if constexpr (kRounds) {
-      const Vector<double> step = parts[i].mean - all.mean;
-      const double n_a = static_cast<double>(all.count);
-      const double n_b = static_cast<double>(parts[i].count);
-      product += products[i] + n_a * n_b / (n_a + n_b) * step.dot(signs) * step;
-    }
-    add(all, parts[i], n_threads);
-  }
+  for (std::size_t i = 1; i < parts.size(); ++i) add(all, parts[i], n_threads);
   all.mean += first_row.transpose();
   mirror_lower(all.scatter);
-  if constexpr (kRounds) {
-    product -= all.scatter.selfadjointView<Eigen::Lower>() * signs;
-    return {std::move(all), 2 * product.lpNorm<Eigen::Infinity>()};
-  }
-  return {std::move(all), 0.0};
-}
-
-}  // namespace
-
-template <typename Scalar>
-Moments moments(const MatrixView<Scalar>& rows, int n_threads) {
-  return sum_rows<double>(rows, n_threads).moments;
-}
-
-SingleMoments single_moments(const MatrixView<float>& rows, int n_threads) {
-  return sum_rows<float>(rows, n_threads);
+  return all;
 }
 
 Moments merge(const Moments& a, const Moments& b) {
@@ -210,7 +161,6 @@ Gram gram(const MatrixView<Scalar>& rows, int n_threads) {
     Matrix<double>& part = parts[static_cast<std::size_t>(p)];
     part.middleRows(begin, end - begin).setZero();
     Matrix<double> block;
-    Matrix<double> scratch;
     for (Index b = first_block; b < last_block; ++b) {
       const Index first = b * columns;
       const Index width = std::min(columns, d - first);
@@ -218,8 +168,8 @@ Gram gram(const MatrixView<Scalar>& rows, int n_threads) {
       const Eigen::RowVectorXd shift = from.row(0).template cast<double>();
       const Vector<double> mean = centre(from, shift, block);
       if (end == n) result.mean.segment(first, width) = shift.transpose() + mean;
-      for (Index i = begin; i < end; i += kStrip<double>) {
-        add_lower_products(block, i, std::min(kStrip<double>, end - i), part, scratch);
+      for (Index i = begin; i < end; i += kStrip) {
+        add_lower_products(block, i, std::min(kStrip, end - i), part);
       }
     }
   });

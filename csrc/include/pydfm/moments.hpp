@@ -12,12 +12,6 @@ struct Moments {
   Matrix<double> scatter;  // (d, d)  sum of (x - mean)(x - mean)', both triangles
 };
 
-/// Moments whose products were float32, and how far that took the scatter.
-struct SingleMoments {
-  Moments moments;
-  double error;  // estimate of the spectral norm of the scatter's error
-};
-
 /// Mean and matrix of inner products of centred rows (the other route to the same PCA).
 struct Gram {
   Vector<double> mean;  // (d,)
@@ -35,21 +29,6 @@ struct Gram {
 /// NaN or infinity in a row shows as a non-finite mean.
 template <typename Scalar>
 Moments moments(const MatrixView<Scalar>& rows, int n_threads);
-
-/// The same, but the products within a block are float32, at twice the speed: all else, means, sums
-/// over blocks and the scatter of the means, is float64. With u = 2^-24 an entry's error is
-///
-///   |E_ij| <= (m + 2) u sum_b sqrt(S_b,ii S_b,jj) <= (m + 2) u sqrt(S_ii S_jj)   (worst case)
-///   |E_ij| ~  (m / 4) u sqrt(S_ii S_jj) / sqrt(n)         (errors of blocks being independent)
-///
-/// the second of which is what one finds, but not where blocks repeat each other. So it is
-/// measured: the product of the scatter with a vector v of random signs is summed in float64 along
-/// the way, from the unrounded rows. The mean square of (E v)_i is the squared norm of row i of E,
-/// and the spectral norm of an E whose entries are independent is about twice its largest row;
-/// `error` is 2 max_i |(E v)_i|, which was 1.8 to 3.4 times the spectral norm over spectra,
-/// offsets, repeated rows, sparse rows and one large feature. Not finite where float32 cannot hold
-/// the products.
-SingleMoments single_moments(const MatrixView<float>& rows, int n_threads);
 
 /// Moments of the union of two disjoint sets of rows (Chan, Golub and LeVeque 1979):
 ///

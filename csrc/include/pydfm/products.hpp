@@ -5,7 +5,6 @@
 #include <algorithm>
 #include <cmath>
 #include <cstddef>
-#include <type_traits>
 #include <vector>
 
 #include "pydfm/matrix.hpp"
@@ -14,23 +13,14 @@
 namespace pydfm {
 
 /// lower(c) += lower(a a') in rows [begin, begin + height) of `c` (n, n), for `a` (n, m); what is
-/// above c's diagonal is undefined. Products are of a's type, float or double, and so is the sum of
-/// the m products of an entry, which is added in double. `scratch` is memory to use again.
+/// above c's diagonal is undefined.
 template <typename Derived>
 void add_lower_products(const Eigen::MatrixBase<Derived>& a, Index begin, Index height,
-                        Matrix<double>& c, Matrix<typename Derived::Scalar>& scratch) {
+                        Matrix<double>& c) {
   const auto rows = a.middleRows(begin, height);
-  const auto left = a.topRows(begin).transpose();
-  if constexpr (std::is_same_v<typename Derived::Scalar, double>) {
-    c.block(begin, 0, height, begin).noalias() += rows * left;
-    c.block(begin, begin, height, height).template triangularView<Eigen::Lower>() +=
-        rows * rows.transpose();
-  } else {
-    scratch.setZero(height, begin + height);
-    scratch.leftCols(begin).noalias() += rows * left;
-    scratch.rightCols(height).template triangularView<Eigen::Lower>() += rows * rows.transpose();
-    c.block(begin, 0, height, begin + height) += scratch.template cast<double>();
-  }
+  c.block(begin, 0, height, begin).noalias() += rows * a.topRows(begin).transpose();
+  c.block(begin, begin, height, height).template triangularView<Eigen::Lower>() +=
+      rows * rows.transpose();
 }
 
 /// How a sum of products over `n_blocks` blocks into an n x n matrix is cut into tasks: runs of

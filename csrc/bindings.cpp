@@ -97,11 +97,30 @@ py::tuple as_tuple(pydfm::Moments&& m) {
   return py::make_tuple(m.count, std::move(m.mean), std::move(m.scatter));
 }
 
-pydfm::Moments as_moments(const std::tuple<Index, Array<double>, Array<double>>& m) {
+using MomentsTuple = std::tuple<Index, Array<double>, Array<double>>;
+
+pydfm::Moments as_moments(const MomentsTuple& m) {
   const auto& [count, mean, scatter] = m;
   const auto s = matrix(scatter, "scatter");
   check(s.rows() == s.cols(), "scatter must be square");
   return {count, vector(mean, "mean", s.rows()), s};
+}
+
+using MomentsPair = pydfm::Moments (*)(const pydfm::Moments&, const pydfm::Moments&);
+
+void bind_moments_pair(py::module_& m, const char* name, MomentsPair function,
+                       const std::string& done) {
+  using namespace py::literals;
+  m.def(
+      name,
+      [function, done](const MomentsTuple& a, const MomentsTuple& b) {
+        const pydfm::Moments left = as_moments(a);
+        const pydfm::Moments right = as_moments(b);
+        check(left.mean.size() == right.mean.size(),
+              "moments of different numbers of features cannot be " + done);
+        return as_tuple(without_gil([&] { return function(left, right); }));
+      },
+      "a"_a, "b"_a);
 }
 
 pydfm::TrainingRows training_rows(const Array<double>& coordinates,
@@ -131,27 +150,20 @@ void bind_leave_one_out(py::module_& m) {
       py::arg("rho").noconvert(), py::kw_only(), "n_components"_a, "degrees_of_freedom"_a,
       "n_variances"_a, "n_features"_a, "resolution"_a, "score_types"_a, "n_threads"_a);
 
-  m.def(
-      "leave_one_out_shares",
-      [](const Array<double>& coordinates, const Array<double>& eigenvalues,
-         const Array<double>& rho, Index n_components, double resolution, int n_threads) {
-        const auto rows = training_rows(coordinates, eigenvalues, rho, resolution);
-        return without_gil(
-            [&] { return pydfm::leave_one_out_shares(rows, n_components, n_threads); });
-      },
-      py::arg("coordinates").noconvert(), py::arg("eigenvalues").noconvert(),
-      py::arg("rho").noconvert(), py::kw_only(), "n_components"_a, "resolution"_a, "n_threads"_a);
-
-  m.def(
-      "leave_one_out_residuals",
-      [](const Array<double>& coordinates, const Array<double>& eigenvalues,
-         const Array<double>& rho, Index n_components, double resolution, int n_threads) {
-        const auto rows = training_rows(coordinates, eigenvalues, rho, resolution);
-        return without_gil(
-            [&] { return pydfm::leave_one_out_residuals(rows, n_components, n_threads); });
-      },
-      py::arg("coordinates").noconvert(), py::arg("eigenvalues").noconvert(),
-      py::arg("rho").noconvert(), py::kw_only(), "n_components"_a, "resolution"_a, "n_threads"_a);
+  // What k components leave of the rows, as shares and as vectors.
+  const auto bind_rest = [&m](const char* name, auto function) {
+    m.def(
+        name,
+        [function](const Array<double>& coordinates, const Array<double>& eigenvalues,
+                   const Array<double>& rho, Index n_components, double resolution, int n_threads) {
+          const auto rows = training_rows(coordinates, eigenvalues, rho, resolution);
+          return without_gil([&] { return function(rows, n_components, n_threads); });
+        },
+        py::arg("coordinates").noconvert(), py::arg("eigenvalues").noconvert(),
+        py::arg("rho").noconvert(), py::kw_only(), "n_components"_a, "resolution"_a, "n_threads"_a);
+  };
+  bind_rest("leave_one_out_shares", &pydfm::leave_one_out_shares);
+  bind_rest("leave_one_out_residuals", &pydfm::leave_one_out_residuals);
 }
 
 template <typename Scalar>
@@ -260,28 +272,8 @@ PYBIND11_MODULE(PYDFM_MODULE, m, py::mod_gil_not_used()) {
   bind_rows<float>(m);
   bind_rows<double>(m);
   bind_leave_one_out(m);
-  m.def(
-      "subtract_moments",
-      [](const std::tuple<Index, Array<double>, Array<double>>& a,
-         const std::tuple<Index, Array<double>, Array<double>>& b) {
-        const pydfm::Moments all = as_moments(a);
-        const pydfm::Moments part = as_moments(b);
-        check(all.mean.size() == part.mean.size(),
-              "moments of different numbers of features cannot be subtracted");
-        return as_tuple(without_gil([&] { return pydfm::subtract(all, part); }));
-      },
-      "a"_a, "b"_a);
-  m.def(
-      "merge_moments",
-      [](const std::tuple<Index, Array<double>, Array<double>>& a,
-         const std::tuple<Index, Array<double>, Array<double>>& b) {
-        const pydfm::Moments left = as_moments(a);
-        const pydfm::Moments right = as_moments(b);
-        check(left.mean.size() == right.mean.size(),
-              "moments of different numbers of features cannot be merged");
-        return as_tuple(without_gil([&] { return pydfm::merge(left, right); }));
-      },
-      "a"_a, "b"_a);
+  bind_moments_pair(m, "subtract_moments", &pydfm::subtract, "subtracted");
+  bind_moments_pair(m, "merge_moments", &pydfm::merge, "merged");
   m.def(
       "eigh",
       [](const Array<double>& a, Index count, double share, int n_threads) {

@@ -26,19 +26,10 @@ constexpr Index kSmall = 256;
 
 Index size(const Indices& indices) { return static_cast<Index>(indices.size()); }
 
-// Calls `work(first, count)` for blocks of the indices [0, n).
-template <typename Work>
-void in_blocks(Index n, Index block, int n_threads, const Work& work) {
-  parallel_for((n + block - 1) / block, n_threads, [&](Index task) {
-    const Index first = task * block;
-    work(first, std::min(block, n - first));
-  });
-}
-
 std::vector<SecularRoot> secular_roots(const Vector<double>& poles, const Vector<double>& weights,
                                        int n_threads) {
   std::vector<SecularRoot> roots(static_cast<std::size_t>(poles.size()));
-  in_blocks(poles.size(), 16, n_threads, [&](Index first, Index count) {
+  parallel_blocks(poles.size(), 16, n_threads, [&](Index first, Index count) {
     for (Index j = first; j < first + count; ++j) {
       roots[j] = secular_root(view(poles), view(weights), j);
     }
@@ -52,7 +43,7 @@ std::vector<SecularRoot> secular_roots(const Vector<double>& poles, const Vector
 Vector<double> weights_of_roots(const Vector<double>& poles, const std::vector<SecularRoot>& roots,
                                 int n_threads) {
   Vector<double> z(poles.size());
-  in_blocks(poles.size(), 64, n_threads, [&](Index first, Index count) {
+  parallel_blocks(poles.size(), 64, n_threads, [&](Index first, Index count) {
     const auto d = poles.segment(first, count).array();
     Eigen::ArrayXd product = Eigen::ArrayXd::Ones(count);
     Eigen::ArrayXd distance(count);
@@ -162,7 +153,7 @@ class Merge {
     const Index n_lower = n_kept - skipped;
     ColumnMajor upper(n_left_, n_upper);
     ColumnMajor lower(n_ - n_left_, n_lower);
-    in_blocks(n_kept, 64, n_threads_, [&](Index first, Index count) {
+    parallel_blocks(n_kept, 64, n_threads_, [&](Index first, Index count) {
       for (Index i = first; i < first + count; ++i) {
         const auto column = vectors_.col(column_of(kept[rows[i]]));
         if (i < n_upper) upper.col(i) = column.head(n_left_);
@@ -237,7 +228,7 @@ class Merge {
       z[i] = std::copysign(z[i], deflation_.z[deflation_.kept[i]]);
     }
     ColumnMajor inner(z.size(), size(wanted));
-    in_blocks(size(wanted), 16, n_threads_, [&](Index first, Index count) {
+    parallel_blocks(size(wanted), 16, n_threads_, [&](Index first, Index count) {
       Vector<double> vector(z.size());
       for (Index j = first; j < first + count; ++j) {
         const SecularRoot& t = roots_[wanted[j]];

@@ -18,7 +18,6 @@ namespace {
 
 constexpr double kEps = std::numeric_limits<double>::epsilon();
 constexpr double kInfinity = std::numeric_limits<double>::infinity();
-constexpr double kLog2Pi = 1.8378770664093454836;
 
 // Rows to a block.
 constexpr Index kBlock = 64;
@@ -333,7 +332,7 @@ class LeftOut {
   // Calls `visit(row, sums, k)` for every row, in no order.
   template <typename Visit>
   void for_each_row(const Wanted& wanted, int n_threads, const Visit& visit) const {
-    for_each_block(n_threads, [&](Index first, Index count) {
+    parallel_blocks(rows_.coordinates.rows(), kBlock, n_threads, [&](Index first, Index count) {
       std::optional<Cut::Block> block;
       for (Index i = 0; i < count; ++i) {
         const Index row = first + i;
@@ -353,7 +352,7 @@ class LeftOut {
 
   Matrix<double> residuals(int n_threads) const {
     Matrix<double> result(rows_.coordinates.rows(), rank());
-    for_each_block(n_threads, [&](Index first, Index count) {
+    parallel_blocks(rows_.coordinates.rows(), kBlock, n_threads, [&](Index first, Index count) {
       auto part = result.middleRows(first, count);
       const VectorView<double> rho(rows_.rho.data() + first, count);
       if (cut_) {
@@ -394,13 +393,6 @@ class LeftOut {
   }
 
   Index rank() const { return rows_.eigenvalues.size(); }
-
-  template <typename Visit>
-  void for_each_block(int n_threads, const Visit& visit) const {
-    const Index n = rows_.coordinates.rows();
-    parallel_for((n + kBlock - 1) / kBlock, n_threads,
-                 [&](Index task) { visit(task * kBlock, std::min(kBlock, n - task * kBlock)); });
-  }
 
   // f(t); at t = 0 and times rho it is one for a row that alone fills a direction.
   double leverage(Index row, double t) const {

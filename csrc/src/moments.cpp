@@ -51,9 +51,7 @@ void add(Moments& a, const Moments& b, int n_threads) {
   const Vector<double> step = b.mean - a.mean;
   const Index d = step.size();
   constexpr Index kHeight = 64;
-  parallel_for((d + kHeight - 1) / kHeight, n_threads, [&](Index task) {
-    const Index begin = task * kHeight;
-    const Index height = std::min(kHeight, d - begin);
+  parallel_blocks(d, kHeight, n_threads, [&](Index begin, Index height) {
     const Index width = begin + height;
     a.scatter.block(begin, 0, height, width) += b.scatter.block(begin, 0, height, width);
     add_lower_outer(step, n_a * n_b / (n_a + n_b), begin, height, a.scatter);

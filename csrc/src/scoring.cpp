@@ -11,8 +11,6 @@ namespace pydfm {
 
 namespace {
 
-constexpr double kLog2Pi = 1.8378770664093454836;
-
 // Rows to a tile: enough to pay for reading the components once, few enough for the second cache.
 constexpr Index kTileRows = 144;
 
@@ -258,10 +256,8 @@ Matrix<float> score(const MatrixView<Scalar>& rows, const Scorer& scorer,
   std::vector<Index> all;
   for (const std::vector<Index>& some : uncertain) all.insert(all.end(), some.begin(), some.end());
   const auto n_uncertain = static_cast<Index>(all.size());
-  parallel_for((n_uncertain + kExactRows - 1) / kExactRows, n_threads, [&](Index task) {
-    const auto begin = all.begin() + task * kExactRows;
-    const auto end = all.begin() + std::min((task + 1) * kExactRows, n_uncertain);
-    const std::vector<Index> which(begin, end);
+  parallel_blocks(n_uncertain, kExactRows, n_threads, [&](Index first, Index count) {
+    const std::vector<Index> which(all.begin() + first, all.begin() + first + count);
     const std::vector<Energies> exact = scorer.measure_exactly(rows, which);
     for (std::size_t i = 0; i < which.size(); ++i) {
       for (Index t = 0; t < n_types; ++t) {

@@ -1,7 +1,5 @@
 #include "pydfm/subspace.hpp"
 
-#include <algorithm>
-
 #include "pydfm/memory.hpp"
 #include "pydfm/parallel.hpp"
 
@@ -15,9 +13,7 @@ Matrix<double> components_from_gram(const MatrixView<Scalar>& rows, const Vector
   const Matrix<double> scaled = values.cwiseSqrt().cwiseInverse().asDiagonal() * vectors;
   Matrix<double> components = large_matrix(vectors.rows(), d);
   constexpr Index kColumns = 128;  // with the rows' values in float64 they stay in the cache
-  parallel_for((d + kColumns - 1) / kColumns, n_threads, [&](Index task) {
-    const Index begin = task * kColumns;
-    const Index count = std::min(kColumns, d - begin);
+  parallel_blocks(d, kColumns, n_threads, [&](Index begin, Index count) {
     const Matrix<double> centred = rows.middleCols(begin, count).template cast<double>().rowwise() -
                                    mean.segment(begin, count).transpose();
     components.middleCols(begin, count).noalias() = scaled * centred;
@@ -28,12 +24,9 @@ Matrix<double> components_from_gram(const MatrixView<Scalar>& rows, const Vector
 template <typename Scalar>
 Matrix<double> coordinates(const MatrixView<Scalar>& rows, const VectorView<double>& mean,
                            const MatrixView<double>& components, int n_threads) {
-  const Index n = rows.rows();
-  Matrix<double> result(n, components.rows());
+  Matrix<double> result(rows.rows(), components.rows());
   constexpr Index kRows = 256;
-  parallel_for((n + kRows - 1) / kRows, n_threads, [&](Index task) {
-    const Index begin = task * kRows;
-    const Index count = std::min(kRows, n - begin);
+  parallel_blocks(rows.rows(), kRows, n_threads, [&](Index begin, Index count) {
     const Matrix<double> centred =
         rows.middleRows(begin, count).template cast<double>().rowwise() - mean.transpose();
     result.middleRows(begin, count).noalias() = centred * components.transpose();

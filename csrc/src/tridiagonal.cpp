@@ -248,8 +248,8 @@ void back_transform(const Tridiagonal& t, Matrix<double>& rows, int n_threads) {
   // In memory, rows of a row-major matrix are columns of a column-major one.
   Eigen::Map<ColumnMajor> z(rows.data(), rows.cols(), rows.rows());
   constexpr Index kColumns = 128;
-  parallel_for((z.cols() + kColumns - 1) / kColumns, n_threads, [&](Index task) {
-    auto columns = z.middleCols(task * kColumns, std::min(kColumns, z.cols() - task * kColumns));
+  parallel_blocks(z.cols(), kColumns, n_threads, [&](Index first, Index count) {
+    auto columns = z.middleCols(first, count);
     ColumnMajor products, scaled;
     for (Index b = n_blocks - 1; b >= 0; --b) {
       const auto v = block(b);

@@ -93,6 +93,15 @@ void parallel_for(Eigen::Index n_tasks, int n_threads, const Task& task) {
       [&](Eigen::Index index, Nothing&) { task(index); });
 }
 
+/// The same for the indices [0, n) in blocks of `block`: calls `work(first, count)`.
+template <typename Work>
+void parallel_blocks(Eigen::Index n, Eigen::Index block, int n_threads, const Work& work) {
+  parallel_for((n + block - 1) / block, n_threads, [&](Eigen::Index task) {
+    const Eigen::Index first = task * block;
+    work(first, std::min(block, n - first));
+  });
+}
+
 /// Threads kept ready for many short loops in a row: where `parallel_for` starts its threads (some
 /// 50 microseconds), a team's wait in a busy loop and begin within one. For the time of one call;
 /// the same rules hold for tasks, which must not throw.

@@ -78,10 +78,6 @@ constexpr std::array<MultiplyStrip, sizeof...(kRow)> multiply_by_rows(
   return {&multiply_rows<kRow + 1>...};
 }
 
-}  // namespace detail
-
-namespace detail {
-
 using ExactPacket = Eigen::internal::packet_traits<double>::type;
 
 constexpr std::size_t kExactRows = EIGEN_ARCH_DEFAULT_NUMBER_OF_REGISTERS >= 32 ? 4 : 2;

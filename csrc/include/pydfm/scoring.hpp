@@ -16,6 +16,9 @@ struct SubspaceView {
   double noise_variance;          //         per feature outside the subspace; read for ppca only
 };
 
+/// ln 2 pi, of the normal distribution's density.
+constexpr double kLog2Pi = 1.8378770664093454836;
+
 enum class ScoreType { kFre, kMahalanobis, kNll, kPpca };
 
 /// What the scores of a row are made of, with v = x - mean and z = W'v.

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.measure import Comparison, Result
+from pydfm.benchmark.table import markdown
 
 HEADER = ("work", "threads", "who", "median", "best", "ratio", "ratio of bests", "target")
 
@@ -18,10 +19,7 @@ class Table:
     rows: Sequence[Sequence[str]]
 
     def __str__(self) -> str:
-        widths = [max(map(len, column)) for column in zip(self.header, *self.rows, strict=True)]
-        rule = ["-" * width for width in widths]
-        lines = [self.header, rule, *self.rows]
-        return "\n".join("| " + " | ".join(map(str.ljust, line, widths)) + " |" for line in lines)
+        return markdown(self.header, self.rows)
 
 
 def verdict(met: bool, target: str) -> str:

@@ -1,9 +1,13 @@
 """The commands pydfm benchmark mvtec | ood."""
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from pydfm.benchmark.configuration import Configuration
 
 app = typer.Typer(
     help="Measure configurations on data sets, resumably, beside published figures.",
@@ -48,16 +52,12 @@ def mvtec(
     threads: _Threads = None,
 ) -> None:
     """Fit and measure every category below ROOT."""
-    from pydfm.benchmark.configuration import read_configurations, with_weights
     from pydfm.benchmark.mvtec import DEFAULTS, mvtec_table, run_mvtec
 
     _check_folders(output, markdown)
-    configurations = list(DEFAULTS) if config is None else read_configurations(config)
-    if weights is not None:
-        configurations = with_weights(configurations, weights)
     results = run_mvtec(
         root,
-        configurations,
+        _configurations(config, DEFAULTS, weights),
         output,
         device=device,
         batch_size=batch_size,
@@ -92,7 +92,6 @@ def ood(
     threads: _Threads = None,
 ) -> None:
     """Measure out-of-distribution detection per layer and score type."""
-    from pydfm.benchmark.configuration import read_configurations, with_weights
     from pydfm.benchmark.outliers import (
         default_configurations,
         outliers_table,
@@ -102,17 +101,12 @@ def ood(
 
     _check_folders(output, markdown)
     fit_on = read_data_set(train)
-    if config is None:
-        configurations = default_configurations(labelled=fit_on.labels is not None)
-    else:
-        configurations = read_configurations(config)
-    if weights is not None:
-        configurations = with_weights(configurations, weights)
+    defaults = default_configurations(labelled=fit_on.labels is not None)
     results = run_outliers(
         fit_on,
         read_data_set(test),
         [read_data_set(source) for source in outliers],
-        configurations,
+        _configurations(config, defaults, weights),
         output,
         device=device,
         batch_size=batch_size,
@@ -128,8 +122,19 @@ def _check_folders(output: Path | None, markdown: Path | None) -> None:
             raise FileNotFoundError(f"{option}: there is no folder '{path.parent}'")
 
 
+def _configurations(
+    config: Path | None, defaults: "Sequence[Configuration]", weights: str | None
+) -> "Sequence[Configuration]":
+    from pydfm.benchmark.configuration import read_configurations, with_weights
+
+    chosen = defaults if config is None else read_configurations(config)
+    return chosen if weights is None else with_weights(chosen, weights)
+
+
 def _write(path: Path | None, text: str) -> None:
+    from pydfm.files import write_file
+
     if path is None:
         typer.echo(text)
     else:
-        path.write_text(text, encoding="utf-8")
+        write_file(path, text.encode())

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 import numpy as np
+from hypothesis import strategies as st
 
 SCORE_TYPES = ("fre", "mahalanobis", "nll", "ppca")
 
@@ -59,3 +60,14 @@ def falling_rows(n_rows, n_features, seed=0, decay=1.0, offset=0.0, rank=None):
     directions = rng.normal(size=(rank, n_features)) / np.sqrt(n_features)
     sizes = np.arange(1, rank + 1) ** (-decay / 2)
     return (rng.normal(size=(n_rows, rank)) * sizes) @ directions + offset
+
+
+def disturbed(draw, rng, rows, n_fitted):
+    """Rows with some of what fits meet: noise, constant columns, duplicates among `n_fitted`."""
+    if draw(st.booleans()):  # noise in every direction, else rows of their rank
+        rows = rows + 0.03 * rng.normal(size=rows.shape)
+    if draw(st.booleans()):
+        rows[:, rng.random(rows.shape[1]) < 0.3] = 7.0
+    if draw(st.booleans()):
+        rows[: n_fitted // 3] = rows[n_fitted - n_fitted // 3 : n_fitted]
+    return rows

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from reference import SCORE_TYPES, assert_scores_close, falling_rows, fit_reference
+from reference import SCORE_TYPES, assert_scores_close, disturbed, falling_rows, fit_reference
 from sklearn.decomposition import PCA
 
 from pydfm.density import SubspaceFitter
@@ -46,13 +46,8 @@ def problems(draw, most_rows, most_features):
     decay = draw(st.sampled_from([0.0, 0.5, 1.5]))
     offset = draw(st.sampled_from([0.0, 1.0, 1e4]))
     everything = falling_rows(n_rows + 20, n_features, seed, decay, offset, rank)
-    if draw(st.booleans()):  # noise in every direction, else rows of that rank
-        everything = everything + 0.03 * rng.normal(size=everything.shape)
-    if draw(st.booleans()):  # constant columns
-        everything[:, rng.random(n_features) < 0.3] = 7.0
+    everything = disturbed(draw, rng, everything, n_rows)
     rows, others = everything[:n_rows], everything[n_rows:]
-    if draw(st.booleans()):  # duplicates
-        rows[: n_rows // 3] = rows[n_rows - n_rows // 3 :]
     others = others + draw(st.sampled_from([0.0, 0.1, 10.0])) * rng.normal(size=others.shape)
     dtype = draw(st.sampled_from([np.float16, np.float32, np.float64]))
     rows, others = rows.astype(dtype), others.astype(dtype)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from reference import SCORE_TYPES, Reference, falling_rows, fit_reference
+from reference import SCORE_TYPES, Reference, disturbed, falling_rows, fit_reference
 
 from pydfm import _core
 from pydfm.leave_one_out import LeftOut, gram_coordinates, left_out_components, left_out_scores
@@ -102,12 +102,7 @@ def problems(draw, most_rows, most_features):
     rank = draw(st.integers(1, min(n_rows, n_features)))
     decay = draw(st.sampled_from([0.0, 0.5, 1.5]))
     rows = falling_rows(n_rows, n_features, seed, decay, rank=rank)
-    if draw(st.booleans()):  # noise in every direction, else rows of that rank
-        rows = rows + 0.03 * rng.normal(size=rows.shape)
-    if draw(st.booleans()):  # constant columns
-        rows[:, rng.random(n_features) < 0.3] = 7.0
-    if draw(st.booleans()):  # duplicates
-        rows[: n_rows // 3] = rows[n_rows - n_rows // 3 :]
+    rows = disturbed(draw, rng, rows, n_rows)
     rows *= draw(st.sampled_from([1e-6, 1.0, 1e5]))
     rows = rows.astype(draw(st.sampled_from([np.float32, np.float64])))
     return rows, draw(st.integers(1, min(n_rows, n_features))), rng.permutation(n_rows)

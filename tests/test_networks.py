@@ -1,7 +1,6 @@
 import hashlib
 import pickle
 import socket
-import subprocess
 import sys
 import textwrap
 from pathlib import Path
@@ -310,7 +309,7 @@ def test_a_download_of_something_else_is_refused(hub):
 
 
 @pytest.mark.parametrize("tried_before", [False, True])
-def test_torchvision_can_be_imported_whether_its_operators_load_or_not(tried_before):
+def test_torchvision_can_be_imported_whether_its_operators_load_or_not(run_python, tried_before):
     # A bare import fails beside a CPU build of torch, and leaves half of torchvision behind.
     code = f"""
         import contextlib
@@ -322,7 +321,7 @@ def test_torchvision_can_be_imported_whether_its_operators_load_or_not(tried_bef
         assert first.sha256 == again.sha256
         import torchvision
         """
-    subprocess.run([sys.executable, "-W", "error", "-c", textwrap.dedent(code)], check=True)
+    run_python(textwrap.dedent(code), PYTHONWARNINGS="error")
 
 
 def test_another_failure_of_torchvision_is_not_hidden(monkeypatch):

@@ -9,7 +9,6 @@ from torch.nn import functional
 
 from pydfm.preprocessing import IMAGENET_MEAN, IMAGENET_STD
 
-LAYERS = ("layer1", "layer2", "layer3", "avgpool")
 CHANNELS = {"layer1": 16, "layer2": 32, "layer3": 64, "avgpool": 64}
 
 

@@ -60,9 +60,3 @@ SOURCE: Final = (
     "src/anomalib/models/image/dfm/README.md, and anomalib/models/dfm/README.md of its first "
     "releases)"
 )
-
-
-def average(backbone: str, edition: str, metric: str) -> float:
-    """Average over the 15 categories."""
-    figures = PUBLISHED[backbone, edition, metric].values()
-    return sum(figures) / len(figures)

@@ -258,6 +258,8 @@ def main(args: list[str] | None = None) -> int:
             _drop_stdout()
             return 2
     if code == 130:
+        if sys.stderr is not None and sys.stderr.isatty():
+            print(file=sys.stderr)  # a bar that was being drawn, or ^C, stands on the line
         _tell("stopped")
     return code if isinstance(code, int) else 0
 

@@ -575,6 +575,17 @@ def test_a_terminal_shows_progress_and_ctrl_c_stops_at_once(model, tmp_path):
     assert names(output) == []
 
 
+def test_stopped_stands_on_a_line_of_its_own_at_a_terminal(monkeypatch, capsys):
+    def half_a_bar(*_, **__):
+        sys.stderr.write("\rscore:  26%|###")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "app", half_a_bar)
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    assert cli.main([]) == 130
+    assert capsys.readouterr().err == "\rscore:  26%|###\npydfm: stopped\n"
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="needs pipes of POSIX")
 def test_the_reader_of_the_output_may_leave(model, picture_folder, tmp_path):
     read, write = os.pipe()

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 import pydfm
 from benchmarks.workloads import Model
 from pydfm import _core
-from pydfm.density import Subspace
+from pydfm.subspace import Subspace
 
 
 def _subspace(model: Model) -> Subspace:

@@ -13,13 +13,13 @@ from pydfm._version import __version__
 
 if TYPE_CHECKING:
     from pydfm.config import show_config
-    from pydfm.density import Subspace
     from pydfm.dfm import DFM
     from pydfm.evaluation import evaluate
     from pydfm.extraction import FeatureSpec
     from pydfm.images import ImageError, Skipped
     from pydfm.modelfile import load
     from pydfm.preprocessing import Preprocessing
+    from pydfm.subspace import Subspace
 
 __all__ = [
     "DFM",
@@ -40,7 +40,7 @@ _HOME = {
     "ImageError": "images",
     "Preprocessing": "preprocessing",
     "Skipped": "images",
-    "Subspace": "density",
+    "Subspace": "subspace",
     "evaluate": "evaluation",
     "load": "modelfile",
     "show_config": "config",

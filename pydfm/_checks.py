@@ -1,5 +1,6 @@
 """Checks of parameters: one sentence that names the parameter, what was found and what may be."""
 
+import math
 import numbers
 from collections.abc import Sequence
 from typing import Any
@@ -18,3 +19,12 @@ def check_choice(name: str, value: Any, choices: Sequence[str]) -> str:
         listed = ", ".join(repr(choice) for choice in choices)
         raise ValueError(f"{name} is {value!r}; it must be one of {listed}")
     return value
+
+
+def check_number(name: str, value: Any, low: float, high: float) -> float:
+    """Return `value` as a float from `low` to `high`."""
+    number = float(value) if isinstance(value, numbers.Real) else math.nan
+    if not low <= number <= high:
+        most = "" if high == math.inf else f" and at most {high:g}"
+        raise ValueError(f"{name} is {value!r}; it must be a number of at least {low:g}{most}")
+    return number

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from pydfm._checks import check_choice, check_integer
+from pydfm.maps import Grid
 from pydfm.networks import Network
 from pydfm.preprocessing import Preprocessing
 
@@ -30,8 +31,10 @@ class Backbone:
         Its module is taken over: moved, and given hooks.
     preprocessing : Preprocessing
         Gives the size of the pixels that come, and their mean and standard deviation.
-    pool : int, optional
-        Kernel and stride of the average pooling of each layer's map.
+    spatial : {"mean", "flatten", "patch"}
+        With "mean" a layer's map is averaged over all positions.
+    pool : int or sequence of int, optional
+        Kernel and stride of the average pooling of the layers' maps, one for all or one for each.
     device : str or torch.device, optional
         Default CUDA where there is a GPU, else the CPU.
     precision : {"float32", "bfloat16", "float16"}
@@ -39,8 +42,8 @@ class Backbone:
 
     Attributes
     ----------
-    layer_sizes : tuple of int
-        Features per layer; they stand in this order in the D columns.
+    grids : tuple of Grid
+        What each layer gives; they stand in this order in the D columns.
     """
 
     def __init__(
@@ -48,14 +51,14 @@ class Backbone:
         network: Network,
         preprocessing: Preprocessing,
         *,
-        pool: int | None = None,
+        spatial: str = "flatten",
+        pool: int | Sequence[int] | None = None,
         device: "str | torch.device | None" = None,
         precision: str = "float32",
     ) -> None:
         _survive_fork()
         check_choice("precision", precision, PRECISIONS)
-        if pool is not None:
-            check_integer("pool", pool, 1)
+        kernels = _kernels(pool, network.layers, spatial)
         self.device = _resolve_device(device)
         self._dtype: torch.dtype = getattr(torch, precision)
         shape = (1, 3, 1, 1)
@@ -63,14 +66,14 @@ class Backbone:
         self._std = torch.tensor(preprocessing.std, device=self.device).view(shape)
 
         module = network.module.to(self.device, self._dtype)
-        taps = _Taps(module, network.layers, pool).eval()
+        taps = _Taps(module, kernels, average=spatial == "mean").eval()
         example = torch.zeros((2, 3, *preprocessing.size), dtype=self._dtype, device=self.device)
         example = example.contiguous(memory_format=torch.channels_last)
         if not isinstance(module, torch.jit.ScriptModule):
             taps.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         with torch.inference_mode():
             taps(example)
-        self.layer_sizes = tuple(taps.sizes)
+        self.grids = tuple(taps.grids[layer] for layer in network.layers)
         self._features = _traced(taps, example)
 
     def __call__(self, pixels: NDArray[Any]) -> NDArray[np.float32]:
@@ -100,14 +103,14 @@ class Backbone:
 class _Taps(nn.Module):
     """The pooled, flattened and concatenated outputs of some layers of a network."""
 
-    def __init__(self, network: nn.Module, layers: Sequence[str], pool: int | None) -> None:
+    def __init__(self, network: nn.Module, kernels: dict[str, int], *, average: bool) -> None:
         super().__init__()
         self.network = network
-        self.sizes: list[int] = []
-        self._layers = layers
-        self._pool = pool
+        self.grids: dict[str, Grid] = {}
+        self._kernels = kernels
+        self._average = average
         self._found: dict[str, torch.Tensor] = {}
-        for layer in layers:
+        for layer in kernels:
             if layer != "output":
                 network.get_submodule(layer).register_forward_hook(self._hook(layer))
 
@@ -123,31 +126,70 @@ class _Taps(nn.Module):
                 f"layer '{layer}' gives {type(output).__name__}; features can be taken only from "
                 "layers that give a tensor (B, ...)"
             )
-        if self._pool is None:
-            # A copy, since a later layer may work in place.
-            return output.flatten(1).clone()
+        kernel = self._kernels[layer]
         # The run before the trace has checked it; within the trace a check of sizes looks as if
         # it depended on the data.
-        fits = _jit.is_tracing() or (output.ndim == 4 and self._pool <= min(output.shape[2:]))
-        if not fits:
+        fits = _jit.is_tracing() or (output.ndim == 4 and kernel <= min(output.shape[2:]))
+        if kernel > 1 and not fits:
             shape = " x ".join(str(side) for side in output.shape[1:])
             raise ValueError(
-                f"pool is {self._pool}; layer '{layer}' gives {shape} per image, which it does not "
-                "fit: pass a smaller one, or None"
+                f"pool is {kernel}; layer '{layer}' gives {shape} per image, which it does not "
+                "fit: pass a smaller one, or one for each layer"
             )
-        return nn.functional.avg_pool2d(output, self._pool).flatten(1)
+        pooled = output
+        if kernel > 1:
+            pooled = nn.functional.avg_pool2d(output, kernel)
+        elif self._average and output.ndim == 4:
+            pooled = output.mean(dim=(2, 3), keepdim=True)
+        if not _jit.is_tracing():
+            self.grids[layer] = _grid(pooled, output, kernel)
+        # A copy where nothing was computed, since a later layer may work in place.
+        return pooled.flatten(1).clone() if pooled is output else pooled.flatten(1)
 
     def forward(self, batch: torch.Tensor) -> torch.Tensor:
         self._found.clear()
         output = self.network(batch)
-        if "output" in self._layers:
+        if "output" in self._kernels:
             self._found["output"] = self._flat("output", output)
-        for layer in self._layers:
+        for layer in self._kernels:
             if layer not in self._found:
                 raise ValueError(f"layer '{layer}' does not run when the backbone does")
-        features = [self._found.pop(layer) for layer in self._layers]
-        self.sizes = [tensor.shape[1] for tensor in features]
-        return torch.cat(features, dim=1)
+        return torch.cat([self._found.pop(layer) for layer in self._kernels], dim=1)
+
+
+def _grid(pooled: torch.Tensor, output: torch.Tensor, kernel: int) -> Grid:
+    if output.ndim != 4:
+        return Grid(int(output.flatten(1).shape[1]), 1, 1)
+    _, channels, height, width = (int(side) for side in pooled.shape)
+    reach = tuple(
+        kernel * cells / int(side) if cells > 1 or kernel > 1 else 1.0
+        for cells, side in zip((height, width), output.shape[2:], strict=True)
+    )
+    return Grid(channels, height, width, reach=(reach[0], reach[1]))
+
+
+def _kernels(
+    pool: int | Sequence[int] | None, layers: Sequence[str], spatial: str
+) -> dict[str, int]:
+    """Return the pooling kernel of each layer."""
+    if pool is None:
+        return dict.fromkeys(layers, 1)
+    if spatial == "mean":
+        raise ValueError(
+            f"pool is {pool!r}, and spatial is 'mean', which averages over the whole map; pass "
+            "one of the two"
+        )
+    if isinstance(pool, Sequence):
+        if len(pool) != len(layers):
+            raise ValueError(
+                f"pool has {len(pool)} kernels for {len(layers)} layers; give one for each, or one "
+                "for all"
+            )
+        return {
+            layer: check_integer("pool", kernel, 1)
+            for layer, kernel in zip(layers, pool, strict=True)
+        }
+    return dict.fromkeys(layers, check_integer("pool", pool, 1))
 
 
 def _traced(taps: _Taps, example: torch.Tensor) -> Any:

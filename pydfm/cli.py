@@ -125,10 +125,7 @@ def fit(
         verbose=True,
     )
     dfm.fit(folder).save(output)
-    typer.echo(
-        f"{output}: {dfm.n_samples_} images, {dfm.n_components_} of {dfm.n_features_in_} "
-        f"components; next: pydfm score {output} FOLDER"
-    )
+    typer.echo(f"{output}: {dfm.model_.summary()}; next: pydfm score {output} FOLDER")
 
 
 @app.command()

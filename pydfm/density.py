@@ -1,81 +1,101 @@
-r"""Features in, scores out: the principal subspace of a class and the Gaussian in it.
+r"""Features in, scores out: the densities of classes, and the scores of rows under them.
 
-For rows x of D features with mean mu, let S be the scatter matrix, lambda_1 >= lambda_2 >= ... the
-eigenvalues of the covariance S / (N - 1) and W (D, k) its k leading eigenvectors (Ahuja et al.
-2019, section 2). With d = x - mu and z = W'd the scores are
+Every class has a mean and a subspace with a Gaussian, or a mixture of Gaussians, in it. Under
+``covariance="class"`` each class's subspace is its own (Ahuja et al. 2019); under "tied" the
+classes share that of the scatter within them (Lee et al. 2018, equations 1 and 2); under "global"
+all rows are one class. A row's score is the least over the classes, or that of the class it is
+said to have. Beside the scores of `pydfm.subspace` there is
 
-- ``fre``: ||d||^2 - ||z||^2, the squared feature reconstruction error (Ndiour et al. 2020);
-- ``mahalanobis``: sum z_i^2 / lambda_i;
-- ``nll``: (mahalanobis + sum ln lambda_i + k ln 2 pi) / 2, the negative log-likelihood of z;
-- ``ppca``: the negative log-likelihood of x under probabilistic PCA (Tipping and Bishop 1999),
-  nll + (fre / s + (D - k) ln s + (D - k) ln 2 pi) / 2, where s is the noise variance.
-
-Units: fre has those of the features squared, mahalanobis none, nll and ppca are in nats.
+- ``relative_mahalanobis``: the least mahalanobis over the classes, less that under the Gaussian of
+  all rows (Ren et al. 2021, equation 3): what tells one class from another counts, what all
+  classes share does not. It may be negative.
 """
 
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
-from typing import Any, Final, TypeAlias, cast
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pydfm import _core
-from pydfm.features import Rows, blocks, check_finite
+from pydfm.features import blocks, check_finite
+from pydfm.labels import by_class
+from pydfm.mixture import Mixture, fit_mixture
+from pydfm.sample import RowSample
+from pydfm.subspace import GAUSSIAN_SCORES, PooledFitter, Subspace, SubspaceFitter
 
-SCORE_TYPES: Final = ("fre", "mahalanobis", "nll", "ppca")
+SCORE_TYPES: Final = (*GAUSSIAN_SCORES, "relative_mahalanobis")
+COVARIANCES: Final = ("class", "tied", "global")
+DENSITIES: Final = ("gaussian", "gmm")
 
-_Moments: TypeAlias = tuple[int, NDArray[np.float64], NDArray[np.float64]]
-
-_EPS = float(np.finfo(np.float64).eps)
+# Rows that are scored without themselves at most, in all and of a class.
+_SAMPLE = 10_000
+_CLASS_SAMPLE = 1_000
 
 
 @dataclass(frozen=True)
-class Subspace:
-    """A class: its mean, principal subspace and variances.
+class Density:
+    """Classes of rows with D features, and how far a row is from them.
 
     Attributes
     ----------
-    mean : ndarray of shape (D,), float64
-    components : ndarray of shape (k, D), float64
-        Orthonormal rows, by descending variance. k = 0 where all rows were equal.
-    explained_variance : ndarray of shape (k,), float64
-        Variances along the components, all positive.
-    noise_variance : float
-        Mean of the discarded min(N, D) - k variances, scikit-learn's rule, kept above the rounding
-        error of the largest variance so that it can be divided by; 0 only where all rows were
-        equal.
-    total_variance : float
-        Trace of the covariance matrix.
-    n_samples : int
-        Rows it was fitted on.
+    subspaces : tuple of Subspace
+        One to a class; tied ones share their components.
+    background : Subspace or None
+        Of all rows together; where there are several classes.
+    mixtures : tuple of Mixture or None
+        One to a class, in the coordinates of its subspace.
     """
 
-    mean: NDArray[np.float64]
-    components: NDArray[np.float64]
-    explained_variance: NDArray[np.float64]
-    noise_variance: float
-    total_variance: float
-    n_samples: int
+    subspaces: tuple[Subspace, ...]
+    background: Subspace | None = None
+    mixtures: tuple[Mixture, ...] | None = None
 
-    @cached_property
-    def _scorer(self) -> _core.Scorer:
-        return _core.Scorer(
-            self.mean,
-            self.components,
-            self.explained_variance,
-            noise_variance=self.noise_variance,
-        )
+    @property
+    def n_features(self) -> int:
+        """D."""
+        return len(self.subspaces[0].mean)
 
-    def __getstate__(self) -> dict[str, Any]:
-        # What the core made of the subspace is for this processor, and made again when needed.
-        return {name: value for name, value in vars(self).items() if name != "_scorer"}
+    def check_scores(self, score_types: Sequence[str], classes: Sequence[Any] | None) -> None:
+        """Raise ValueError where the classes cannot give one of the `score_types`."""
+        for kind in score_types:
+            if kind == "relative_mahalanobis" and self.background is None:
+                raise ValueError(
+                    "score_type is 'relative_mahalanobis', which compares classes with all of "
+                    "them together; fit with the labels of at least two classes, and with "
+                    "covariance='class' or 'tied'"
+                )
+            if kind == "fre":
+                continue
+            for i, subspace in enumerate(self.subspaces):
+                if subspace.noise_variance > 0:
+                    continue
+                if classes is None or len(self.subspaces) == 1:
+                    raise ValueError(
+                        f"score_type is {kind!r}, which needs variance, but all rows of X are "
+                        "equal; only 'fre' can score then"
+                    )
+                raise ValueError(
+                    f"score_type is {kind!r}, which needs variance, but the "
+                    f"{subspace.n_samples} row(s) of the class {classes[i]!r} have none; give it "
+                    "more, leave it out, use covariance='tied', or score by 'fre'"
+                )
 
     def score(
-        self, features: NDArray[Any], score_types: list[str], n_threads: int
-    ) -> NDArray[np.float32]:
-        """Scores (len(score_types), N) of `features` (N, D), larger = farther.
+        self,
+        features: NDArray[Any],
+        score_types: Sequence[str],
+        n_threads: int,
+        classes: NDArray[np.intp] | None = None,
+    ) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
+        """Scores (T, N) of `features` (N, D) for T `score_types`, and whose they are (T, N).
+
+        Parameters
+        ----------
+        classes : ndarray of shape (N,), optional
+            The class of each row, in place of the nearest.
 
         Raises
         ------
@@ -84,59 +104,163 @@ class Subspace:
         """
         parts = []
         for first, rows in blocks(features):
-            scores = _core.score(rows, self._scorer, score_types=score_types, n_threads=n_threads)
+            own = None if classes is None else classes[first : first + len(rows)]
+            scores, nearest = self._score(rows, score_types, n_threads, own)
             if np.isnan(scores).any():
                 check_finite(rows, first)
-            parts.append(scores)
-        return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
+            parts.append((scores, nearest))
+        if len(parts) == 1:
+            return parts[0]
+        each, theirs = zip(*parts, strict=True)
+        return np.concatenate(each, axis=1), np.concatenate(theirs, axis=1)
+
+    def _score(
+        self,
+        rows: Any,
+        score_types: Sequence[str],
+        n_threads: int,
+        classes: NDArray[np.intp] | None,
+    ) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
+        kinds = ["mahalanobis" if kind == "relative_mahalanobis" else kind for kind in score_types]
+        if classes is not None:
+            scores = np.empty((len(kinds), len(rows)), dtype=np.float32)
+            for c, places in by_class(classes):
+                scores[:, places] = self._class_scores(c, rows[places], kinds, n_threads)
+            nearest = np.broadcast_to(classes.astype(np.int32), scores.shape)
+        elif len(self.subspaces) == 1:
+            scores = self._class_scores(0, rows, kinds, n_threads)
+            nearest = np.zeros(scores.shape, dtype=np.int32)
+        elif self.mixtures is None:
+            scores, nearest = _core.score_nearest(
+                rows,
+                [subspace._scorer for subspace in self.subspaces],
+                score_types=kinds,
+                n_threads=n_threads,
+            )
+        else:
+            scores = np.full((len(kinds), len(rows)), np.inf, dtype=np.float32)
+            nearest = np.zeros(scores.shape, dtype=np.int32)
+            for c in range(len(self.subspaces)):
+                theirs = self._class_scores(c, rows, kinds, n_threads)
+                nearest[theirs < scores] = c
+                scores = np.minimum(scores, theirs)
+        if "relative_mahalanobis" in score_types:
+            assert self.background is not None
+            shared = self.background.score(rows, ["mahalanobis"], n_threads)[0]
+            for i, kind in enumerate(score_types):
+                if kind == "relative_mahalanobis":
+                    scores[i] -= shared
+        return scores, nearest
+
+    def _class_scores(
+        self, c: int, rows: Any, kinds: Sequence[str], n_threads: int
+    ) -> NDArray[np.float32]:
+        """Scores (T, N) under the class `c`."""
+        subspace = self.subspaces[c]
+        if self.mixtures is None:
+            return _core.score(rows, subspace._scorer, score_types=kinds, n_threads=n_threads)
+        scores = _core.score(
+            rows, subspace._scorer, score_types=GAUSSIAN_SCORES, n_threads=n_threads
+        )
+        of = dict(zip(GAUSSIAN_SCORES, scores.astype(np.float64), strict=True))
+        # What probabilistic PCA adds for the noise outside of the subspace is left as it is.
+        noise = of["ppca"] - of["nll"]
+        of["mahalanobis"], of["nll"] = self.mixtures[c].score(subspace, rows, n_threads)
+        of["ppca"] = of["nll"] + noise
+        most = float(np.finfo(np.float32).max)
+        return np.stack([of[kind] for kind in kinds]).clip(-most, most).astype(np.float32)
 
 
-class SubspaceFitter:
-    """Takes rows in any number of batches and gives the subspace of all of them.
+@dataclass(frozen=True)
+class LeftOutScores:
+    """Scores of rows that a density was fitted on, each under their class fitted without it.
 
-    Rows are kept until there are more of them than features; then they are folded into their
-    moments. So the cheaper of the N x N Gram matrix and the D x D covariance is decomposed, and
-    memory is bounded by that of 2 D rows however many come.
+    Attributes
+    ----------
+    classes : ndarray of shape (n,)
+        Numbers of their classes.
+    places : ndarray of shape (n,)
+        With the class, what tells rows apart: the same rows have the same in every layer.
+    scores : dict of str to ndarray of shape (n,)
+        By score type; NaN where the others make no model.
     """
 
-    def __init__(self, n_threads: int) -> None:
-        self.n_samples = 0
+    classes: NDArray[np.intp]
+    places: NDArray[np.intp]
+    scores: dict[str, NDArray[np.float64]]
+
+
+class DensityFitter:
+    """Takes rows, with labels or without, in any number of batches, and gives their density.
+
+    Parameters
+    ----------
+    n_components, regularization
+        As in `SubspaceFitter.fit`.
+    covariance : {"class", "tied"}
+        "global" is what becomes of rows without classes.
+    density : {"gaussian", "gmm"}
+        A mixture needs all rows at the end, so that they are kept.
+    random_state : int
+        Seed of the mixtures, and of samples.
+    left_out : bool
+        Whether `left_out` will be asked for: it takes a sample of the rows, at most 10,000 or
+        1,000 of each class.
+    """
+
+    def __init__(
+        self,
+        n_components: float | int | None,
+        *,
+        covariance: str,
+        density: str,
+        regularization: str | float | None,
+        random_state: int,
+        n_threads: int,
+        left_out: bool = False,
+    ) -> None:
+        self._n_components = n_components
+        self._covariance = covariance
+        self._mixtures = density == "gmm"
+        self._regularization = regularization
+        self._random_state = random_state
         self._n_threads = n_threads
-        self._kept: list[Rows] = []
-        self._n_kept = 0
-        self._moments: _Moments | None = None
+        self._fitters: list[SubspaceFitter] = []
+        self._pooled: PooledFitter | None = None
+        self._rows: list[tuple[NDArray[Any], NDArray[np.intp]]] = []
+        self._left_out = left_out
+        self.n_samples = 0
 
-    def add(self, features: NDArray[Any]) -> None:
-        """Add `features` (N, D), which must stay as they are until the fit."""
-        for _, rows in blocks(features):
-            self._kept.append(rows)
-            self._n_kept += len(rows)
-            self.n_samples += len(rows)
-            if self._n_kept > features.shape[1]:
-                self._fold()
+    def add(self, features: NDArray[Any], classes: NDArray[np.intp] | None = None) -> None:
+        """Add `features` (N, D), of `classes` (N,) numbered from 0; both must stay as they are."""
+        self.n_samples += len(features)
+        size = _SAMPLE if classes is None else _CLASS_SAMPLE
+        if classes is None:
+            classes = np.zeros(len(features), dtype=np.intp)
+        if self._mixtures:
+            self._rows.append((features, classes))
+        if self._covariance == "tied":
+            if self._pooled is None:
+                self._pooled = PooledFitter(self._n_threads, self._sample(_SAMPLE))
+            self._pooled.add(features, classes)
+            return
+        for c, places in by_class(classes):
+            while len(self._fitters) <= c:
+                self._fitters.append(SubspaceFitter(self._n_threads, self._sample(size)))
+            whole = len(places) == len(features)
+            self._fitters[c].add(features if whole else features[places])
 
-    def _fold(self) -> None:
-        rows = self._take_kept()
-        moments = _core.moments(rows, n_threads=self._n_threads)
-        _check_sums(rows, moments[1], moments[2], self.n_samples - len(rows))
-        if self._moments is not None:
-            moments = _core.merge_moments(self._moments, moments)
-        self._moments = moments
-
-    def _take_kept(self) -> Rows:
-        # Batches may differ in type: the widest holds them all.
-        rows = self._kept[0] if len(self._kept) == 1 else cast(Rows, np.concatenate(self._kept))
-        self._kept, self._n_kept = [], 0
-        return rows
-
-    def fit(self, n_components: float | int | None) -> Subspace:
-        """Return the subspace of all rows added.
+    def fit(
+        self, order: Sequence[int] | None = None, classes: Sequence[Any] | None = None
+    ) -> Density:
+        """Return the density of all rows.
 
         Parameters
         ----------
-        n_components : float in (0, 1), int or None
-            A share of the total variance (the fewest components that exceed it), a number of
-            components up to min(N, D), or all.
+        order : sequence of int, optional
+            The numbers of the classes, in the order that the density is to have them in.
+        classes : sequence, optional
+            What they are called.
 
         Raises
         ------
@@ -147,112 +271,122 @@ class SubspaceFitter:
             raise ValueError(
                 f"X has n_samples={self.n_samples}; fit needs at least two rows (images)"
             )
-        if self._moments is not None:
-            if self._kept:
-                self._fold()
-            _, mean, products = self._moments
+        settings = (self._n_components, self._regularization)
+        background = None
+        order = [0] if order is None else order
+        if self._pooled is not None:
+            everyone = self._pooled.fit(*settings)
+            subspaces = tuple(everyone[c] for c in order)
+            if len(subspaces) > 1:
+                background = self._pooled.fit_together(*settings)
         else:
-            rows = self._take_kept()
-            mean, products = _core.gram(rows, n_threads=self._n_threads)
-            _check_sums(rows, mean, products, 0)
-        values, vectors = _leading_eigenpairs(products, n_components, self._n_threads)
-
-        n_features = len(mean)
-        most = min(self.n_samples, n_features)
-        # The mean is exact to eps |mean|: what is below that, or eps of the largest, is rounding.
-        resolution = max(self.n_samples, n_features) * _EPS * max(values[0], 0.0)
-        resolution = max(resolution, self.n_samples * (2 * _EPS * np.linalg.norm(mean)) ** 2)
-        rank = int(np.count_nonzero(values > resolution))
-        values = values[:most] / (self.n_samples - 1)
-        values[rank:] = 0.0
-        k = _count_components(n_components, values, rank)
-        if self._moments is None:
-            components = _core.components_from_gram(
-                rows,
-                mean,
-                values[:k] * (self.n_samples - 1),
-                vectors[:k],
-                n_threads=self._n_threads,
+            subspaces = tuple(self._fitters[c].fit(*settings) for c in order)
+            if len(subspaces) > 1:
+                together = SubspaceFitter(self._n_threads)
+                for fitter in self._fitters:
+                    together.merge(fitter)
+                background = together.fit(*settings)
+        self._check_components(subspaces, classes)
+        mixtures = None
+        if self._mixtures:
+            mixtures = tuple(
+                fit_mixture(subspace, self._rows_of(c), self._random_state, self._n_threads)
+                for c, subspace in zip(order, subspaces, strict=True)
             )
+        return Density(subspaces, background, mixtures)
+
+    def merge(self, other: "DensityFitter") -> None:
+        """Add all rows that were added to `other`, whose settings and classes are the same."""
+        self.n_samples += other.n_samples
+        self._rows += other._rows
+        for c, fitter in enumerate(other._fitters):
+            while len(self._fitters) <= c:
+                self._fitters.append(SubspaceFitter(self._n_threads))
+            self._fitters[c].merge(fitter)
+        if other._pooled is not None:
+            if self._pooled is None:
+                self._pooled = PooledFitter(self._n_threads)
+            self._pooled.merge(other._pooled)
+
+    def counts(self) -> NDArray[np.intp]:
+        """Return the number of rows (C,) of each class."""
+        if self._pooled is not None:
+            return self._pooled.counts()
+        return np.array([fitter.n_samples for fitter in self._fitters], dtype=np.intp)
+
+    def release(self) -> None:
+        """Let go of rows that are kept; what `left_out` needs stays."""
+        self._rows = []
+        for fitter in self._fitters:
+            fitter.release()
+        if self._pooled is not None:
+            self._pooled.release()
+
+    def left_out(self) -> LeftOutScores:
+        """Scores of rows under the class they are of, fitted without them, after `fit`.
+
+        Exact for Gaussians without regularization (`pydfm.leave_one_out`).
+        """
+        if self._pooled is not None:
+            places, classes, scores = self._pooled.left_out()
         else:
-            components = vectors[:k].copy()
-        rest = values[k:]
-        floor = n_features * _EPS * values[0]
-        return Subspace(
-            mean=mean,
-            components=components,
-            explained_variance=values[:k].copy(),
-            noise_variance=max(float(rest.mean()) if len(rest) else 0.0, floor),
-            total_variance=float(values.sum()),
-            n_samples=self.n_samples,
-        )
+            parts = [fitter.left_out() for fitter in self._fitters]
+            places = np.concatenate([part[0] for part in parts])
+            classes = np.repeat(np.arange(len(parts)), [len(part[0]) for part in parts])
+            scores = np.concatenate([part[1] for part in parts], axis=1)
+        return LeftOutScores(classes, places, dict(zip(GAUSSIAN_SCORES, scores, strict=True)))
 
+    def _sample(self, size: int) -> RowSample | None:
+        return RowSample(size, self._random_state) if self._left_out else None
 
-def _leading_eigenpairs(
-    products: NDArray[np.float64], n_components: float | int | None, n_threads: int
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    # As many vectors as _count_components may ask for: it takes what rounding left of zero
-    # eigenvalues for none, which leaves a share to fewer of the others, never to more.
-    if n_components is None:
-        return _core.eigh(products, n_threads=n_threads)
-    if n_components < 1:
-        return _core.eigh(products, share=float(n_components), n_threads=n_threads)
-    return _core.eigh(products, count=int(n_components), n_threads=n_threads)
+    def _rows_of(self, c: int) -> NDArray[Any]:
+        return np.concatenate([rows[classes == c] for rows, classes in self._rows])
 
-
-def _check_sums(
-    rows: Rows, mean: NDArray[np.float64], products: NDArray[np.float64], first: int
-) -> None:
-    if not np.isfinite(mean).all():
-        check_finite(rows, first)
-    if not np.isfinite(np.trace(products)):
-        raise ValueError(
-            f"X contains values up to {np.abs(rows).max():.1e}, whose squares are beyond float64; "
-            "divide the features by a constant"
-        )
-
-
-def check_n_components(n_components: Any) -> None:
-    """Raise ValueError unless `n_components` is a share in (0, 1), a positive int or None."""
-    if n_components is None:
-        return
-    is_integer = isinstance(n_components, int | np.integer) and not isinstance(n_components, bool)
-    if is_integer and n_components >= 1:
-        return
-    if isinstance(n_components, float | np.floating) and 0 < n_components < 1:
-        return
-    raise ValueError(
-        f"n_components is {n_components!r}; it must be a share of variance between 0 and 1, a "
-        "number of components of at least 1, or None for all of them"
-    )
-
-
-def _count_components(
-    n_components: float | int | None, values: NDArray[np.float64], rank: int
-) -> int:
-    """Components to keep of the eigenvalues `values` (descending, zero from `rank` on)."""
-    most = len(values)
-    if n_components is not None and n_components >= 1 and n_components > most:
-        raise ValueError(
-            f"n_components is {n_components}; with the rows and features given it may be at most "
-            f"min(N, D) = {most}"
-        )
-    if rank == 0:
-        warnings.warn(
-            "all rows of X are equal: there is no variance to model, and fre becomes the squared "
-            "distance from that row",
-            stacklevel=4,
-        )
-        return 0
-    if n_components is None:
-        return rank
-    if n_components < 1:
-        shares = np.cumsum(values) / values.sum()
-        return min(int(np.searchsorted(shares, n_components, side="right")) + 1, rank)
-    if n_components > rank:
-        warnings.warn(
-            f"n_components is {n_components}, but X has variance in {rank} directions only: "
-            f"{rank} components are kept",
-            stacklevel=4,
-        )
-    return min(int(n_components), rank)
+    def _check_components(
+        self, subspaces: tuple[Subspace, ...], classes: Sequence[Any] | None
+    ) -> None:
+        """Tell where there is less variance than components were asked for."""
+        wanted = self._n_components
+        if wanted is not None and wanted < 1:
+            wanted = None
+        shared = len(subspaces) == 1 or self._pooled is not None
+        if shared:
+            n_features, kept = len(subspaces[0].mean), len(subspaces[0].components)
+            most = min(self.n_samples, n_features)
+            if wanted is not None and wanted > most:
+                raise ValueError(
+                    f"n_components is {wanted}; with the rows and features given it may be at "
+                    f"most min(N, D) = {most}"
+                )
+            if kept == 0 and len(subspaces) == 1:
+                warnings.warn(
+                    "all rows of X are equal: there is no variance to model, and fre becomes the "
+                    "squared distance from that row",
+                    stacklevel=4,
+                )
+            elif kept == 0:
+                warnings.warn(
+                    "all rows of each class are equal: there is no variance within classes to "
+                    "model, and fre becomes the squared distance from a class's rows",
+                    stacklevel=4,
+                )
+            elif wanted is not None and wanted > kept:
+                warnings.warn(
+                    f"n_components is {wanted}, but X has variance in {kept} directions only: "
+                    f"{kept} components are kept",
+                    stacklevel=4,
+                )
+            return
+        counts = np.array([len(subspace.components) for subspace in subspaces])
+        few = int((counts < wanted).sum()) if wanted is not None else int((counts == 0).sum())
+        if few:
+            least = int(counts.argmin())
+            name = repr(classes[least]) if classes is not None else least
+            asked = f"n_components is {wanted}, but" if wanted is not None else "the rows of"
+            have = "have variance in fewer directions" if wanted is not None else "are all equal"
+            warnings.warn(
+                f"{asked} {few} of {len(subspaces)} classes {have}, and keep as many components as "
+                f"they have: class {name}, of {subspaces[least].n_samples} row(s), keeps "
+                f"{counts[least]}",
+                stacklevel=4,
+            )

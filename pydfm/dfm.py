@@ -1,5 +1,6 @@
 """The DFM estimator: images or features in, anomaly scores out."""
 
+import math
 import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -11,11 +12,18 @@ from sklearn.base import BaseEstimator
 from sklearn.exceptions import NotFittedError
 from sklearn.utils.validation import _check_feature_names
 
-from pydfm._checks import check_choice, check_integer
-from pydfm.density import SCORE_TYPES, Subspace, SubspaceFitter, check_n_components
+from pydfm._checks import check_choice, check_integer, check_number
+from pydfm.combination import COMBINATIONS
+from pydfm.density import COVARIANCES, DENSITIES, SCORE_TYPES
 from pydfm.extraction import Extractor, FeatureSpec
 from pydfm.features import FeatureSource
+from pydfm.fitting import CALIBRATIONS, LayerSettings, ModelFitter
 from pydfm.images import ImageSource, Skipped, open_source
+from pydfm.labels import RowLabels, find_classes
+from pydfm.layer import PATCH_RULES, SPATIAL_FORMS
+from pydfm.maps import Grid
+from pydfm.model import Model
+from pydfm.subspace import Subspace, check_n_components, check_regularization
 from pydfm.threads import resolve_threads
 
 if TYPE_CHECKING:
@@ -34,14 +42,25 @@ class DFM(BaseEstimator):  # type: ignore[misc]
     n_components : float in (0, 1), int or None, default=0.97
         A share of variance to keep (the fewest components that exceed it, scikit-learn's rule), a
         number of components up to min(N, D), or all.
-    score_type : {"fre", "mahalanobis", "nll", "ppca"}, default="fre"
-        What `score` gives. For a row x with d = x - mean and z = W'd, its projection on the k
-        components with variances lambda:
+    score_type : str or tuple of str, default="fre"
+        What `score` gives, one of those below or several. For a row x with d = x - mean and
+        z = W'd, its projection on the k components with variances lambda:
 
         - "fre", the feature reconstruction error ||d||^2 - ||z||^2;
         - "mahalanobis", sum z_i^2 / lambda_i;
         - "nll", (mahalanobis + sum ln lambda_i + k ln 2 pi) / 2, a negative log-likelihood in nats;
-        - "ppca", the negative log-likelihood in nats under probabilistic PCA, which weighs both.
+        - "ppca", the negative log-likelihood in nats under probabilistic PCA, which weighs both;
+        - "relative_mahalanobis", mahalanobis less that under the Gaussian of all classes together.
+    covariance : {"class", "tied", "global"}, default="class"
+        What becomes of classes, where labels are given: each has its own subspace and Gaussian;
+        or its own mean, and one subspace of the deviations from these for all; or labels are
+        ignored.
+    density : {"gaussian", "gmm"}, default="gaussian"
+        In the subspace: one Gaussian, or a mixture of as many as the Bayesian information
+        criterion says, for each class.
+    regularization : {"shrinkage"}, float or None, default=None
+        Of the variances: oracle approximating shrinkage towards their mean, or a floor as a share
+        of the largest.
     backbone : str, path or torch.nn.Module, default="resnet18"
         "resnet18", "resnet34", "resnet50" or "wide_resnet50_2", the path of a TorchScript file, or
         a module of your own that takes (B, 3, H, W). Not used for features.
@@ -50,11 +69,23 @@ class DFM(BaseEstimator):  # type: ignore[misc]
         read with ``weights_only``, or .safetensors), or None for random weights from
         `random_state`. A module of your own keeps its weights unless a path is given.
     layers : str or sequence of str, optional
-        Submodules whose outputs are the features, concatenated, or "output" for what the network
-        returns. Default "avgpool", the penultimate layer, for the networks named above and
-        "output" otherwise.
-    pool : int, optional
-        Kernel and stride of an average pooling of each layer's map before it is flattened.
+        Submodules whose outputs are the features, or "output" for what the network returns; each
+        has a model of its own. Default "avgpool", the penultimate layer, for the networks named
+        above and "output" otherwise.
+    combine : {"sum", "max", "logistic"}, default="sum"
+        How scores of several layers, standardised by those that fitted images have without
+        themselves, make one: their sum, the largest, or a logistic regression against outliers
+        given to `fit`.
+    spatial : {"flatten", "mean", "patch"}, default="flatten"
+        What a layer's map becomes: one row with a feature for each channel and position, which
+        suits pictures whose parts stand still; the mean over positions; or a row for each
+        position, all of one model.
+    image_score : {"top", "max", "mean", "sum"}, default="top"
+        With spatial="patch", what scores of positions make the score of a picture: the mean of the
+        largest `top_share` of them, the largest, the mean, or the sum.
+    top_share : float in (0, 1], default=0.1
+    pool : int or sequence of int, optional
+        Kernel and stride of an average pooling of the layers' maps, one for all or one for each.
     image_size : int or (int, int), optional
         Height and width that pictures are resized to. Default: what the weights were trained
         with, a resize of the shorter side to 256 pixels and the central 224 x 224.
@@ -73,15 +104,30 @@ class DFM(BaseEstimator):  # type: ignore[misc]
     on_error : {"raise", "skip"}, default="raise"
         What happens at a picture that cannot be read. With "skip" it is left out of a fit and
         scores NaN, with a warning that counts them; ``skipped_`` lists them.
+    calibration : {"loo", "kfold"} or None, default="loo"
+        How the scores of normal images that a model has not seen are found, from those it was
+        fitted on: each left out by itself, exactly and without fitting again, or a fifth at a
+        time. Where there is no exact way (patches, mixtures, regularization, relative_mahalanobis)
+        "loo" is "kfold". Not needed with one layer if only scores are.
     random_state : int, default=0
-        Seed of random weights.
+        Seed of random weights, of mixtures and of samples.
     verbose : bool, default=False
         Show a progress bar for what takes longer than a second (on stderr, at a terminal).
 
     Attributes
     ----------
+    model_ : Model
+        The fitted model: of each layer, or of the features.
+    classes_ : ndarray of shape (C,)
+        Sorted; only where it was fitted with labels.
+    calibration_ : {"loo", "kfold"} or None
+        How images are left out.
+    n_features_in_ : int
+        D, of all layers together.
+    n_samples_ : int
+        Rows or images it was fitted on.
     subspace_ : Subspace
-        The fitted model.
+        This and what follows only with one layer and one class.
     mean_ : ndarray of shape (D,), float64
     components_ : ndarray of shape (k, D), float64
         Orthonormal rows by descending variance.
@@ -91,10 +137,6 @@ class DFM(BaseEstimator):  # type: ignore[misc]
     noise_variance_ : float
     n_components_ : int
         k.
-    n_features_in_ : int
-        D.
-    n_samples_ : int
-        Rows or images it was fitted on.
     feature_spec_ : FeatureSpec or None
         What the features of images depend on: network, layers and their sizes, preprocessing, and
         the hash of the weights. None where it was fitted on features.
@@ -113,6 +155,12 @@ class DFM(BaseEstimator):  # type: ignore[misc]
        for Out-of-Distribution and Adversarial Detection", 2019, arXiv:1909.11786.
     .. [2] I. Ndiour, N. Ahuja, O. Tickoo, "Out-Of-Distribution Detection With Subspace Techniques
        And Probabilistic Modeling Of Features", 2020, arXiv:2012.04250.
+    .. [3] K. Lee, K. Lee, H. Lee, J. Shin, "A Simple Unified Framework for Detecting
+       Out-of-Distribution Samples and Adversarial Attacks", 2018, arXiv:1807.03888.
+    .. [4] J. Ren, S. Fort, J. Liu, A. Roy, S. Padhy, B. Lakshminarayanan, "A Simple Fix to
+       Mahalanobis Distance for Improving Near-OOD Detection", 2021, arXiv:2106.09022.
+    .. [5] Y. Chen, A. Wiesel, Y. Eldar, A. Hero, "Shrinkage Algorithms for MMSE Covariance
+       Estimation", IEEE Transactions on Signal Processing 58 (2010), for regularization.
 
     Examples
     --------
@@ -124,7 +172,8 @@ class DFM(BaseEstimator):  # type: ignore[misc]
     True
     """
 
-    subspace_: Subspace
+    model_: Model
+    calibration_: str | None
     feature_spec_: FeatureSpec | None
     skipped_: list[Skipped]
     _extractor: Extractor | None
@@ -132,12 +181,19 @@ class DFM(BaseEstimator):  # type: ignore[misc]
     def __init__(
         self,
         n_components: float | int | None = 0.97,
-        score_type: str = "fre",
+        score_type: str | Sequence[str] = "fre",
         *,
+        covariance: str = "class",
+        density: str = "gaussian",
+        regularization: str | float | None = None,
         backbone: "str | os.PathLike[str] | torch.nn.Module" = "resnet18",
         weights: "str | os.PathLike[str] | None" = "imagenet",
         layers: str | Sequence[str] | None = None,
-        pool: int | None = None,
+        combine: str = "sum",
+        spatial: str = "flatten",
+        image_score: str = "top",
+        top_share: float = 0.1,
+        pool: int | Sequence[int] | None = None,
         image_size: int | tuple[int, int] | None = None,
         mean: float | Sequence[float] | None = None,
         std: float | Sequence[float] | None = None,
@@ -146,14 +202,22 @@ class DFM(BaseEstimator):  # type: ignore[misc]
         batch_size: int = 32,
         n_threads: int | None = None,
         on_error: str = "raise",
+        calibration: str | None = "loo",
         random_state: int = 0,
         verbose: bool = False,
     ) -> None:
         self.n_components = n_components
         self.score_type = score_type
+        self.covariance = covariance
+        self.density = density
+        self.regularization = regularization
         self.backbone = backbone
         self.weights = weights
         self.layers = layers
+        self.combine = combine
+        self.spatial = spatial
+        self.image_score = image_score
+        self.top_share = top_share
         self.pool = pool
         self.image_size = image_size
         self.mean = mean
@@ -163,11 +227,12 @@ class DFM(BaseEstimator):  # type: ignore[misc]
         self.batch_size = batch_size
         self.n_threads = n_threads
         self.on_error = on_error
+        self.calibration = calibration
         self.random_state = random_state
         self.verbose = verbose
 
-    def fit(self, X: Any, y: Any = None) -> "DFM":
-        """Fit to normal images, or to features of normal data.
+    def fit(self, X: Any, y: Any = None, *, labels: Any = None, outliers: Any = None) -> "DFM":
+        """Fit to normal images, or to features of normal data, of one class or of several.
 
         Parameters
         ----------
@@ -176,10 +241,16 @@ class DFM(BaseEstimator):  # type: ignore[misc]
             - images: array or tensor (N, 3, H, W), uint8, or float in [0, 1];
             - a folder, searched in depth, or the path of one picture;
             - a list of paths, or of PIL images;
-            - a DataLoader, or any iterable, of batches of images or features; or of (batch,
-              labels) pairs, of which the labels are left aside.
-        y : None
-            Not used; there for scikit-learn's conventions.
+            - a DataLoader, or any iterable, of batches of images or features, or of (batch,
+              labels) pairs.
+        y : array-like of shape (N,), "folders", "loader" or None
+            Labels, integers or strings, of which each is a class: an array; or the subfolders of
+            the folder X; or what the loader X yields along with its batches.
+        labels : optional
+            Another name for `y`, which is scikit-learn's.
+        outliers : optional
+            Images or features of known outliers, in any of the forms of X, which
+            combine="logistic" needs.
 
         Returns
         -------
@@ -190,43 +261,51 @@ class DFM(BaseEstimator):  # type: ignore[misc]
         ------
         ValueError
             If a parameter is out of its range, or X is empty, has fewer than two rows, is not
-            finite, has values beyond float64 when squared, or holds a picture that cannot be read.
+            finite, has values beyond float64 when squared, or holds a picture that cannot be read;
+            or if there is not one label for each row.
         TypeError
-            If X is none of the above.
+            If X is none of the above, or labels are neither integers nor strings.
         FileNotFoundError
             If there is no such file or folder.
         ConnectionError
             If the weights cannot be downloaded.
         """
         self._check_parameters()
+        _check_combine(self.combine, outliers)
         n_threads = resolve_threads(self.n_threads)
-        fitter = SubspaceFitter(n_threads)
-        source = open_source(X, self.on_error)
-        extractor = None
+        source, row_labels = _open(X, self.on_error, _one_of(y, labels))
+        extractor = self._build_extractor() if isinstance(source, ImageSource) else None
+        fitter = None
+        for places, features in self._batches(source, extractor, "fit"):
+            fitter = fitter or self._build_fitter(features.shape[1], extractor, n_threads)
+            theirs = None if row_labels is None else row_labels.take(places)
+            fitter.add(features, None if self.covariance == "global" else theirs)
+        if row_labels is not None:
+            row_labels.check_count(source.count)
         if isinstance(source, ImageSource):
-            extractor = self._build_extractor()
-            for _, features in self._extracted(extractor, source, "fit"):
-                fitter.add(features)
-            if source.skipped and fitter.n_samples < 2:
+            n_images = source.count - len(source.skipped)
+            if source.skipped and n_images < 2:
                 raise ValueError(
-                    f"X has {fitter.n_samples} images that can be read, and fit needs at least "
-                    f"two; {source.skipped[0].reason}"
+                    f"X has {n_images} images that can be read, and fit needs at least two; "
+                    f"{source.skipped[0].reason}"
                 )
             self._report(source)
-        else:
-            for features in source.batches():
-                fitter.add(features)
-        subspace = fitter.fit(self.n_components)
-        if subspace.noise_variance == 0 and self.score_type != "fre":
-            raise ValueError(
-                f"score_type is {self.score_type!r}, which needs variance, but all rows of X are "
-                "equal; only 'fre' can score then"
-            )
+        assert fitter is not None
+        model = fitter.fit()
+        if len(model.layers) > 1:
+            known = None
+            if outliers is not None:
+                known = self._outlier_scores(model, extractor, outliers)
+            model = fitter.combined(model, known)
+        model.check_scores(self._score_types(self.score_type))
         self._check_feature_names(X, reset=True)
-        self._set_fitted(subspace, extractor)
+        self._set_fitted(model, self._calibration(model.layers), extractor)
+        self._fitter = fitter
         return self
 
-    def score(self, X: Any, y: Any = None) -> NDArray[np.float32]:
+    def score(
+        self, X: Any, y: Any = None, *, labels: Any = None, score_type: Any = None
+    ) -> NDArray[np.float32]:
         """Anomaly scores; larger = farther from what was fitted.
 
         Parameters
@@ -234,36 +313,165 @@ class DFM(BaseEstimator):  # type: ignore[misc]
         X : array-like, tensor, path, sequence or iterable
             As in `fit`; a model fitted on images also scores features (N, D), as `extract` gives
             them.
-        y : None
-            Not used; there for scikit-learn's conventions.
+        y : array-like of shape (N,), "folders", "loader" or None
+            Labels: rows are scored under these classes, such as those that a classifier predicts,
+            in place of the nearest ones.
+        labels : optional
+            Another name for `y`, which is scikit-learn's.
+        score_type : str or tuple of str, optional
+            In place of the parameter.
 
         Returns
         -------
-        ndarray of shape (N,), float32
-            In the order of X (a folder's pictures are sorted by path), of the kind `score_type`;
-            NaN for pictures that were skipped.
+        ndarray of shape (N,) or (T, N), float32
+            In the order of X (a folder's pictures are sorted by path); a row for each where
+            `score_type` is a tuple of T. Of several classes that of the nearest, of several layers
+            what `combine` makes of them. NaN for pictures that were skipped.
 
         Raises
         ------
         NotFittedError
             If `fit` was not called yet.
         ValueError, TypeError, FileNotFoundError
-            As `fit`; and if X has another number of features than the model.
+            As `fit`; and if X has another number of features than the model, or a label is not
+            one of its classes.
         """
         self._check_fitted()
-        kinds = [check_choice("score_type", self.score_type, SCORE_TYPES)]
-        n_threads = resolve_threads(self.n_threads)
-        subspace = self.subspace_
-        if kinds != ["fre"] and subspace.noise_variance == 0:
+        chosen = self.score_type if score_type is None else score_type
+        kinds = self._ready_scores(chosen)
+        model, n_threads = self.model_, resolve_threads(self.n_threads)
+        scores = self._apply(
+            X,
+            _one_of(y, labels),
+            lambda rows, classes: model.score(rows, kinds, n_threads, classes),
+            (len(kinds),),
+            "score",
+        )
+        return scores[0] if isinstance(chosen, str) else scores
+
+    def layer_scores(
+        self, X: Any, y: Any = None, *, labels: Any = None, score_type: Any = None
+    ) -> dict[str, NDArray[np.float32]]:
+        """Scores of each layer by itself, as they are before they are combined.
+
+        Parameters
+        ----------
+        X, y, labels, score_type
+            As in `score`.
+
+        Returns
+        -------
+        dict of str to ndarray
+            By layer, of the shape that `score` gives.
+        """
+        self._check_fitted()
+        chosen = self.score_type if score_type is None else score_type
+        kinds = self._ready_scores(chosen)
+        model, n_threads = self.model_, resolve_threads(self.n_threads)
+        scores = self._apply(
+            X,
+            _one_of(y, labels),
+            lambda rows, classes: model.layer_scores(rows, kinds, n_threads, classes),
+            (len(model.layers), len(kinds)),
+            "score",
+        )
+        return {
+            layer.name: theirs[0] if isinstance(chosen, str) else theirs
+            for layer, theirs in zip(model.layers, scores, strict=True)
+        }
+
+    def predict_class(self, X: Any) -> NDArray[Any]:
+        """Classes that rows are nearest to, by the score type of this estimator.
+
+        Parameters
+        ----------
+        X : array-like, tensor, path, sequence or iterable
+            As in `score`.
+
+        Returns
+        -------
+        ndarray of shape (N,)
+            Of `classes_`; with several layers, that of the least combined score.
+
+        Raises
+        ------
+        ValueError
+            If the model was fitted without labels, or a picture was skipped.
+        """
+        self._check_fitted()
+        if self.model_.classes is None:
+            raise ValueError("the model has no classes; fit it with labels")
+        kind = self._ready_scores(self.score_type)[0]
+        model, n_threads = self.model_, resolve_threads(self.n_threads)
+        nearest = self._apply(
+            X,
+            None,
+            lambda rows, _: model.nearest(rows, kind, n_threads).astype(np.float32),
+            (),
+            "predict",
+        )
+        if np.isnan(nearest).any():
             raise ValueError(
-                f"score_type is {self.score_type!r}, but the rows fitted were all equal; only "
-                "'fre' can score then"
+                f"{self.skipped_[0].reason}; such a picture has no class, so leave it out"
             )
-        return self._apply(X, lambda rows: subspace.score(rows, kinds, n_threads)[0], (), "score")
+        predicted: NDArray[Any] = self.classes_[nearest.astype(np.intp)]
+        return predicted
 
     def score_samples(self, X: Any) -> NDArray[np.float32]:
         """Return ``-score(X)``: larger = more normal, scikit-learn's convention for densities."""
         return -self.score(X)
+
+    def score_map(
+        self, X: Any, *, score_type: str | None = None, smoothing: float = 0.0
+    ) -> NDArray[np.float32]:
+        """Compute maps of scores over pictures: where they are anomalous.
+
+        Parameters
+        ----------
+        X : array, tensor, path, sequence or iterable
+            Images in any of the forms of `fit`, or features as `extract` gives them.
+        score_type : str, optional
+            In place of the parameter. Only fre is a sum over positions, and has maps of whole
+            pictures; with spatial="patch" every type has.
+        smoothing : float, default=0
+            Standard deviation, in pixels, of a Gaussian that maps are smoothed by.
+
+        Returns
+        -------
+        ndarray of shape (N, H, W), float32
+            At the size of the network's input, ``feature_spec_.preprocessing.size``: the scores of
+            the layer's positions, bilinear between them. Of several layers the sum, each divided
+            by its mean over the fitted images without themselves. NaN for pictures that were
+            skipped.
+
+        Raises
+        ------
+        ValueError
+            If the model was fitted on features, or has no map of that score type.
+        """
+        self._check_fitted()
+        if self.feature_spec_ is None:
+            raise ValueError("the model was fitted on features, which have no place on a picture")
+        chosen = self.score_type if score_type is None else score_type
+        kind = self._ready_scores(chosen)[0]
+        if not isinstance(chosen, str):
+            raise ValueError(f"score_type is {chosen!r}; a map is of one type: pass score_type")
+        if kind != "fre" and self.spatial != "patch":
+            raise ValueError(
+                f"score_type is {kind!r}, of which a whole picture has no map; pass "
+                "score_type='fre', or fit with spatial='patch'"
+            )
+        check_number("smoothing", smoothing, 0, math.inf)
+        model, n_threads = self.model_, resolve_threads(self.n_threads)
+        size = self.feature_spec_.preprocessing.size
+        return self._apply(
+            X,
+            None,
+            lambda rows, _: model.maps(rows, kind, n_threads, size, float(smoothing)),
+            size,
+            "maps",
+            axis=0,
+        )
 
     def extract(self, X: Any) -> NDArray[np.float32]:
         """Features of images, as the model was fitted on them.
@@ -276,11 +484,12 @@ class DFM(BaseEstimator):  # type: ignore[misc]
         Returns
         -------
         ndarray of shape (N, D), float32
-            NaN for pictures that were skipped.
+            Of all layers, one after the other; NaN for pictures that were skipped.
         """
         self._check_fitted()
         self._ready_extractor()
-        return self._apply(X, np.asarray, (self.n_features_in_,), "extract")
+        shape = (self.n_features_in_,)
+        return self._apply(X, None, lambda rows, _: np.asarray(rows), shape, "extract", axis=0)
 
     def save(self, path: "str | os.PathLike[str]") -> None:
         """Write the fitted model to one file, which `pydfm.load` reads.
@@ -302,7 +511,25 @@ class DFM(BaseEstimator):  # type: ignore[misc]
         save(self, path)
 
     @property
-    def mean_(self) -> NDArray[np.float64]:  # noqa: D102 (described with the class)
+    def subspace_(self) -> Subspace:  # noqa: D102 (described with the class)
+        self._check_fitted()
+        layers, subspaces = self.model_.layers, self.model_.layers[0].density.subspaces
+        if len(layers) > 1 or len(subspaces) > 1:
+            raise AttributeError(
+                f"the model has {len(layers)} layer(s) and {len(subspaces)} class(es), each with a "
+                "subspace of its own: see model_.layers[i].density.subspaces"
+            )
+        return subspaces[0]
+
+    @property
+    def classes_(self) -> NDArray[Any]:  # noqa: D102
+        self._check_fitted()
+        if self.model_.classes is None:
+            raise AttributeError("the model has no classes: it was fitted without labels")
+        return np.array(self.model_.classes)
+
+    @property
+    def mean_(self) -> NDArray[np.float64]:  # noqa: D102
         return self.subspace_.mean
 
     @property
@@ -327,14 +554,16 @@ class DFM(BaseEstimator):  # type: ignore[misc]
 
     @property
     def n_features_in_(self) -> int:  # noqa: D102
-        return len(self.subspace_.mean)
+        self._check_fitted()
+        return self.model_.n_features
 
     @property
     def n_samples_(self) -> int:  # noqa: D102
-        return self.subspace_.n_samples
+        self._check_fitted()
+        return self.model_.n_samples
 
     def __sklearn_is_fitted__(self) -> bool:
-        return hasattr(self, "subspace_")
+        return hasattr(self, "model_")
 
     def __getstate__(self) -> dict[str, Any]:
         # A traced network cannot be pickled; it is built again when it is needed.
@@ -342,7 +571,21 @@ class DFM(BaseEstimator):  # type: ignore[misc]
 
     def _check_parameters(self) -> None:
         check_n_components(self.n_components)
-        check_choice("score_type", self.score_type, SCORE_TYPES)
+        check_regularization(self.regularization)
+        self._score_types(self.score_type)
+        check_choice("covariance", self.covariance, COVARIANCES)
+        check_choice("density", self.density, DENSITIES)
+        check_choice("combine", self.combine, COMBINATIONS)
+        check_choice("spatial", self.spatial, SPATIAL_FORMS)
+        check_choice("image_score", self.image_score, PATCH_RULES)
+        check_number("top_share", self.top_share, 0, 1)
+        if self.calibration is not None:
+            check_choice("calibration", self.calibration, CALIBRATIONS)
+        if self.density == "gmm" and self.covariance == "tied":
+            raise ValueError(
+                "density is 'gmm' and covariance is 'tied'; a mixture is of one class: choose "
+                "covariance='class', or density='gaussian'"
+            )
         check_choice("on_error", self.on_error, ("raise", "skip"))
         check_integer("batch_size", self.batch_size, 1)
 
@@ -358,6 +601,7 @@ class DFM(BaseEstimator):  # type: ignore[misc]
             self.backbone,
             self.weights,
             self.layers,
+            spatial=self.spatial,
             pool=self.pool,
             image_size=self.image_size,
             mean=self.mean,
@@ -381,38 +625,118 @@ class DFM(BaseEstimator):  # type: ignore[misc]
             )
         return self._extractor
 
-    def _set_fitted(self, subspace: Subspace, extractor: Extractor | None) -> None:
-        self.subspace_ = subspace
+    def _set_fitted(
+        self, model: Model, calibration: str | None, extractor: Extractor | None
+    ) -> None:
+        self.model_ = model
+        self.calibration_ = calibration
         self.feature_spec_ = None if extractor is None else extractor.spec
         self._extractor = extractor
+
+    def _build_fitter(
+        self, n_features: int, extractor: Extractor | None, n_threads: int
+    ) -> ModelFitter:
+        layers: list[tuple[str, Grid | None]] = [("features", None)]
+        if extractor is not None:
+            layers = list(zip(extractor.spec.layers, extractor.spec.grids, strict=True))
+        settings = LayerSettings(
+            n_components=self.n_components,
+            covariance=self.covariance,
+            density=self.density,
+            regularization=self.regularization,
+            spatial=self.spatial,
+            image_score=self.image_score,
+            top_share=self.top_share,
+            random_state=self.random_state,
+            calibration=self._calibration(layers),
+        )
+        return ModelFitter(layers, n_features, settings, self.combine, n_threads)
+
+    def _calibration(self, layers: Sequence[Any]) -> str | None:
+        """How rows are left out: as asked for, or as it can be done; for layers it must be."""
+        if self.calibration is None and len(layers) == 1:
+            return None
+        exact = (
+            self.spatial != "patch"
+            and self.density == "gaussian"
+            and self.regularization is None
+            and "relative_mahalanobis" not in self._score_types(self.score_type)
+        )
+        return "loo" if exact and self.calibration != "kfold" else "kfold"
+
+    def _outlier_scores(
+        self, model: Model, extractor: Extractor | None, outliers: Any
+    ) -> Callable[[list[str]], NDArray[np.float32]]:
+        """Return what scores the features of known outliers by the layers of `model`."""
+        source = open_source(outliers, self.on_error)
+        parts = [rows for _, rows in self._batches(source, extractor, "outliers")]
+        if not parts:
+            raise ValueError("outliers holds no picture that can be read")
+        rows, n_threads = np.concatenate(parts), resolve_threads(self.n_threads)
+        return lambda kinds: model.layer_scores(rows, kinds, n_threads)
+
+    def _score_types(self, score_type: Any) -> list[str]:
+        """Return the types of a score_type, which is one or several."""
+        several = isinstance(score_type, list | tuple) and len(score_type) > 0
+        kinds = list(score_type) if several else [score_type]
+        return [check_choice("score_type", kind, SCORE_TYPES) for kind in kinds]
+
+    def _ready_scores(self, score_type: Any) -> list[str]:
+        kinds = self._score_types(score_type)
+        self.model_.check_scores(kinds)
+        return kinds
 
     def _apply(
         self,
         X: Any,
-        function: Callable[[NDArray[Any]], NDArray[np.float32]],
+        labels: Any,
+        function: Callable[[NDArray[Any], NDArray[np.intp] | None], NDArray[np.float32]],
         shape: tuple[int, ...],
         task: str,
+        *,
+        axis: int = -1,
     ) -> NDArray[np.float32]:
-        """Results (N, *shape) of `function` for the features of all of X, NaN where skipped."""
-        source = open_source(X, self.on_error)
-        if isinstance(source, FeatureSource):
+        """Results of `function` for the features, and classes, of all of X; NaN where skipped.
+
+        They are of a `shape` to which the rows are added as the first `axis`, or as the last.
+        """
+        if labels is not None and self.model_.classes is None:
+            raise ValueError("labels are given, but the model has no classes; fit it with labels")
+        source, row_labels = _open(X, self.on_error, labels)
+        extractor = None
+        if isinstance(source, ImageSource):
+            extractor = self._ready_extractor()
+        else:
             self._check_feature_names(X)
-            parts = [function(rows) for rows in source.batches(self.n_features_in_)]
-            return parts[0] if len(parts) == 1 else np.concatenate(parts)
-        places: list[int] = []
-        parts = []
-        for indices, features in self._extracted(self._ready_extractor(), source, task):
-            places.extend(indices)
-            parts.append(function(features))
+        parts, taken = [], []
+        for places, features in self._batches(source, extractor, task):
+            classes = None
+            if row_labels is not None:
+                classes = find_classes(row_labels.take(places), self.classes_)
+            parts.append(function(features, classes))
+            taken.append(places)
+        if row_labels is not None:
+            row_labels.check_count(source.count)
+        if not isinstance(source, ImageSource):
+            return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=axis)
         self._report(source)
-        results = np.full((source.count, *shape), np.nan, dtype=np.float32)
+        shape = (source.count, *shape) if axis == 0 else (*shape, source.count)
+        results = np.full(shape, np.nan, dtype=np.float32)
         if parts:
-            results[places] = np.concatenate(parts)
+            places = np.concatenate(taken)
+            results[places if axis == 0 else (..., places)] = np.concatenate(parts, axis=axis)
         return results
 
-    def _extracted(
-        self, extractor: Extractor, source: ImageSource, task: str
-    ) -> Iterator[tuple[list[int], NDArray[np.float32]]]:
+    def _batches(
+        self, source: FeatureSource | ImageSource, extractor: Extractor | None, task: str
+    ) -> Iterator[tuple[Any, NDArray[Any]]]:
+        """Yield places in the source, and the features (B, D) there."""
+        if isinstance(source, FeatureSource):
+            n_features = None if task == "fit" else self.n_features_in_
+            for features in source.batches(n_features):
+                yield slice(source.count - len(features), source.count), features
+            return
+        assert extractor is not None
         from tqdm import tqdm
 
         batch_size = check_integer("batch_size", self.batch_size, 1)
@@ -437,3 +761,37 @@ class DFM(BaseEstimator):  # type: ignore[misc]
         # Only data frames have names; the check costs as much as scoring a row.
         if hasattr(X, "columns") or hasattr(self, "feature_names_in_"):
             _check_feature_names(self, X, reset=reset)
+
+
+def _open(
+    X: Any, on_error: str, labels: Any
+) -> tuple[FeatureSource | ImageSource, RowLabels | None]:
+    """Open X, and its labels where there are any."""
+    if labels is None:
+        return open_source(X, on_error), None
+    if isinstance(labels, str):
+        check_choice("labels", labels, ("folders", "loader"))
+        if labels == "loader":
+            growing: list[Any] = []
+            return open_source(X, on_error, growing), RowLabels(growing)
+        source = open_source(X, on_error)
+        names = source.names if isinstance(source, ImageSource) else None
+        return source, RowLabels.of_folders(X, names)
+    return open_source(X, on_error), RowLabels(labels)
+
+
+def _one_of(y: Any, labels: Any) -> Any:
+    if y is not None and labels is not None:
+        raise ValueError("y and labels are both given, which are two names for the same; pass one")
+    return labels if y is None else y
+
+
+def _check_combine(combine: str, outliers: Any) -> None:
+    if combine == "logistic" and outliers is None:
+        raise ValueError(
+            "combine is 'logistic', which is learnt from known outliers; pass fit(X, outliers=...)"
+        )
+    if combine != "logistic" and outliers is not None:
+        raise ValueError(
+            f"outliers are given, which combine={combine!r} does not use; pass combine='logistic'"
+        )

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pydfm.images import ImageSource
+from pydfm.maps import Grid
 from pydfm.preprocessing import Preprocessing
 
 if TYPE_CHECKING:
@@ -28,9 +29,10 @@ class FeatureSpec:
     weights : str or None
         torchvision's name for the weights, a path, or None where they are random or the module's.
     layers : tuple of str
-    layer_sizes : tuple of int
-        Features of each layer, in the order of the columns.
-    pool : int or None
+    grids : tuple of Grid
+        What each layer gives, in the order of the columns.
+    spatial : str
+    pool : int, tuple of int or None
     precision : str
     random_state : int
     preprocessing : Preprocessing
@@ -41,12 +43,18 @@ class FeatureSpec:
     backbone: str
     weights: str | None
     layers: tuple[str, ...]
-    layer_sizes: tuple[int, ...]
-    pool: int | None
+    grids: tuple[Grid, ...]
+    spatial: str
+    pool: int | tuple[int, ...] | None
     precision: str
     random_state: int
     preprocessing: Preprocessing
     sha256: str
+
+    @property
+    def n_features(self) -> int:
+        """D, of all layers together."""
+        return sum(grid.size for grid in self.grids)
 
 
 class Extractor:
@@ -68,7 +76,8 @@ class Extractor:
         weights: "str | os.PathLike[str] | None",
         layers: str | Sequence[str] | None,
         *,
-        pool: int | None,
+        spatial: str,
+        pool: int | Sequence[int] | None,
         image_size: int | Sequence[int] | None,
         mean: float | Sequence[float] | None,
         std: float | Sequence[float] | None,
@@ -87,7 +96,14 @@ class Extractor:
             backbone, weights, layers, random_state=random_state, progress=progress
         )
         preprocessing = network.preprocessing.with_changes(image_size, mean, std)
-        ready = Backbone(network, preprocessing, pool=pool, device=device, precision=precision)
+        ready = Backbone(
+            network,
+            preprocessing,
+            spatial=spatial,
+            pool=pool,
+            device=device,
+            precision=precision,
+        )
         return cls(
             ready,
             FeatureSpec(
@@ -96,8 +112,9 @@ class Extractor:
                 else network.name,
                 weights=network.weights,
                 layers=network.layers,
-                layer_sizes=ready.layer_sizes,
-                pool=pool,
+                grids=ready.grids,
+                spatial=spatial,
+                pool=tuple(pool) if isinstance(pool, Sequence) else pool,
                 precision=precision,
                 random_state=random_state,
                 preprocessing=preprocessing,
@@ -154,7 +171,12 @@ class Extractor:
                 f"{spec.sha256[:12]}); pass those, or fit again"
             )
         ready = Backbone(
-            network, spec.preprocessing, pool=spec.pool, device=device, precision=spec.precision
+            network,
+            spec.preprocessing,
+            spatial=spec.spatial,
+            pool=spec.pool,
+            device=device,
+            precision=spec.precision,
         )
         return cls(ready, spec)
 

@@ -14,9 +14,16 @@ _BLOCK_BYTES = 32 << 20
 
 
 class FeatureSource:
-    """Arrays of features (B, D), read one after the other."""
+    """Arrays of features (B, D), read one after the other.
+
+    Attributes
+    ----------
+    count : int
+        Rows read so far.
+    """
 
     def __init__(self, arrays: Iterable[Any]) -> None:
+        self.count = 0
         self._arrays = arrays
 
     def batches(self, n_features: int | None = None) -> Iterator[NDArray[Any]]:
@@ -24,6 +31,7 @@ class FeatureSource:
         for X in self._arrays:
             features = as_features(X, n_features)
             n_features = features.shape[1]
+            self.count += len(features)
             # A loader may write its next batch where this one lies.
             yield features if isinstance(self._arrays, list) else features.copy()
 
@@ -50,7 +58,12 @@ def as_features(X: Any, n_features: int | None = None) -> NDArray[Any]:
     TypeError
         If X is sparse or does not hold numbers.
     """
-    array = _as_array(X)
+    array = as_array(X)
+    if array.dtype.kind == "O":
+        try:
+            array = array.astype(np.float64)
+        except (TypeError, ValueError) as error:
+            raise type(error)(f"X does not hold numbers only: {error}") from None
     if array.ndim != 2:
         raise ValueError(
             f"Expected 2D array, got {array.ndim}D array instead: X has the shape {array.shape}. "
@@ -111,7 +124,14 @@ def _row_type(dtype: np.dtype[Any]) -> np.dtype[Any]:
     return np.dtype(np.float32 if small else np.float64)
 
 
-def _as_array(X: Any) -> NDArray[Any]:
+def as_array(X: Any) -> NDArray[Any]:
+    """Return what numpy makes of `X`, an array-like or a tensor on any device.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If it is ragged or sparse.
+    """
     torch = sys.modules.get("torch")  # a tensor cannot exist before torch is imported
     if torch is not None and isinstance(X, torch.Tensor):
         if X.is_sparse:
@@ -124,9 +144,4 @@ def _as_array(X: Any) -> NDArray[Any]:
         array = np.asarray(X)
     except ValueError as error:
         raise ValueError(f"X cannot be made an array of features: {error}") from None
-    if array.dtype.kind == "O":
-        try:
-            array = array.astype(np.float64)
-        except (TypeError, ValueError) as error:
-            raise type(error)(f"X does not hold numbers only: {error}") from None
     return array

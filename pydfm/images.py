@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from pydfm.features import FeatureSource, is_array
+from pydfm.features import FeatureSource, as_array, is_array
 from pydfm.preprocessing import Preprocessing
 
 EXTENSIONS: Final = frozenset(
@@ -164,13 +164,20 @@ class ImageSource:
             yield Batch(np.stack(pixels), indices)
 
 
-def open_source(X: Any, on_error: str) -> "FeatureSource | ImageSource":
+def open_source(
+    X: Any, on_error: str, labels: list[Any] | None = None
+) -> "FeatureSource | ImageSource":
     """Tell what `X` holds, features or images, and open it for reading in batches.
+
+    Parameters
+    ----------
+    labels : list, optional
+        What the labels of a loader's batches are added to as they are read.
 
     Raises
     ------
     ValueError, TypeError, FileNotFoundError
-        If it is empty, not there, or neither.
+        If it is empty, not there, or neither; or yields no labels where they are asked for.
     """
     if isinstance(X, Image.Image):
         X = [X]
@@ -178,6 +185,11 @@ def open_source(X: Any, on_error: str) -> "FeatureSource | ImageSource":
         X = list_images(X)
     elif isinstance(X, np.ndarray) and X.dtype.kind == "U":
         X = X.ravel().tolist()
+    loader = not (isinstance(X, list | tuple) or hasattr(X, "__array__") or hasattr(X, "toarray"))
+    if labels is not None and (not loader or is_array(X)):
+        raise ValueError(
+            "labels is 'loader', but X is no loader; pass the labels themselves, an array (N,)"
+        )
     if is_array(X):
         return ImageSource(X, on_error) if X.ndim in (3, 4) else FeatureSource([X])
     if isinstance(X, list | tuple):
@@ -186,7 +198,7 @@ def open_source(X: Any, on_error: str) -> "FeatureSource | ImageSource":
         if pictures or getattr(first, "ndim", 0) >= 3:
             return ImageSource(X, on_error)
         return FeatureSource([X])
-    if hasattr(X, "__array__") or hasattr(X, "toarray"):  # data frames, sparse matrices
+    if not loader:  # data frames, sparse matrices
         return FeatureSource([X])
     if isinstance(X, Iterable):
         elements = iter(X)
@@ -197,7 +209,9 @@ def open_source(X: Any, on_error: str) -> "FeatureSource | ImageSource":
     first = next(elements, None)
     if first is None:
         raise ValueError(f"X is empty; it must be {_FORMS}")
-    everything = chain([first], elements)
+    everything: Iterable[Any] = chain([first], elements)
+    if labels is not None:
+        everything = _with_labels_kept(everything, labels)
     data = without_labels(first)
     if is_array(data) and data.ndim == 2:
         return FeatureSource(map(without_labels, everything))
@@ -291,6 +305,24 @@ def _ahead(
 def without_labels(element: Any) -> Any:
     """Return the data of what a loader yields: data alone, or a pair of data and labels."""
     return element[0] if isinstance(element, list | tuple) and len(element) else element
+
+
+def _with_labels_kept(elements: Iterable[Any], labels: list[Any]) -> Iterator[Any]:
+    """Yield the data of what a loader yields, adding their labels to `labels`."""
+    for element in elements:
+        if not isinstance(element, list | tuple) or len(element) < 2:
+            raise ValueError(
+                "labels is 'loader', but X yields no labels; it must yield pairs (batch, labels)"
+            )
+        data, theirs = element[0], as_array(element[1])
+        batch = is_array(data) and data.ndim in (2, 4)
+        if theirs.shape != ((len(data),) if batch else ()):
+            raise ValueError(
+                f"labels is 'loader', but X yields labels of the shape {theirs.shape} with "
+                + (f"a batch of {len(data)}; give one for each" if batch else "one picture")
+            )
+        labels.extend(theirs.tolist() if batch else [theirs.item()])
+        yield data
 
 
 def _grouped(batches: Iterable[Any], batch_size: int) -> Iterator[Any]:

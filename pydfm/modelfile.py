@@ -1,10 +1,10 @@
 """One file for a fitted model: safetensors with a JSON header, never pickle.
 
-Tensors: ``mean`` (D,), ``components`` (k, D) and ``explained_variance`` (k,), float64. Metadata:
-one entry, ``pydfm``, a JSON object with ``format_version``, ``pydfm_version``, ``parameters``
-(those of the estimator that can be written), ``subspace`` (the scalars), ``features`` (a
-FeatureSpec, or null for a model of features) and ``sha256`` of all the others and of the tensors,
-since a flipped bit would otherwise change scores without a word.
+Tensors: those of `pydfm.modeltensors`. Metadata: one entry, ``pydfm``, a JSON object with
+``format_version``, ``pydfm_version``, ``parameters`` (those of the estimator that can be written),
+``model`` (what describes the tensors), ``calibration``, ``features`` (a FeatureSpec, or null for a
+model of features) and ``sha256`` of all the others and of the tensors, since a flipped bit would
+otherwise change scores without a word.
 """
 
 import contextlib
@@ -18,13 +18,12 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import safetensors
 import safetensors.numpy
-from numpy.typing import NDArray
 
 from pydfm._version import __version__
-from pydfm.density import Subspace
 from pydfm.dfm import DFM
 from pydfm.extraction import Extractor, FeatureSpec
 from pydfm.files import write_file
+from pydfm.modeltensors import Tensors, from_tensors, grid_of, to_tensors
 from pydfm.preprocessing import Preprocessing
 
 if TYPE_CHECKING:
@@ -35,27 +34,20 @@ FORMAT_VERSION: Final = 1
 # What belongs to the machine and not to the model.
 _NOT_SAVED = frozenset({"device", "n_threads", "verbose"})
 
-_TENSORS: Final = ("mean", "components", "explained_variance")
-
 
 def save(dfm: DFM, path: "str | os.PathLike[str]") -> None:
     """Write the fitted `dfm` to `path`; see `DFM.save`."""
-    subspace = dfm.subspace_
+    described, tensors = to_tensors(dfm.model_)
     header = {
         "format_version": FORMAT_VERSION,
         "pydfm_version": __version__,
         "parameters": _parameters(dfm),
-        "subspace": {
-            "noise_variance": subspace.noise_variance,
-            "total_variance": subspace.total_variance,
-            "n_samples": subspace.n_samples,
-        },
+        "model": described,
+        "calibration": dfm.calibration_,
         "features": None if dfm.feature_spec_ is None else asdict(dfm.feature_spec_),
     }
     if hasattr(dfm, "feature_names_in_"):
         header["feature_names_in"] = list(dfm.feature_names_in_)
-    # safetensors writes arrays of another layout wrongly, without a word.
-    tensors = {name: np.ascontiguousarray(getattr(subspace, name)) for name in _TENSORS}
     header["sha256"] = _digest(header, tensors)
     # One entry only: safetensors writes several in any order.
     metadata = {"pydfm": json.dumps(header, default=_plain)}
@@ -100,10 +92,11 @@ def load(
         raise FileNotFoundError(f"there is no model file '{os.fspath(path)}'")
     try:
         header, tensors = _read(path)
-        subspace = _subspace(header, tensors)
+        model = from_tensors(header["model"], tensors)
         spec = None if header["features"] is None else _feature_spec(header["features"])
-        if spec is not None and len(subspace.mean) != sum(spec.layer_sizes):
+        if spec is not None and model.n_features != spec.n_features:
             raise ValueError("its mean and its layers have different sizes")
+        calibration = header["calibration"]
         dfm = DFM(**header["parameters"])
         dfm._check_parameters()
     except safetensors.SafetensorError as error:
@@ -124,7 +117,7 @@ def load(
             dfm.set_params(backbone=backbone)
         if weights != "as saved":
             dfm.set_params(weights=weights)
-    dfm._set_fitted(subspace, extractor)
+    dfm._set_fitted(model, calibration, extractor)
     return dfm
 
 
@@ -146,7 +139,7 @@ def _plain(value: Any) -> Any:
     return os.fspath(value)
 
 
-def _digest(header: dict[str, Any], tensors: dict[str, NDArray[np.float64]]) -> str:
+def _digest(header: dict[str, Any], tensors: Tensors) -> str:
     digest = hashlib.sha256(json.dumps(header, default=_plain).encode())
     for name, tensor in sorted(tensors.items()):
         digest.update(f"{name} {tensor.dtype} {tensor.shape}\n".encode())
@@ -156,7 +149,7 @@ def _digest(header: dict[str, Any], tensors: dict[str, NDArray[np.float64]]) -> 
 
 def _read(
     path: "str | os.PathLike[str]",
-) -> tuple[dict[str, Any], dict[str, NDArray[np.float64]]]:
+) -> tuple[dict[str, Any], Tensors]:
     with safetensors.safe_open(path, framework="np") as file:
         metadata = file.metadata() or {}
         if "pydfm" not in metadata:
@@ -168,7 +161,7 @@ def _read(
                 f"its format version is {version}, and pydfm {__version__} reads "
                 f"{FORMAT_VERSION}; update pydfm"
             )
-        tensors = {name: file.get_tensor(name) for name in _TENSORS}
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     if header.pop("sha256") != _digest(header, tensors):
         raise ValueError("its checksum is wrong; copy it again, or fit again")
     return header, tensors
@@ -199,23 +192,6 @@ def _check_files(
             )
 
 
-def _subspace(header: dict[str, Any], tensors: dict[str, NDArray[np.float64]]) -> Subspace:
-    mean, components = tensors["mean"], tensors["components"]
-    variance = tensors["explained_variance"]
-    scalars = header["subspace"]
-    noise, total = float(scalars["noise_variance"]), float(scalars["total_variance"])
-    if components.ndim != 2 or mean.shape != components.shape[1:]:
-        raise ValueError(f"mean {mean.shape} and components {components.shape} do not fit together")
-    if variance.shape != components.shape[:1]:
-        raise ValueError(f"explained_variance has the shape {variance.shape}")
-    for name, tensor in tensors.items():
-        if tensor.dtype != np.float64 or not np.isfinite(tensor).all():
-            raise ValueError(f"{name} is not float64, or not finite")
-    if not ((variance > 0).all() and noise >= 0 and np.isfinite([noise, total]).all()):
-        raise ValueError("its variances are not positive and finite")
-    return Subspace(mean, components, variance, noise, total, int(scalars["n_samples"]))
-
-
 def _feature_spec(fields: dict[str, Any]) -> FeatureSpec:
     preprocessing = dict(fields["preprocessing"])
     for name, value in preprocessing.items():
@@ -225,7 +201,8 @@ def _feature_spec(fields: dict[str, Any]) -> FeatureSpec:
         **{
             **fields,
             "layers": tuple(fields["layers"]),
-            "layer_sizes": tuple(fields["layer_sizes"]),
+            "grids": tuple(grid_of(grid) for grid in fields["grids"]),
+            "pool": tuple(fields["pool"]) if isinstance(fields["pool"], list) else fields["pool"],
             "preprocessing": Preprocessing(**preprocessing),
         }
     )

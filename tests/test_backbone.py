@@ -61,7 +61,7 @@ def assert_close(got, want):
 def test_features_are_the_outputs_of_the_layers(tiny_network, textures, layers):
     backbone = build(tiny_network, layers)
     want = [output.flatten(1) for output in hooked(tiny_network, layers, textures)]
-    assert backbone.layer_sizes == tuple(output.shape[1] for output in want)
+    assert tuple(grid.size for grid in backbone.grids) == tuple(x.shape[1] for x in want)
     assert_close(backbone(textures), torch.cat(want, dim=1))
 
 
@@ -72,13 +72,41 @@ def test_features_are_those_of_a_torchvision_network(textures, layers):
     assert_close(build("resnet18", layers)(textures[:3]), torch.cat(want, dim=1))
 
 
-@pytest.mark.parametrize("pool", [1, 3, 20])
+@pytest.mark.parametrize("pool", [1, 3, 20, (2, 5)])
 def test_maps_are_pooled(tiny_network, textures, pool):
     backbone = build(tiny_network, ("block", "stem"), pool=pool)
     maps = hooked(tiny_network, ("block", "stem"), textures)
-    want = [nn.functional.avg_pool2d(output, pool).flatten(1) for output in maps]
-    assert backbone.layer_sizes == tuple(output.shape[1] for output in want)
+    kernels = pool if isinstance(pool, tuple) else (pool, pool)
+    pooled = [nn.functional.avg_pool2d(x, k) for x, k in zip(maps, kernels, strict=True)]
+    for grid, want, whole, k in zip(backbone.grids, pooled, maps, kernels, strict=True):
+        assert (grid.channels, grid.height, grid.width) == tuple(want.shape[1:])
+        height, width = whole.shape[2:]
+        assert grid.reach == (height // k * k / height, width // k * k / width)
+    assert_close(backbone(textures), torch.cat([x.flatten(1) for x in pooled], dim=1))
+
+
+def test_maps_are_averaged(tiny_network, textures):
+    backbone = build(tiny_network, ("block", "flat", "stem"), spatial="mean")
+    want = [
+        x.mean(dim=(2, 3)) if x.ndim == 4 else x
+        for x in hooked(tiny_network, ("block", "flat", "stem"), textures)
+    ]
+    assert [(g.height, g.width, g.reach) for g in backbone.grids] == [(1, 1, (1.0, 1.0))] * 3
     assert_close(backbone(textures), torch.cat(want, dim=1))
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"pool": (2,)}, "pool has 1 kernels for 2 layers; give one for each"),
+        ({"pool": (2, 0)}, "pool is 0; it must be an integer of at least 1"),
+        ({"pool": 2, "spatial": "mean"}, "pool is 2, and spatial is 'mean', which averages"),
+        ({"pool": (1, 99)}, "pool is 99; layer 'stem' gives"),
+    ],
+)
+def test_kernels_that_do_not_fit_are_told(tiny_network, options, says):
+    with pytest.raises(ValueError, match=says):
+        build(tiny_network, ("block", "stem"), **options)
 
 
 def test_features_do_not_depend_on_the_batch(tiny_network, textures):

@@ -1,295 +1,326 @@
-import warnings
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from reference import SCORE_TYPES, assert_scores_close, disturbed, falling_rows, fit_reference
-from sklearn.decomposition import PCA
+from reference import SCORE_TYPES, Reference, assert_scores_close, falling_rows, fit_reference
+from scipy.stats import multivariate_normal
+from sklearn.covariance import oas
+from sklearn.mixture import GaussianMixture
 
-from pydfm.density import SubspaceFitter
+from pydfm import density as density_module
+from pydfm.density import DensityFitter
 
 KINDS = list(SCORE_TYPES)
 
 
-def fit(rows, n_components, n_threads=2, batches=1):
-    fitter = SubspaceFitter(n_threads)
-    for batch in np.array_split(rows, batches):
-        fitter.add(batch)
-    return fitter.fit(n_components)
+def fit(rows, classes=None, n_components=4, *, batches=1, covariance="class", **settings):
+    fitter = DensityFitter(
+        n_components,
+        covariance=covariance,
+        density=settings.pop("density", "gaussian"),
+        regularization=settings.pop("regularization", None),
+        random_state=0,
+        n_threads=2,
+        **settings,
+    )
+    for part in np.array_split(np.arange(len(rows)), batches):
+        fitter.add(rows[part], None if classes is None else classes[part])
+    order = None if classes is None else range(int(classes.max()) + 1)
+    return fitter.fit(order)
 
 
-def check_parity(rows, others, n_components, rtol=1e-4):
-    """Scores of `others` under the model of `rows` beside the float64 reference."""
-    reference = fit_reference(rows, n_components)
-    scores = fit(rows, n_components).score(others, KINDS, 2)
-    assert scores.dtype == np.float32
-    assert scores.shape == (4, len(others))
-    # Below this a residual is the rounding error of float64 itself.
-    d = np.asarray(others, dtype=np.float64) - reference.mean
-    scale = np.square(d).sum(axis=1).max() + np.square(reference.mean).sum()
-    noise = 1e-26 * rows.shape[1] * scale
-    floors = {"fre": noise, "ppca": noise / reference.noise_variance}
-    for kind, got in zip(KINDS, scores, strict=True):
-        want = reference.scores(others)[kind]
-        assert_scores_close(got, want, rtol, atol=floors.get(kind, 0.0))
-
-
-@st.composite
-def problems(draw, most_rows, most_features):
-    """Rows to fit on, other rows to score, and a number of components below the rank."""
-    n_rows = draw(st.integers(3, most_rows))
-    n_features = draw(st.integers(1, most_features))
-    seed = draw(st.integers(0, 2**31))
+def labelled_rows(sizes, n_features=20, seed=0, spread=1.0):
+    """Rows of classes of these `sizes`, each with a mean and a rotation of its own, shuffled."""
     rng = np.random.default_rng(seed)
-    rank = draw(st.integers(1, min(n_rows - 1, n_features)))
-    decay = draw(st.sampled_from([0.0, 0.5, 1.5]))
-    offset = draw(st.sampled_from([0.0, 1.0, 1e4]))
-    everything = falling_rows(n_rows + 20, n_features, seed, decay, offset, rank)
-    everything = disturbed(draw, rng, everything, n_rows)
-    rows, others = everything[:n_rows], everything[n_rows:]
-    others = others + draw(st.sampled_from([0.0, 0.1, 10.0])) * rng.normal(size=others.shape)
-    dtype = draw(st.sampled_from([np.float16, np.float32, np.float64]))
-    rows, others = rows.astype(dtype), others.astype(dtype)
-    # The cut must be between two variances that differ: the subspace is not defined otherwise.
-    X = rows.astype(np.float64)
-    values = np.linalg.svd(X - X.mean(axis=0), compute_uv=False) ** 2
-    values = np.append(values, 0.0)
-    clear = np.flatnonzero((values[:-1] - values[1:]) > 1e-4 * values[0])
-    clear = clear[clear < min(n_rows - 1, n_features)]
-    if len(clear) == 0:
-        return None
-    return rows, others, int(draw(st.sampled_from(clear.tolist()))) + 1
+    parts = [
+        falling_rows(size, n_features, seed + c) * 3 + spread * rng.normal(size=n_features)
+        for c, size in enumerate(sizes)
+    ]
+    classes = np.repeat(np.arange(len(sizes)), sizes)
+    order = rng.permutation(len(classes))
+    return np.concatenate(parts)[order], classes[order]
 
 
-@given(problems(60, 80))
-@settings(max_examples=150)
-def test_scores_are_those_of_float64(problem):
-    if problem is not None:
-        check_parity(*problem)
+def references(rows, classes, k):
+    """The model of each class from its rows alone."""
+    return [fit_reference(rows[classes == c], k) for c in range(classes.max() + 1)]
 
 
-@given(problems(2000, 3000))
-@settings(max_examples=12)
-def test_scores_of_large_problems_are_those_of_float64(problem):
-    if problem is not None:
-        check_parity(*problem)
+def tied_references(rows, classes, k):
+    """Means of the classes, and one PCA of the deviations from them."""
+    means = np.stack([rows[classes == c].mean(axis=0) for c in range(classes.max() + 1)])
+    _, singular, vectors = np.linalg.svd(rows - means[classes], full_matrices=False)
+    variances = singular**2 / (len(rows) - len(means))
+    most = min(len(rows) - len(means) + 1, rows.shape[1])
+    noise = variances[k:most].mean() if k < most else 0.0
+    return [Reference(m, vectors[:k], variances[:k], noise) for m in means]
 
 
-@pytest.mark.parametrize("shape", [(2000, 30), (30, 3000), (500, 500), (2, 1), (2, 3000), (3, 2)])
-@pytest.mark.parametrize("offset", [0.0, 1e4])
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_scores_of_shapes_at_the_edges(shape, offset, dtype):
-    rows = falling_rows(shape[0] + 40, shape[1], offset=offset, rank=shape[1]).astype(dtype)
-    check_parity(rows[: shape[0]], rows[shape[0] :], max(1, min(shape[0] - 1, shape[1]) // 2))
+# Classes
 
 
-def test_tiny_residuals_keep_their_digits():
-    # Residuals of 1e-9 of a row's length: subtraction in float32 would leave nothing.
-    rng = np.random.default_rng(0)
-    basis = np.linalg.qr(rng.normal(size=(200, 200)))[0]
-    sizes = np.where(np.arange(200) < 20, 1.0, 1e-9)
-    rows = (rng.normal(size=(400, 200)) * sizes) @ basis
-    check_parity(rows[:300], rows[300:], 20)
+@pytest.mark.parametrize("sizes", [(60, 80), (12, 15, 9), (40, 9, 100, 7)])
+@pytest.mark.parametrize(
+    ("covariance", "reference"), [("class", references), ("tied", tied_references)]
+)
+@pytest.mark.parametrize("batches", [1, 6])
+def test_scores_are_the_least_over_the_classes(sizes, covariance, reference, batches):
+    rows, classes = labelled_rows(sizes)
+    others = labelled_rows((30,) * len(sizes), seed=50)[0]
+    model = fit(rows, classes, covariance=covariance, batches=batches)
+    want = [r.scores(others) for r in reference(rows, classes, 4)]
+    scores, nearest = model.score(others, KINDS, 2)
+    assert scores.shape == nearest.shape == (4, len(others))
+    for t, kind in enumerate(KINDS):
+        each = np.stack([w[kind] for w in want])
+        assert_scores_close(scores[t], each.min(axis=0))
+        assert np.array_equal(nearest[t], each.argmin(axis=0))
+    given = np.arange(len(others)) % len(sizes)
+    scores, whose = model.score(others, KINDS, 2, given)
+    assert np.array_equal(whose, np.broadcast_to(given, whose.shape))
+    for t, kind in enumerate(KINDS):
+        each = np.stack([w[kind] for w in want])
+        assert_scores_close(scores[t], each[given, np.arange(len(others))])
 
 
-def many_rows():
-    return falling_rows(9000, 500).astype(np.float32)
-
-
-MANY_ROWS = {
-    "plain": many_rows,
-    "drift": lambda: many_rows() + np.linspace(0, 9, 9000, dtype=np.float32)[:, None],
-    "offset": lambda: many_rows() + np.float32(1e3),
-    "low rank": lambda: many_rows()[:, :100].repeat(5, axis=1),
-    "no noise": lambda: many_rows()[:, np.arange(500) % 60],
-    "one large feature": lambda: (
-        many_rows() * np.where(np.arange(500) == 3, 1e4, 1).astype(np.float32)
-    ),
-}
-
-
-@pytest.mark.parametrize("case", MANY_ROWS)
-def test_scores_of_many_rows_are_those_of_float64(case):
-    rows = MANY_ROWS[case]()
-    check_parity(rows, rows[::40], 60)
-
-
-@pytest.mark.parametrize("shape", [(200, 30), (30, 200)])
-@pytest.mark.parametrize("n_components", [3, 0.5, 0.97, 0.9999, None])
-def test_model_is_that_of_scikit_learn(shape, n_components):
-    rows = falling_rows(*shape, offset=2.0)
-    subspace = fit(rows, n_components)
-    # scikit-learn keeps a direction without variance where it is asked for all.
-    most = min(shape[0] - 1, shape[1])
-    pca = PCA(most if n_components is None else n_components, svd_solver="full").fit(rows)
-    k = pca.n_components_
-    assert len(subspace.components) == k
-    np.testing.assert_allclose(subspace.mean, pca.mean_, rtol=1e-12)
-    np.testing.assert_allclose(subspace.explained_variance, pca.explained_variance_, rtol=1e-9)
-    np.testing.assert_allclose(
-        np.abs((subspace.components * pca.components_).sum(axis=1)), 1, atol=1e-9
-    )
-    np.testing.assert_allclose(
-        subspace.explained_variance / subspace.total_variance,
-        pca.explained_variance_ratio_,
-        rtol=1e-9,
-    )
-    if k < most:
-        np.testing.assert_allclose(subspace.noise_variance, pca.noise_variance_, rtol=1e-9)
-        ppca = subspace.score(rows, ["ppca"], 1)[0]
-        assert_scores_close(ppca, -pca.score_samples(rows))
-
-
-@pytest.mark.parametrize("shape", [(3000, 40), (120, 700), (300, 300)])
-@pytest.mark.parametrize("offset", [0.0, 1e4])
-def test_batches_give_the_model_of_all_rows(shape, offset):
-    rows = falling_rows(*shape, offset=offset)
-    whole = fit(rows, 10).score(rows, KINDS, 2)
-    for batches in (2, 7, len(rows)):
+@given(
+    st.lists(st.integers(2, 40), min_size=2, max_size=6),
+    st.integers(2, 60),
+    st.integers(1, 9),
+    st.integers(0, 2**31),
+)
+@settings(max_examples=60)
+def test_tied_subspaces_are_those_of_the_deviations(sizes, n_features, batches, seed):
+    rows, classes = labelled_rows(sizes, n_features, seed % 10_000, spread=5.0)
+    k = min(3, n_features, len(rows) - len(sizes))
+    want = tied_references(rows, classes, k)
+    model = fit(rows, classes, k, covariance="tied", batches=batches)
+    for subspace, reference in zip(model.subspaces, want, strict=True):
+        np.testing.assert_allclose(subspace.mean, reference.mean, rtol=1e-10, atol=1e-10)
+        np.testing.assert_allclose(subspace.explained_variance, reference.variances, rtol=1e-8)
         np.testing.assert_allclose(
-            fit(rows, 10, batches=batches).score(rows, KINDS, 2), whole, rtol=2e-5
+            np.abs(subspace.components @ reference.components.T).max(axis=1), 1, atol=1e-5
         )
 
 
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize("n_components", [5, 60, 300])
-def test_scores_have_the_same_bits_in_any_batch_and_on_any_threads(dtype, n_components):
-    rows = falling_rows(700, 301, decay=2.0).astype(dtype)
-    subspace = fit(rows, n_components, n_threads=1)
-    whole = subspace.score(rows, KINDS, 1)
-    for n_threads in (2, 3, 8):
-        assert np.array_equal(
-            fit(rows, n_components, n_threads).score(rows, KINDS, n_threads), whole
-        )
-    for batch in (1, 2, 63, 64, 65, 300):
-        parts = [
-            subspace.score(rows[first : first + batch], KINDS, 2)
-            for first in range(0, len(rows), batch)
-        ]
-        assert np.array_equal(np.concatenate(parts, axis=1), whole)
-    shuffled = np.random.default_rng(0).permutation(len(rows))
-    assert np.array_equal(subspace.score(rows[shuffled], KINDS, 2), whole[:, shuffled])
+@pytest.mark.parametrize("covariance", ["class", "tied"])
+@pytest.mark.parametrize("sizes", [(60, 80), (7, 6)])
+def test_relative_mahalanobis_is_less_that_of_all_rows(covariance, sizes):
+    rows, classes = labelled_rows(sizes)
+    model = fit(rows, classes, covariance=covariance)
+    every = fit_reference(rows, 4).scores(rows)["mahalanobis"]
+    maha, relative = model.score(rows, ["mahalanobis", "relative_mahalanobis"], 1)[0]
+    np.testing.assert_allclose(relative, maha - every, rtol=1e-4, atol=1e-3)
+    alone = model.score(rows, ["relative_mahalanobis"], 1)[0][0]
+    assert np.array_equal(alone, relative)
 
 
-def test_kinds_asked_for_together_are_those_asked_for_alone():
-    rows = falling_rows(200, 50)
-    subspace = fit(rows, 10)
-    together = subspace.score(rows, KINDS, 1)
-    for kind, scores in zip(KINDS, together, strict=True):
-        np.testing.assert_allclose(subspace.score(rows, [kind], 1)[0], scores, rtol=2e-5)
-    assert np.array_equal(subspace.score(rows, KINDS[::-1], 1)[::-1], together)
-
-
-@given(st.integers(0, 2**31), st.sampled_from([1e-3, 1.0, 1e3]), st.sampled_from([0.0, 50.0]))
-@settings(max_examples=30)
-def test_shift_rotation_and_scale_act_as_the_formulas_say(seed, scale, shift):
-    rng = np.random.default_rng(seed)
-    rows = falling_rows(60, 20, seed % 1000)
-    rotation = np.linalg.qr(rng.normal(size=(20, 20)))[0]
-    plain = fit(rows, 6).score(rows, KINDS, 1).astype(np.float64)
-    moved = (rows @ rotation) * scale + shift
-    fre, mahalanobis, nll, ppca = fit(moved, 6).score(moved, KINDS, 1).astype(np.float64)
-    np.testing.assert_allclose(fre, plain[0] * scale**2, rtol=2e-4)
-    np.testing.assert_allclose(mahalanobis, plain[1], rtol=2e-4)
-    np.testing.assert_allclose(nll, plain[2] + 6 * np.log(scale), rtol=2e-4, atol=2e-4)
-    np.testing.assert_allclose(ppca, plain[3] + 20 * np.log(scale), rtol=2e-4, atol=2e-3)
-
-
-def test_training_rows_have_the_expected_mean_scores():
-    rows = falling_rows(500, 40)
-    subspace = fit(rows, 10)
-    fre, mahalanobis = subspace.score(rows, ["fre", "mahalanobis"], 1).mean(axis=1)
-    rest = subspace.total_variance - subspace.explained_variance.sum()
-    np.testing.assert_allclose(fre, rest * 499 / 500, rtol=1e-4)
-    np.testing.assert_allclose(mahalanobis, 10 * 499 / 500, rtol=1e-4)
-
-
-def test_a_whole_space_leaves_no_residual():
-    rows = falling_rows(300, 20)
-    fre, mahalanobis, nll, ppca = fit(rows, None).score(rows, KINDS, 1)
-    assert (fre < 1e-20).all()
-    assert_scores_close(mahalanobis, fit_reference(rows, 20).scores(rows)["mahalanobis"])
-    np.testing.assert_allclose(ppca, nll, rtol=1e-6)
-
-
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
-@pytest.mark.parametrize("n_rows", [40, 400])
-def test_the_row_that_is_not_finite_is_named(dtype, bad, n_rows):
-    rows = falling_rows(n_rows, 100).astype(dtype)
-    subspace = fit(rows, 10)
-    rows[31, 17] = bad
-    found = "NaN" if np.isnan(bad) else "infinity"
-    with pytest.raises(ValueError, match=f"X contains {found} in row 31, column 17;"):
-        fit(rows, 10)
-    with pytest.raises(ValueError, match=f"X contains {found} in row 31, column 17;"):
-        subspace.score(rows, ["fre"], 2)
-
-
-def test_the_row_that_is_not_finite_is_counted_over_batches():
-    rows = falling_rows(400, 20)
-    rows[333, 3] = np.nan
-    with pytest.raises(ValueError, match="NaN in row 333, column 3"):
-        fit(rows, 10, batches=9)
-
-
-def test_values_whose_squares_overflow_are_told():
-    with pytest.raises(ValueError, match="beyond float64; divide the features"):
-        fit(1e200 * falling_rows(30, 10), 3)
-
-
-def test_huge_distances_score_the_largest_float():
-    subspace = fit(falling_rows(30, 10), 3)
-    scores = subspace.score(np.full((1, 10), 1e30), KINDS, 1)
+def test_many_small_and_unbalanced_classes():
+    sizes = (2000, 2, *(3,) * 998)
+    rows, classes = labelled_rows(sizes, n_features=16, spread=20.0)
+    model = fit(rows, classes, 0.9)
+    scores, nearest = model.score(rows, ["fre"], 2)
+    assert (nearest[0] == classes).mean() > 0.95
     assert np.isfinite(scores).all()
-    assert (scores == np.finfo(np.float32).max).all()
+    tied = fit(rows, classes, 4, covariance="tied")
+    assert np.isfinite(tied.score(rows, KINDS, 2)[0]).all()
 
 
-@pytest.mark.parametrize("rows", [np.ones((1, 4)), np.ones((0, 4))])
-def test_fewer_than_two_rows_are_told(rows):
-    with pytest.raises(ValueError, match=f"n_samples={len(rows)}; fit needs at least two"):
-        fit(rows, 1)
+def test_a_class_of_one_row_scores_squared_distances():
+    rows, classes = labelled_rows((30, 1))
+    with pytest.warns(UserWarning, match=r"1 of 2 classes have .* class 1, of 1 row\(s\), keeps 0"):
+        model = fit(rows, classes)
+    far = rows + 5.0
+    scores = model.score(far, ["fre"], 1, np.ones(len(far), dtype=np.intp))[0][0]
+    want = np.square(far - rows[classes == 1]).sum(axis=1)
+    assert_scores_close(scores, want)
+    with pytest.raises(ValueError, match=r"the 1 row\(s\) of the class 'b' have none"):
+        model.check_scores(["nll"], ["a", "b"])
+    tied = fit(rows, classes, covariance="tied")
+    tied.check_scores(KINDS, ["a", "b"])
+    assert np.isfinite(tied.score(far, KINDS, 1)[0]).all()
 
 
-@pytest.mark.parametrize(("shape", "most"), [((5, 9), 5), ((50, 9), 9)])
-def test_more_components_than_there_can_be_are_told(shape, most):
-    with pytest.raises(ValueError, match=rf"n_components is 10; .* at most min\(N, D\) = {most}"):
-        fit(falling_rows(*shape), 10)
+def test_classes_keep_what_components_they_have():
+    rows, classes = labelled_rows((40, 5, 6))
+    with pytest.warns(UserWarning, match=r"n_components is 8, but 2 of 3 classes have variance in"):
+        model = fit(rows, classes, 8)
+    assert [len(s.components) for s in model.subspaces] == [8, 4, 5]
+    with pytest.raises(ValueError, match=r"n_components is 21; .* at most min\(N, D\) = 20"):
+        fit(rows, None, 21)
 
 
-@pytest.mark.parametrize("shape", [(200, 30), (40, 300)])
-@pytest.mark.parametrize("offset", [0.0, 1e4])
-def test_directions_without_variance_are_not_kept(shape, offset):
-    rows = falling_rows(*shape, offset=offset, rank=4)
-    with pytest.warns(UserWarning, match="variance in 4 directions only: 4 components are kept"):
-        subspace = fit(rows, 20)
-    assert len(subspace.components) == 4
-    assert len(fit(rows, None).components) == 4
-    assert np.isfinite(subspace.score(rows, KINDS, 1)).all()
+# Left out
 
 
-@pytest.mark.parametrize("n_rows", [3, 30])
-def test_equal_rows_warn_and_score_squared_distances(n_rows):
-    rows = np.tile(np.arange(8.0), (n_rows, 1))
+def left_out_fitter(covariance):
+    settings = {"density": "gaussian", "regularization": None, "random_state": 0, "n_threads": 1}
+    return DensityFitter(3, covariance=covariance, left_out=True, **settings)
+
+
+@pytest.mark.parametrize(
+    ("covariance", "reference"), [("class", references), ("tied", tied_references)]
+)
+@pytest.mark.parametrize("sizes", [(25, 30), (8, 7)])
+def test_rows_are_scored_without_themselves(covariance, reference, sizes):
+    rows, classes = labelled_rows(sizes)
+    fitter = left_out_fitter(covariance)
+    fitter.add(rows, classes)
+    fitter.fit([0, 1])
+    fitter.release()
+    found = fitter.left_out()
+    assert len(found.classes) == len(rows)
+    for i in range(len(rows)):
+        c, place = found.classes[i], found.places[i]
+        row = np.flatnonzero(classes == c)[place] if covariance == "class" else place
+        rest = np.delete(np.arange(len(rows)), row)
+        want = reference(rows[rest], classes[rest], 3)[c].scores(rows[[row]])
+        for kind in KINDS:
+            np.testing.assert_allclose(found.scores[kind][i], want[kind][0], rtol=1e-7, atol=1e-9)
+
+
+@pytest.mark.parametrize("covariance", ["class", "tied"])
+def test_a_sample_of_many_rows_is_scored_without_themselves(monkeypatch, covariance):
+    monkeypatch.setattr(density_module, "_SAMPLE", 40)
+    monkeypatch.setattr(density_module, "_CLASS_SAMPLE", 40)
+    rows, classes = labelled_rows((150, 90))
+    fitters = []
+    for _ in range(2):
+        fitters.append(left_out_fitter(covariance))
+        for part in np.array_split(np.arange(240), 1 if len(fitters) == 1 else 11):
+            fitters[-1].add(rows[part], classes[part])
+        fitters[-1].fit([0, 1])
+    one, other = (fitter.left_out() for fitter in fitters)
+    assert len(one.places) == (80 if covariance == "class" else 40)
+    assert np.array_equal(one.places, other.places)
+    for kind in KINDS:
+        np.testing.assert_allclose(one.scores[kind], other.scores[kind], rtol=1e-8)
+
+
+# Regularization
+
+
+@pytest.mark.parametrize("shape", [(30, 12), (12, 30), (400, 25)])
+def test_shrinkage_is_that_of_scikit_learn(shape):
+    rows = falling_rows(*shape, offset=1.0)
+    plain, shrunk = fit(rows), fit(rows, regularization="shrinkage")
+    covariance, alpha = oas(rows)
+    assert 0 < alpha < 1
+    n = shape[0]
+    values = np.linalg.eigvalsh(covariance)[::-1][:4] * n / (n - 1)
+    np.testing.assert_allclose(shrunk.subspaces[0].explained_variance, values, rtol=1e-9)
+    assert np.array_equal(shrunk.subspaces[0].components, plain.subspaces[0].components)
+    assert shrunk.subspaces[0].noise_variance > plain.subspaces[0].noise_variance
+
+
+def test_a_floor_is_a_share_of_the_largest_variance():
+    rows = falling_rows(300, 12, decay=4.0)
+    plain, floored = (fit(rows, None, 8, regularization=r).subspaces[0] for r in (None, 0.05))
+    least = 0.05 * plain.explained_variance[0]
+    np.testing.assert_allclose(
+        floored.explained_variance, np.maximum(plain.explained_variance, least), rtol=1e-12
+    )
+    assert floored.noise_variance == least
+
+
+@pytest.mark.parametrize("regularization", [None, "shrinkage", 1e-3])
+@pytest.mark.parametrize("covariance", ["class", "tied"])
+def test_singular_covariances_give_no_infinities(regularization, covariance):
+    rows, classes = labelled_rows((40, 30))
+    rows[:, 3] = rows[:, 4]
+    rows[:, 5] = 7.0
+    rows[classes == 1] = np.repeat(rows[classes == 1][:3], 10, axis=0)
+    model = fit(rows, classes, None, covariance=covariance, regularization=regularization)
+    scores = model.score(rows + 100.0, [*KINDS, "relative_mahalanobis"], 1)[0]
+    assert np.isfinite(scores).all()
+
+
+# Mixtures
+
+
+def two_blobs(n, seed=0):
+    rng = np.random.default_rng(seed)
+    rows = falling_rows(n, 12, seed, decay=2.0)
+    rows[: n // 2, :2] += 4.0
+    return rows[rng.permutation(n)]
+
+
+def test_a_mixture_finds_the_gaussians_that_are_there():
+    rows = two_blobs(600)
+    mixture = fit(rows, density="gmm").mixtures[0]
+    assert len(mixture.weights) == 2
+    np.testing.assert_allclose(mixture.weights, 0.5, atol=0.05)
+    assert len(fit(falling_rows(600, 12), density="gmm").mixtures[0].weights) == 1
+
+
+def test_scores_of_a_mixture_are_those_of_its_density():
+    rows, others = two_blobs(400), two_blobs(50, 1)
+    model = fit(rows, density="gmm")
+    subspace, mixture = model.subspaces[0], model.mixtures[0]
+    z = (others - subspace.mean) @ subspace.components.T
+    likelihood = np.zeros(len(others))
+    distances = []
+    for weight, gaussian in zip(mixture.weights, mixture.gaussians, strict=True):
+        covariance = gaussian.components.T * gaussian.explained_variance @ gaussian.components
+        likelihood += weight * multivariate_normal(gaussian.mean, covariance).pdf(z)
+        d = z - gaussian.mean
+        distances.append((d @ np.linalg.inv(covariance) * d).sum(axis=1))
+    fre, maha, nll, ppca = model.score(others, KINDS, 2)[0]
+    plain = fit(rows).score(others, KINDS, 2)[0]
+    assert np.array_equal(fre, plain[0])
+    assert_scores_close(nll, -np.log(likelihood))
+    assert_scores_close(maha, np.min(distances, axis=0))
+    np.testing.assert_allclose(ppca - nll, plain[3] - plain[2], rtol=1e-3, atol=1e-3)
+    # scikit-learn's own mixture of as many Gaussians is as likely.
+    theirs = GaussianMixture(2, random_state=0).fit((rows - subspace.mean) @ subspace.components.T)
+    assert abs(theirs.score_samples(z).mean() + nll.mean()) < 0.05
+
+
+def test_mixtures_of_classes():
+    rows, classes = labelled_rows((80, 90), spread=8.0)
+    model = fit(rows, classes, density="gmm")
+    scores, nearest = model.score(rows, KINDS, 2)
+    assert (nearest[2] == classes).mean() > 0.9
+    given = model.score(rows, KINDS, 2, classes)[0]
+    assert (given >= scores).all()
+    with (
+        pytest.warns(UserWarning, match="class 1, of 1 row"),
+        pytest.raises(ValueError, match="'gmm', and a class has n_samples=1, too few"),
+    ):
+        fit(rows[:80], np.repeat([0, 1], [79, 1]), 0.9, density="gmm")
+
+
+# Bad input
+
+
+def test_the_row_that_is_not_finite_is_named():
+    rows, classes = labelled_rows((50, 60))
+    for covariance in ("class", "tied"):
+        model = fit(rows, classes, covariance=covariance)
+        bad = rows.copy()
+        bad[31, 7] = np.nan
+        with pytest.raises(ValueError, match="X contains NaN in row 31, column 7"):
+            model.score(bad, ["fre", "relative_mahalanobis"], 2)
+        with pytest.raises(ValueError, match=r"X contains NaN in row .*, column 7"):
+            fit(bad, classes, covariance=covariance)
+
+
+def test_relative_scores_need_classes():
+    model = fit(falling_rows(30, 6))
+    with pytest.raises(ValueError, match="fit with the labels of at least two classes"):
+        model.check_scores(["relative_mahalanobis"], None)
+
+
+@pytest.mark.parametrize("n", [0, 1])
+def test_fewer_than_two_rows_are_told(n):
+    with pytest.raises(ValueError, match=f"n_samples={n}; fit needs at least two"):
+        fit(np.ones((n, 4)))
+
+
+def test_equal_rows_and_missing_directions_are_told():
     with pytest.warns(UserWarning, match="all rows of X are equal"):
-        subspace = fit(rows, 0.97)
-    assert subspace.components.shape == (0, 8)
-    scores = subspace.score(rows[:1] + 3.0, ["fre"], 1)[0]
-    np.testing.assert_allclose(scores, 72.0, rtol=1e-6)
-
-
-def test_a_constant_column_changes_nothing():
-    rows = falling_rows(100, 12)
-    with_constant = np.insert(rows, 5, 1e6, axis=1)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        plain, other = fit(rows, 4), fit(with_constant, 4)
-    assert_scores_close(other.score(with_constant, ["fre"], 1)[0], plain.score(rows, ["fre"], 1)[0])
-
-
-def test_the_fit_leaves_its_input_as_it_is():
-    rows = falling_rows(50, 20)
-    before = rows.copy()
-    fit(rows, 5).score(rows, KINDS, 1)
-    assert np.array_equal(rows, before)
+        fit(np.ones((5, 3)), None, 0.9)
+    with pytest.warns(UserWarning, match="all rows of each class are equal"):
+        fit(np.repeat(np.eye(3), 4, axis=0), np.repeat(np.arange(3), 4), 0.9, covariance="tied")
+    with pytest.warns(UserWarning, match="variance in 4 directions only: 4 components are kept"):
+        fit(falling_rows(50, 20, rank=4), None, 9)

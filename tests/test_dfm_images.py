@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import pydfm
 from pydfm.images import list_images
+from pydfm.maps import Grid
 
 
 @pytest.fixture
@@ -65,7 +66,7 @@ def test_foreign_textures_score_higher_than_normal_ones():
 
 @pytest.mark.parametrize("score_type", ["fre", "mahalanobis", "nll", "ppca"])
 def test_images_score_as_their_features_do(dfm, textures, score_type):
-    dfm.set_params(score_type=score_type).fit(textures[:8])
+    dfm.set_params(score_type=score_type, layers="block").fit(textures[:8])
     features = dfm.extract(textures)
     assert features.shape == (12, dfm.n_features_in_)
     assert features.dtype == np.float32
@@ -125,10 +126,57 @@ def test_a_single_picture_gets_the_score_it_has_among_others(dfm, textures, pict
         np.testing.assert_allclose(dfm.score(one), want, rtol=1e-3)
 
 
-def test_labels_are_left_aside(dfm, textures):
-    labels = np.arange(12) % 2
-    want = dfm.fit(textures).score(textures)
-    assert np.array_equal(clone(dfm).fit(textures, labels).score(textures, labels), want)
+def test_labels_come_from_arrays_folders_and_loaders(dfm, textures, pictures, tmp_path):
+    labels = np.where(np.arange(12) % 2, "b", "a")
+    dfm.set_params(layers="block", n_components=1)
+    want = dfm.fit(textures, labels).score(textures)
+    assert dfm.classes_.tolist() == ["a", "b"]
+    for i, (picture, label) in enumerate(zip(pictures, labels, strict=True)):
+        (tmp_path / label / "more").mkdir(parents=True, exist_ok=True)
+        picture.save(tmp_path / label / "more" / f"{i:02}.png")
+    order = np.argsort(labels, kind="stable")
+    folders = clone(dfm).fit(tmp_path, labels="folders")
+    np.testing.assert_allclose(folders.score(tmp_path), want[order], rtol=1e-3)
+    assert folders.predict_class(tmp_path).tolist() == dfm.predict_class(textures)[order].tolist()
+    given = dfm.score(textures, labels=labels)
+    np.testing.assert_allclose(folders.score(tmp_path, labels="folders"), given[order], rtol=1e-3)
+
+    codes = torch.arange(12) % 2
+    loader = DataLoader(TensorDataset(torch.from_numpy(textures), codes), batch_size=5)
+    loaded = clone(dfm).fit(loader, labels="loader")
+    np.testing.assert_allclose(loaded.score(textures), want, rtol=1e-3)
+    assert loaded.classes_.tolist() == [0, 1]
+    np.testing.assert_allclose(loaded.score(loader, labels="loader"), given, rtol=1e-3)
+    np.testing.assert_allclose(loaded.score(loader.dataset, labels="loader"), given, rtol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("labels", "says"),
+    [
+        ("folders", "labels is 'folders', which needs X to be a folder"),
+        ("loader", "labels is 'loader', but X is no loader"),
+        ("folder", "labels is 'folder'; it must be one of 'folders', 'loader'"),
+        (np.zeros(11, int), "labels has 11 labels, and X has more rows"),
+        (np.zeros(13, int), "labels has 13 labels, and X has 12 rows or images"),
+    ],
+)
+def test_labels_that_do_not_fit_are_told(dfm, textures, labels, says):
+    with pytest.raises(ValueError, match=says):
+        dfm.fit(textures, labels=labels)
+
+
+def test_pictures_beside_the_folders_of_classes_are_told(dfm, picture_folder):
+    with pytest.raises(ValueError, match="lies in no subfolder of"):
+        dfm.fit(picture_folder, labels="folders")
+
+
+def test_a_loader_without_labels_is_told(dfm, textures):
+    loader = DataLoader(torch.from_numpy(textures), batch_size=5)
+    with pytest.raises(ValueError, match="X yields no labels"):
+        dfm.fit(loader, labels="loader")
+    pairs = [(textures[:5], np.zeros(4, int))]
+    with pytest.raises(ValueError, match=r"labels of the shape \(4,\) with a batch of 5"):
+        dfm.fit(iter(pairs), labels="loader")
 
 
 def test_many_threads_may_score_at_once(dfm, textures):
@@ -159,7 +207,7 @@ def test_a_picture_that_cannot_be_read_ends_the_fit_and_the_score(dfm, textures,
 
 
 def test_pictures_that_cannot_be_read_can_be_skipped(dfm, textures, bad_folder):
-    dfm.set_params(on_error="skip")
+    dfm.set_params(on_error="skip", layers="block")
     with pytest.warns(UserWarning, match=r"2 of 6 images were skipped; the first: .*1\.png"):
         dfm.fit(bad_folder)
     assert dfm.n_samples_ == 4
@@ -215,7 +263,7 @@ def test_features_must_be_as_many_as_those_of_the_images_fitted(dfm, textures):
 def test_the_kind_of_model_is_that_of_the_last_fit(dfm, textures):
     features = dfm.fit(textures).extract(textures)
     assert dfm.feature_spec_.layers == ("stem", "block")
-    assert dfm.feature_spec_.layer_sizes == (8 * 20 * 24, 6 * 20 * 24)
+    assert dfm.feature_spec_.grids == (Grid(8, 20, 24), Grid(6, 20, 24))
     assert dfm.fit(features).feature_spec_ is None
     with pytest.raises(ValueError, match="fitted on features"):
         dfm.extract(textures)

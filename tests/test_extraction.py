@@ -6,9 +6,11 @@ from safetensors.torch import save_file
 from pydfm import networks
 from pydfm.extraction import Extractor, FeatureSpec
 from pydfm.images import open_source
+from pydfm.maps import Grid
 from pydfm.preprocessing import Preprocessing
 
 PARAMETERS = {
+    "spatial": "flatten",
     "pool": None,
     "image_size": (40, 48),
     "mean": None,
@@ -45,7 +47,8 @@ def test_the_specification_holds_all_that_the_features_depend_on(tiny_network):
         backbone="module:Sequential",
         weights=None,
         layers=("block", "stem"),
-        layer_sizes=(6 * 10 * 12, 8 * 10 * 12),
+        grids=(Grid(6, 10, 12), Grid(8, 10, 12)),
+        spatial="flatten",
         pool=2,
         precision="float32",
         random_state=4,

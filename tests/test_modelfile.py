@@ -203,10 +203,9 @@ def test_nothing_in_the_file_is_pickled(file):
     header = json.loads(data[8 : 8 + length])
     metadata = header.pop("__metadata__")
     assert set(metadata) == {"pydfm"}
-    assert set(header) == {"mean", "components", "explained_variance"}
-    assert {entry["dtype"] for entry in header.values()} == {"F64"}
+    assert {entry["dtype"] for entry in header.values()} == {"F64", "I64"}
     # Numbers fill what is behind the header, to the last byte.
-    assert len(data) == 8 + length + 8 * (12 + 5 * 12 + 5)
+    assert len(data) == 8 + length + 8 * (12 + 5 * 12 + 5 + 4)
     assert json.loads(metadata["pydfm"])["format_version"] == 1
 
 
@@ -311,19 +310,28 @@ def test_tensors_that_are_missing_are_named(file):
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"mean": np.zeros(11)}, r"mean \(11,\) and components \(5, 12\) do not fit together"),
-        ({"mean": np.zeros((1, 12))}, "do not fit together"),
+        ({"mean": np.zeros((1, 11))}, r"0.mean \(1, 11\) and 0.components \(5, 12\) do not fit"),
+        ({"mean": np.zeros(12)}, "do not fit together"),
         ({"components": np.zeros(12)}, "do not fit together"),
-        ({"explained_variance": np.ones(4)}, r"explained_variance has the shape \(4,\)"),
-        ({"mean": np.full(12, np.nan)}, "mean is not float64, or not finite"),
+        ({"explained_variance": np.ones(4)}, r"0.explained_variance has the shape \(4,\)"),
+        ({"n_components": np.array([4])}, "beside 4 components of"),
+        ({"n_components": np.array([-5])}, "beside -5 components of"),
+        ({"n_components": np.array([5, 0])}, r"n_components has the shape \(2,\)"),
+        ({"n_components": np.array([5.0])}, "n_components is not int64"),
+        ({"mean": np.full((1, 12), np.nan)}, "mean is not float64, or not finite"),
         ({"components": np.full((5, 12), np.inf)}, "components is not float64, or not finite"),
-        ({"mean": np.zeros(12, np.float32)}, "mean is not float64"),
+        ({"mean": np.zeros((1, 12), np.float32)}, "mean is not float64"),
         ({"explained_variance": np.zeros(5)}, "variances are not positive and finite"),
         ({"explained_variance": np.full(5, np.nan)}, "explained_variance is not float64, or not"),
+        ({"noise_variance": np.array([-1.0])}, "variances are not positive and finite"),
+        ({"noise_variance": np.array([np.nan])}, "noise_variance is not float64, or not finite"),
+        ({"total_variance": np.array(1.0)}, r"total_variance has the shape \(\)"),
+        ({"mean": np.zeros((2, 12))}, "has the shape"),
     ],
 )
 def test_tensors_that_are_wrong_are_told(file, changes, says):
     tensors, header = parts(file)
+    changes = {f"0.{name}": value for name, value in changes.items()}
     write(file, {**tensors, **changes}, header)
     assert re.search(says, load_wrong(file))
 
@@ -336,14 +344,14 @@ def test_tensors_that_are_wrong_are_told(file, changes, says):
         (("parameters", "n_components"), 1.5, "n_components is 1.5"),
         (("parameters", "score_type"), "mse", "score_type is 'mse'"),
         (("parameters", "colour"), "red", "colour"),
-        (("subspace",), {}, "it lacks 'noise_variance'"),
-        (("subspace",), 7, ""),
-        (("subspace", "noise_variance"), -1.0, "variances are not positive and finite"),
-        (("subspace", "noise_variance"), float("nan"), "variances are not positive and finite"),
-        (("subspace", "total_variance"), float("inf"), "variances are not positive and finite"),
-        (("subspace", "total_variance"), [1], ""),
-        (("subspace", "n_samples"), float("inf"), "infinity"),
-        (("subspace", "n_samples"), "many", "many"),
+        (("model",), {}, "it lacks 'classes'"),
+        (("model",), 7, ""),
+        (("model", "classes"), ["a", "b"], "it has 2 classes and 1 subspaces"),
+        (("model", "layers"), [], "it has no layers"),
+        (("model", "layers"), [{}], "it lacks 'shared_components'"),
+        (("model", "n_samples"), float("inf"), "infinity"),
+        (("model", "n_samples"), "many", "many"),
+        (("model", "combinations"), {"fre": {}}, "it lacks 'rule'"),
         (("features",), {}, "it lacks 'preprocessing'"),
         (("features",), "resnet18", ""),
         (("features",), {"preprocessing": []}, ""),
@@ -361,11 +369,12 @@ def test_a_header_that_is_wrong_is_told(file, place, value, says):
 
 
 @pytest.mark.parametrize(
-    "name", ["format_version", "parameters", "subspace", "features", "noise_variance", "n_samples"]
+    "name",
+    ["format_version", "parameters", "model", "calibration", "features", "layers", "n_samples"],
 )
 def test_what_a_header_lacks_is_told(file, name):
     tensors, header = parts(file)
-    del (header if name in header else header["subspace"])[name]
+    del (header if name in header else header["model"])[name]
     write(file, tensors, header)
     assert f"it lacks '{name}'" in load_wrong(file)
 
@@ -381,6 +390,9 @@ def test_layers_and_mean_must_agree(tiny_network, textures, tmp_path):
     path = tmp_path / "model"
     pydfm.DFM(3, backbone=tiny_network, layers="stem", pool=4, **SIZE).fit(textures).save(path)
     tensors, header = parts(path)
-    header["features"]["layer_sizes"] = [7]
+    header["features"]["grids"][0]["channels"] = 7
     write(path, tensors, header)
     assert "its mean and its layers have different sizes" in load_wrong(path)
+    header["model"]["layers"][0]["columns"] = [0, 7]
+    write(path, tensors, header)
+    assert "its mean and the columns of layer 'stem' do not fit together" in load_wrong(path)

@@ -17,6 +17,7 @@ from pydfm.density import SCORE_TYPES
 from pydfm.dfm import DFM
 from pydfm.evaluation import evaluate
 from pydfm.images import list_images
+from pydfm.subspace import GAUSSIAN_SCORES
 
 _METRICS: Final = ("auroc", "aupr_in", "aupr", "fpr95")
 _EXTRACTION: Final = (
@@ -88,7 +89,7 @@ def read_data_set(source: str) -> DataSet:
 def default_configurations(labelled: bool) -> list[Configuration]:
     """ResNet-18 with each way to treat classes that the data allow."""
     features = {"backbone": "resnet18", "layers": ("avgpool",)}
-    if not labelled or "covariance" not in DFM().get_params():
+    if not labelled:
         return [Configuration("global", features)]
     return [
         Configuration(covariance, {**features, "covariance": covariance})
@@ -161,6 +162,7 @@ def run_outliers(
         settings = configuration.settings(
             **{role: [s.name, len(s.images)] for role, s in (("train", train), ("test", test))}
         )
+        kinds = _score_types(configuration, train)
         keys = [
             {
                 "outliers": other.name,
@@ -168,7 +170,7 @@ def run_outliers(
                 "layer": layer,
                 "score_type": kind,
             }
-            for kind in SCORE_TYPES
+            for kind in kinds
             for other in others
         ]
         rows = [record.find(key, settings) for key in keys]
@@ -176,7 +178,7 @@ def run_outliers(
             fit_on, *parts = features.of(configuration, layer)
             model = {k: v for k, v in configuration.parameters.items() if k not in _EXTRACTION}
             dfm = DFM(**model).set_params(n_threads=n_threads).fit(fit_on, train.labels)
-            measured = (m for kind in SCORE_TYPES for m in _measure(dfm, kind, parts))
+            measured = _measure(dfm, kinds, parts)
             rows = [
                 row or record.add(key, settings, {**values, "n_train": str(len(fit_on))})
                 for row, key, values in zip(rows, keys, measured, strict=True)
@@ -225,10 +227,11 @@ class _Features:
         wanted = {k: v for k, v in configuration.parameters.items() if k in _EXTRACTION}
         if wanted != self._wanted:
             # Two images make a model that can extract the features of all others.
-            dfm = DFM(**wanted).set_params(**self._speed).fit(self._sets[0].images[:2])
+            dfm = DFM(**wanted, calibration=None).set_params(**self._speed)
+            dfm.fit(self._sets[0].images[:2])
             parts = [dfm.extract(s.images) for s in self._sets]
             assert dfm.feature_spec_ is not None
-            ends = np.cumsum(dfm.feature_spec_.layer_sizes)[:-1]
+            ends = np.cumsum([grid.size for grid in dfm.feature_spec_.grids])[:-1]
             split = [np.split(part, ends, axis=1) for part in parts]
             layers = dfm.feature_spec_.layers
             self._layers = dict(zip(layers, map(list, zip(*split, strict=True)), strict=True))
@@ -248,15 +251,26 @@ def _layers(configuration: Configuration, train: DataSet) -> tuple[str, ...]:
     return (layers,) if isinstance(layers, str) else tuple(layers)
 
 
-def _measure(dfm: DFM, kind: str, parts: Sequence[NDArray[Any]]) -> Iterator[dict[str, Any]]:
+def _score_types(configuration: Configuration, train: DataSet) -> tuple[str, ...]:
+    """Score types that a model of `train` has: relative ones need several classes."""
+    classes = 0 if train.labels is None else len(np.unique(train.labels))
+    if classes > 1 and configuration.parameters.get("covariance") != "global":
+        return SCORE_TYPES
+    return GAUSSIAN_SCORES
+
+
+def _measure(
+    dfm: DFM, kinds: Sequence[str], parts: Sequence[NDArray[Any]]
+) -> Iterator[dict[str, Any]]:
     """Metrics for each of ``parts[1:]`` beside the in-distribution features ``parts[0]``."""
-    dfm.set_params(score_type=kind)
-    inside = dfm.score(parts[0])
-    for part in parts[1:]:
-        scores = np.concatenate([inside, dfm.score(part)])
-        metrics = evaluate(scores, np.repeat([False, True], [len(inside), len(part)]))
-        counts = {"n_test": str(len(inside)), "n_outliers": str(len(part))}
-        yield {**counts, **{name: metrics[name] for name in _METRICS}}
+    inside, *outside = (dfm.score(part, score_type=tuple(kinds)) for part in parts)
+    for t in range(len(kinds)):
+        for other in outside:
+            scores = np.concatenate([inside[t], other[t]])
+            sizes = [inside.shape[1], other.shape[1]]
+            metrics = evaluate(scores, np.repeat([False, True], sizes))
+            counts = {"n_test": str(sizes[0]), "n_outliers": str(sizes[1])}
+            yield {**counts, **{name: metrics[name] for name in _METRICS}}
 
 
 def _holds_features(data: DataSet) -> bool:

@@ -1,0 +1,71 @@
+r"""Scores of several layers made one.
+
+With s_l the score of layer l, m_l and d_l mean and standard deviation of the scores that normal
+rows have without themselves, and t_l = (s_l - m_l) / d_l:
+
+- "sum": sum over l of t_l;
+- "max": the largest t_l;
+- "logistic": b + sum over l of w_l t_l, the log-odds of an outlier by a logistic regression between
+  those normal rows and outliers that are known (Ahuja et al. 2019, section 3; Lee et al. 2018).
+"""
+
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+COMBINATIONS: Final = ("sum", "max", "logistic")
+
+
+@dataclass(frozen=True)
+class Combination:
+    """A rule for the scores of one type.
+
+    Attributes
+    ----------
+    rule : {"sum", "max", "logistic"}
+    mean, scale : ndarray of shape (L,), float64
+        Of the scores of normal rows; scale is positive.
+    weights : ndarray of shape (L,), float64
+        Ones, but for "logistic".
+    offset : float
+    """
+
+    rule: str
+    mean: NDArray[np.float64]
+    scale: NDArray[np.float64]
+    weights: NDArray[np.float64]
+    offset: float = 0.0
+
+    @classmethod
+    def fit(
+        cls,
+        rule: str,
+        normal: NDArray[np.float64],
+        outliers: NDArray[np.float64] | None = None,
+    ) -> "Combination":
+        """Learn the rule from scores of `normal` rows (L, n), and of `outliers` (L, m)."""
+        mean, scale = normal.mean(axis=1), normal.std(axis=1)
+        scale = np.where(scale > 0, scale, 1.0)
+        plain = cls(rule, mean, scale, np.ones(len(normal)))
+        if rule != "logistic":
+            return plain
+        from sklearn.linear_model import LogisticRegression
+
+        assert outliers is not None
+        t = np.concatenate([plain._standardised(normal), plain._standardised(outliers)], axis=1)
+        is_outlier = np.repeat([False, True], [normal.shape[1], outliers.shape[1]])
+        model = LogisticRegression(class_weight="balanced", max_iter=1000).fit(t.T, is_outlier)
+        return cls(rule, mean, scale, model.coef_[0], float(model.intercept_[0]))
+
+    def combine(self, scores: NDArray[np.floating]) -> NDArray[np.float64]:
+        """Scores (...) of those of the layers (L, ...)."""
+        t = self._standardised(scores)
+        if self.rule == "max":
+            return np.asarray(t.max(axis=0))
+        return np.asarray(np.tensordot(self.weights, t, axes=1) + self.offset)
+
+    def _standardised(self, scores: NDArray[np.floating]) -> NDArray[np.float64]:
+        shape = (len(self.mean),) + (1,) * (scores.ndim - 1)
+        return np.asarray((scores - self.mean.reshape(shape)) / self.scale.reshape(shape))

@@ -1,0 +1,191 @@
+"""One layer of a network: its features in their spatial form, its density, scores and maps.
+
+Features of a layer stand in a row as (channels, height, width). They are one sample to a picture,
+or, in the spatial form "patch", one to each position, all of one density. The score of a picture
+is then one rule or another over the scores of its positions: the largest, the mean of the largest
+tenth (or another share), the mean, or the sum.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pydfm import _core
+from pydfm.density import Density
+from pydfm.features import blocks
+from pydfm.labels import by_class
+from pydfm.maps import Grid
+
+SPATIAL_FORMS: Final = ("flatten", "mean", "patch")
+PATCH_RULES: Final = ("max", "top", "mean", "sum")
+
+# Patches and residuals are made of about this many bytes of features at once.
+_BLOCK_BYTES = 32 << 20
+
+
+@dataclass(frozen=True)
+class LayerModel:
+    """The density of a layer's features, and the columns they stand in.
+
+    Attributes
+    ----------
+    name : str
+    columns : slice
+        Of the features (N, D) of all layers.
+    density : Density
+    grid : Grid or None
+        None for features that came as such.
+    patch : bool
+        Whether each position is a sample.
+    rule : {"max", "top", "mean", "sum"}
+        How scores of positions make that of a picture.
+    top_share : float in (0, 1]
+        Of the positions, for the rule "top".
+    """
+
+    name: str
+    columns: slice
+    density: Density
+    grid: Grid | None = None
+    patch: bool = False
+    rule: str = "top"
+    top_share: float = 0.1
+
+    def score(
+        self,
+        features: NDArray[Any],
+        score_types: Sequence[str],
+        n_threads: int,
+        classes: NDArray[np.intp] | None = None,
+    ) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
+        """Scores (T, N) of `features` (N, D), and whose they are; see `Density.score`."""
+        return self._score(self._own(features), score_types, n_threads, classes)
+
+    def class_scores(
+        self, features: NDArray[Any], score_type: str, n_threads: int
+    ) -> NDArray[np.float32]:
+        """Scores (C, N) under each of the classes."""
+        n_classes = len(self.density.subspaces)
+        every = [np.full(len(features), c, dtype=np.intp) for c in range(n_classes)]
+        return np.stack([self.score(features, [score_type], n_threads, c)[0][0] for c in every])
+
+    def maps(self, features: NDArray[Any], score_type: str, n_threads: int) -> NDArray[np.float64]:
+        """Scores (N, height, width) of the layer's positions, under a picture's nearest class.
+
+        Of patches, their scores; of a whole picture, what each position has of its fre.
+        """
+        assert self.grid is not None
+        own = self._own(features)
+        parts = []
+        for _, rows in _pieces(own):
+            nearest = None
+            if len(self.density.subspaces) > 1:
+                nearest = self._score(rows, [score_type], n_threads, None)[1][0].astype(np.intp)
+            if self.patch:
+                scores = self._patch_scores(rows, [score_type], n_threads, nearest)[0]
+                parts.append(scores.reshape(-1, self.grid.height, self.grid.width))
+            else:
+                parts.append(self.grid.energies(self._residuals(rows, nearest, n_threads)))
+        return np.concatenate(parts).astype(np.float64)
+
+    def _own(self, features: NDArray[Any]) -> NDArray[Any]:
+        whole = (self.columns.start, self.columns.stop) == (0, features.shape[1])
+        return features if whole else features[:, self.columns]
+
+    def _score(
+        self,
+        own: NDArray[Any],
+        score_types: Sequence[str],
+        n_threads: int,
+        classes: NDArray[np.intp] | None,
+    ) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
+        if not self.patch:
+            return self.density.score(own, score_types, n_threads, classes)
+        parts = [
+            self._score_patches(
+                rows, score_types, n_threads, None if classes is None else classes[at]
+            )
+            for at, rows in _pieces(own)
+        ]
+        scores, nearest = zip(*parts, strict=True)
+        return np.concatenate(scores, axis=1), np.concatenate(nearest, axis=1)
+
+    def _score_patches(
+        self,
+        rows: NDArray[Any],
+        score_types: Sequence[str],
+        n_threads: int,
+        classes: NDArray[np.intp] | None,
+    ) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
+        n_classes = len(self.density.subspaces)
+        if classes is not None or n_classes == 1:
+            scores = self._pooled(self._patch_scores(rows, score_types, n_threads, classes))
+            own = np.zeros(len(rows), dtype=np.int32) if classes is None else classes
+            return scores, np.broadcast_to(own.astype(np.int32), scores.shape)
+        # All positions of a picture are of one class.
+        least = np.full((len(score_types), len(rows)), np.inf, dtype=np.float32)
+        nearest = np.zeros(least.shape, dtype=np.int32)
+        for c in range(n_classes):
+            every = np.full(len(rows), c, dtype=np.intp)
+            scores = self._pooled(self._patch_scores(rows, score_types, n_threads, every))
+            nearest[scores < least] = c
+            least = np.minimum(least, scores)
+        return least, nearest
+
+    def _patch_scores(
+        self,
+        rows: NDArray[Any],
+        score_types: Sequence[str],
+        n_threads: int,
+        classes: NDArray[np.intp] | None,
+    ) -> NDArray[np.float32]:
+        """Scores (T, N, positions) of the patches of `rows` (N, size)."""
+        assert self.grid is not None
+        if classes is not None:
+            classes = np.repeat(classes, self.grid.positions)
+        patches = self.grid.patches(rows)
+        scores, _ = self.density.score(patches, score_types, n_threads, classes)
+        return scores.reshape(len(score_types), len(rows), self.grid.positions)
+
+    def _pooled(self, scores: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Scores (T, N) of pictures from those (T, N, positions) of their patches."""
+        return pool_positions(scores, self.rule, self.top_share).astype(np.float32)
+
+    def _residuals(
+        self, rows: NDArray[Any], nearest: NDArray[np.intp] | None, n_threads: int
+    ) -> NDArray[np.float64]:
+        """Return what the subspaces of their classes leave of `rows` (N, size)."""
+        residuals = np.empty(rows.shape)
+        own = np.zeros(len(rows), dtype=np.intp) if nearest is None else nearest
+        for c, places in by_class(own):
+            subspace = self.density.subspaces[c]
+            for first, part in blocks(rows[places]):
+                z = _core.coordinates(part, subspace.mean, subspace.components, n_threads=n_threads)
+                at = places[first : first + len(part)]
+                residuals[at] = part - subspace.mean - z @ subspace.components
+        return residuals
+
+
+def pool_positions(
+    scores: NDArray[np.floating], rule: str, top_share: float
+) -> NDArray[np.float64]:
+    """Apply a rule to the last axis of `scores` (..., positions)."""
+    if rule == "max":
+        return np.asarray(scores.max(axis=-1), dtype=np.float64)
+    if rule == "top":
+        count = max(round(top_share * scores.shape[-1]), 1)
+        largest = np.partition(scores, -count, axis=-1)[..., -count:]
+        return np.asarray(largest.mean(axis=-1, dtype=np.float64))
+    if rule == "mean":
+        return np.asarray(scores.mean(axis=-1, dtype=np.float64))
+    return np.asarray(scores.sum(axis=-1, dtype=np.float64))
+
+
+def _pieces(features: NDArray[Any]) -> Any:
+    """Yield places and rows of `features`, in pieces of bounded size."""
+    step = max(1, _BLOCK_BYTES // (features.shape[1] * 8))
+    for first in range(0, len(features), step):
+        yield slice(first, first + step), features[first : first + step]

@@ -1,0 +1,191 @@
+"""A fitted model as named arrays and what JSON can hold, and back.
+
+The subspaces of C classes with k_1, ..., k_C components of D features are, under one prefix:
+``mean`` (C, D), ``n_components`` (C,), ``components`` (k_1 + ... + k_C, D) and
+``explained_variance`` (k_1 + ... + k_C,), ``noise_variance``, ``total_variance`` and ``n_samples``
+(C,). Where the classes share their components, these stand there once. The prefix is the number of
+a layer for its classes, ``0.background`` for all rows together, and ``0.mixture.c`` for the
+Gaussians of the mixture of class c, beside whose subspaces stand its ``weights``.
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pydfm.combination import Combination
+from pydfm.density import Density
+from pydfm.layer import LayerModel
+from pydfm.maps import Grid
+from pydfm.mixture import Mixture
+from pydfm.model import Model
+from pydfm.subspace import Subspace
+
+Tensors = dict[str, NDArray[Any]]
+
+_INTEGERS = ("n_components", "n_samples")
+
+
+def to_tensors(model: Model) -> tuple[dict[str, Any], Tensors]:
+    """Return what describes `model`, and its numbers."""
+    tensors: Tensors = {}
+    layers = []
+    for i, layer in enumerate(model.layers):
+        density = layer.density
+        shared = _put(tensors, str(i), density.subspaces)
+        if density.background is not None:
+            _put(tensors, f"{i}.background", [density.background])
+        for c, mixture in enumerate(density.mixtures or ()):
+            _put(tensors, f"{i}.mixture.{c}", mixture.gaussians)
+            tensors[f"{i}.mixture.{c}.weights"] = mixture.weights
+        layers.append(
+            {
+                "name": layer.name,
+                "columns": [layer.columns.start, layer.columns.stop],
+                "grid": None if layer.grid is None else asdict(layer.grid),
+                "patch": layer.patch,
+                "rule": layer.rule,
+                "top_share": layer.top_share,
+                "shared_components": shared,
+                "background": density.background is not None,
+                "mixtures": density.mixtures is not None,
+            }
+        )
+    header = {
+        "layers": layers,
+        "classes": model.classes,
+        "combinations": {kind: asdict(rule) for kind, rule in model.combinations.items()},
+        "n_samples": model.n_samples,
+    }
+    # safetensors writes arrays of another layout wrongly, without a word.
+    return header, {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}
+
+
+def from_tensors(header: dict[str, Any], tensors: Tensors) -> Model:
+    """Return the model that `to_tensors` gave these of.
+
+    Raises
+    ------
+    KeyError, TypeError, ValueError
+        If they are not those of a model.
+    """
+    for name, tensor in tensors.items():
+        kind = np.int64 if name.rpartition(".")[2] in _INTEGERS else np.float64
+        if tensor.dtype != kind or not np.isfinite(tensor).all():
+            raise ValueError(f"{name} is not {kind.__name__}, or not finite")
+    classes = header["classes"]
+    layers = tuple(_layer(i, fields, tensors) for i, fields in enumerate(header["layers"]))
+    n_classes = 1 if classes is None else len(classes)
+    end = 0
+    for layer in layers:
+        density = layer.density
+        if len(density.subspaces) != n_classes:
+            raise ValueError(f"it has {n_classes} classes and {len(density.subspaces)} subspaces")
+        size = density.n_features * (layer.grid.positions if layer.grid and layer.patch else 1)
+        wrong = layer.grid is not None and layer.grid.size != size
+        if wrong or (layer.columns.start, layer.columns.stop) != (end, end + size):
+            raise ValueError(
+                f"its mean and the columns of layer '{layer.name}' do not fit together"
+            )
+        end += size
+    combinations = {
+        kind: Combination(
+            rule=rule["rule"],
+            offset=float(rule["offset"]),
+            **{name: _vector(rule[name], len(layers)) for name in ("mean", "scale", "weights")},
+        )
+        for kind, rule in header["combinations"].items()
+    }
+    if not layers:
+        raise ValueError("it has no layers")
+    return Model(layers, classes, combinations, int(header["n_samples"]))
+
+
+def _layer(i: int, fields: dict[str, Any], tensors: Tensors) -> LayerModel:
+    subspaces = _take(tensors, str(i), bool(fields["shared_components"]))
+    background = _take(tensors, f"{i}.background")[0] if fields["background"] else None
+    mixtures = None
+    if fields["mixtures"]:
+        mixtures = tuple(
+            Mixture(tensors[f"{i}.mixture.{c}.weights"], tuple(_take(tensors, f"{i}.mixture.{c}")))
+            for c in range(len(subspaces))
+        )
+    grid = fields["grid"]
+    start, stop = fields["columns"]
+    return LayerModel(
+        name=str(fields["name"]),
+        columns=slice(int(start), int(stop)),
+        density=Density(tuple(subspaces), background, mixtures),
+        grid=None if grid is None else grid_of(grid),
+        patch=bool(fields["patch"]),
+        rule=str(fields["rule"]),
+        top_share=float(fields["top_share"]),
+    )
+
+
+def grid_of(fields: dict[str, Any]) -> Grid:
+    """Return the grid that these are the fields of."""
+    down, across = fields["reach"]
+    sides = {name: int(fields[name]) for name in ("channels", "height", "width")}
+    return Grid(**sides, reach=(float(down), float(across)))
+
+
+def _put(tensors: Tensors, prefix: str, subspaces: Sequence[Subspace]) -> bool:
+    """Add the numbers of `subspaces`; return whether they share their components."""
+    first = subspaces[0]
+    shared = len(subspaces) > 1 and all(s.components is first.components for s in subspaces)
+    stored = subspaces[:1] if shared else subspaces
+    tensors[f"{prefix}.mean"] = np.stack([s.mean for s in subspaces])
+    tensors[f"{prefix}.components"] = np.concatenate([s.components for s in stored])
+    tensors[f"{prefix}.explained_variance"] = np.concatenate([s.explained_variance for s in stored])
+    tensors[f"{prefix}.n_components"] = np.array([len(s.components) for s in subspaces])
+    for name in ("noise_variance", "total_variance", "n_samples"):
+        tensors[f"{prefix}.{name}"] = np.array([getattr(s, name) for s in subspaces])
+    return shared
+
+
+def _take(tensors: Tensors, prefix: str, shared: bool = False) -> list[Subspace]:
+    """Return the subspaces under `prefix`."""
+    names = ("mean", "components", "explained_variance", "n_components", "noise_variance")
+    of = {name: tensors[f"{prefix}.{name}"] for name in (*names, "total_variance", "n_samples")}
+    mean, components, variance, counts = (of[name] for name in names[:4])
+    if mean.ndim != 2 or components.ndim != 2 or mean.shape[1] != components.shape[1]:
+        raise ValueError(
+            f"{prefix}.mean {mean.shape} and {prefix}.components {components.shape} do not fit "
+            "together"
+        )
+    n_stored = counts[:1] if shared else counts
+    if len(components) != n_stored.sum() or variance.shape != components.shape[:1]:
+        raise ValueError(
+            f"{prefix}.explained_variance has the shape {variance.shape}, beside "
+            f"{n_stored.sum()} components of {components.shape}"
+        )
+    for name in (*names[3:], "total_variance", "n_samples"):
+        if of[name].shape != (len(mean),):
+            raise ValueError(f"{prefix}.{name} has the shape {of[name].shape}")
+    if not ((variance > 0).all() and (of["noise_variance"] >= 0).all() and (counts >= 0).all()):
+        raise ValueError(f"{prefix}: its variances are not positive and finite")
+    ends = np.cumsum(n_stored)
+    pieces = [slice(end - k, end) for end, k in zip(ends, n_stored, strict=True)]
+    each = [(components[piece], variance[piece]) for piece in pieces]
+    each = each * len(mean) if shared else each
+    return [
+        Subspace(
+            mean=mean[c],
+            components=W,
+            explained_variance=variances,
+            noise_variance=float(of["noise_variance"][c]),
+            total_variance=float(of["total_variance"][c]),
+            n_samples=int(of["n_samples"][c]),
+        )
+        for c, (W, variances) in enumerate(each)
+    ]
+
+
+def _vector(values: Any, length: int) -> NDArray[np.float64]:
+    vector = np.asarray(values, dtype=np.float64)
+    if vector.shape != (length,) or not np.isfinite(vector).all():
+        raise ValueError(f"a combination of {length} layers has the numbers {values!r}")
+    return vector

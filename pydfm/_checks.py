@@ -2,6 +2,7 @@
 
 import math
 import numbers
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -28,3 +29,19 @@ def check_number(name: str, value: Any, low: float, high: float) -> float:
         most = "" if high == math.inf else f" and at most {high:g}"
         raise ValueError(f"{name} is {value!r}; it must be a number of at least {low:g}{most}")
     return number
+
+
+def parse_bytes(name: str, value: Any) -> int | None:
+    """Return the bytes that `value` stands for: an int, a text such as "2GB", or None."""
+    if value is None:
+        return None
+    found = (
+        re.fullmatch(r"\s*([0-9.]+)\s*([kMGT]?)i?B?\s*", value) if isinstance(value, str) else None
+    )
+    try:
+        number = float(found[1]) * 1000 ** " kMGT".index(found[2] or " ") if found else float(value)
+    except (TypeError, ValueError):
+        number = math.nan
+    if isinstance(value, bool) or not 0 < number < math.inf:
+        raise ValueError(f"{name} is {value!r}; it must be a number of bytes, or a text like '2GB'")
+    return int(number)

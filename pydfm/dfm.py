@@ -8,18 +8,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.base import BaseEstimator
+from sklearn.base import BaseEstimator, clone
 from sklearn.exceptions import NotFittedError
 from sklearn.utils.validation import _check_feature_names
 
-from pydfm._checks import check_choice, check_integer, check_number
+from pydfm._checks import check_choice, check_integer, check_number, parse_bytes
 from pydfm.combination import COMBINATIONS
 from pydfm.density import COVARIANCES, DENSITIES, SCORE_TYPES
 from pydfm.extraction import Extractor, FeatureSpec
 from pydfm.features import FeatureSource
 from pydfm.fitting import CALIBRATIONS, LayerSettings, ModelFitter
 from pydfm.images import ImageSource, Skipped, open_source
-from pydfm.labels import RowLabels, find_classes
+from pydfm.labels import RowLabels, as_labels, find_classes
 from pydfm.layer import PATCH_RULES, SPATIAL_FORMS
 from pydfm.maps import Grid
 from pydfm.model import Model
@@ -28,6 +28,14 @@ from pydfm.threads import resolve_threads
 
 if TYPE_CHECKING:
     import torch
+
+# Parameters that a model's rows do not depend on, and those that `feature_spec_` tells.
+_WITHOUT_EFFECT = frozenset(
+    {"batch_size", "device", "n_threads", "on_error", "score_type", "verbose"}
+)
+_OF_FEATURES = frozenset(
+    {"backbone", "weights", "layers", "image_size", "mean", "std", "precision"}
+)
 
 
 class DFM(BaseEstimator):  # type: ignore[misc]
@@ -109,6 +117,10 @@ class DFM(BaseEstimator):  # type: ignore[misc]
         fitted on: each left out by itself, exactly and without fitting again, or a fifth at a
         time. Where there is no exact way (patches, mixtures, regularization, relative_mahalanobis)
         "loo" is "kfold". Not needed with one layer if only scores are.
+    max_memory : str, int or None, default=None
+        Bytes, or a text such as "2GB", that the statistics of the rows may take. Where the D x D
+        scatter of the features does not fit, a sketch takes its place, whose error is known:
+        ``subspace_.variance_error`` bounds what any variance is too low by.
     random_state : int, default=0
         Seed of random weights, of mixtures and of samples.
     verbose : bool, default=False
@@ -118,6 +130,9 @@ class DFM(BaseEstimator):  # type: ignore[misc]
     ----------
     model_ : Model
         The fitted model: of each layer, or of the features.
+    memory_ : int
+        Bytes that are kept to add rows to the model or leave rows out: of each layer and class
+        about min(N, D) x D numbers, and a sample of at most 10,000 rows. 0 for a loaded model.
     classes_ : ndarray of shape (C,)
         Sorted; only where it was fitted with labels.
     calibration_ : {"loo", "kfold"} or None
@@ -172,9 +187,10 @@ class DFM(BaseEstimator):  # type: ignore[misc]
     True
     """
 
-    model_: Model
     calibration_: str | None
     feature_spec_: FeatureSpec | None
+    _model: Model | None
+    _fitter: ModelFitter | None
     skipped_: list[Skipped]
     _extractor: Extractor | None
 
@@ -203,6 +219,7 @@ class DFM(BaseEstimator):  # type: ignore[misc]
         n_threads: int | None = None,
         on_error: str = "raise",
         calibration: str | None = "loo",
+        max_memory: str | int | None = None,
         random_state: int = 0,
         verbose: bool = False,
     ) -> None:
@@ -228,6 +245,7 @@ class DFM(BaseEstimator):  # type: ignore[misc]
         self.n_threads = n_threads
         self.on_error = on_error
         self.calibration = calibration
+        self.max_memory = max_memory
         self.random_state = random_state
         self.verbose = verbose
 
@@ -272,25 +290,9 @@ class DFM(BaseEstimator):  # type: ignore[misc]
         """
         self._check_parameters()
         _check_combine(self.combine, outliers)
-        n_threads = resolve_threads(self.n_threads)
         source, row_labels = _open(X, self.on_error, _one_of(y, labels))
         extractor = self._build_extractor() if isinstance(source, ImageSource) else None
-        fitter = None
-        for places, features in self._batches(source, extractor, "fit"):
-            fitter = fitter or self._build_fitter(features.shape[1], extractor, n_threads)
-            theirs = None if row_labels is None else row_labels.take(places)
-            fitter.add(features, None if self.covariance == "global" else theirs)
-        if row_labels is not None:
-            row_labels.check_count(source.count)
-        if isinstance(source, ImageSource):
-            n_images = source.count - len(source.skipped)
-            if source.skipped and n_images < 2:
-                raise ValueError(
-                    f"X has {n_images} images that can be read, and fit needs at least two; "
-                    f"{source.skipped[0].reason}"
-                )
-            self._report(source)
-        assert fitter is not None
+        fitter = self._added(None, source, row_labels, extractor)
         model = fitter.fit()
         if len(model.layers) > 1:
             known = None
@@ -298,8 +300,145 @@ class DFM(BaseEstimator):  # type: ignore[misc]
                 known = self._outlier_scores(model, extractor, outliers)
             model = fitter.combined(model, known)
         model.check_scores(self._score_types(self.score_type))
+        fitter.own()
         self._check_feature_names(X, reset=True)
         self._set_fitted(model, self._calibration(model.layers), extractor)
+        self._fitter = fitter
+        return self
+
+    def partial_fit(self, X: Any, y: Any = None, *, labels: Any = None) -> "DFM":
+        """Add normal images or features to those fitted so far.
+
+        The model is that of one `fit` to all of them, but for rounding. It is computed when it is
+        next asked for, so that many small batches cost little.
+
+        Parameters
+        ----------
+        X : array-like, tensor, path, sequence or iterable
+            As in `fit`; one row is enough.
+        y, labels : optional
+            As in `fit`; new classes may come at any time.
+
+        Returns
+        -------
+        DFM
+            This estimator; as it was before, if there is an error or an interruption.
+
+        Raises
+        ------
+        ValueError, TypeError, FileNotFoundError, ConnectionError
+            As `fit`; and if the model was loaded from a file, which does not hold what rows are
+            added to, or X is not of the kind that it was fitted on.
+        """
+        fitted = self.__sklearn_is_fitted__()
+        if not fitted:
+            self._check_parameters()
+        if self.combine == "logistic":
+            raise ValueError(
+                "combine is 'logistic', which is learnt from outliers, with fit; use 'sum' or 'max'"
+            )
+        source, row_labels = _open(X, self.on_error, _one_of(y, labels))
+        images = isinstance(source, ImageSource)
+        extractor = None
+        if not fitted:
+            extractor = self._build_extractor() if images else None
+            fitter = None
+        else:
+            fitter = self._growing_fitter().copy()
+            if images != (self.feature_spec_ is not None):
+                kind = "features" if self.feature_spec_ is None else "images"
+                raise ValueError(
+                    f"the model was fitted on {kind}, and X holds the other; pass {kind}"
+                )
+            extractor = self._ready_extractor() if images else None
+            self._check_feature_names(X)
+        fitter = self._added(fitter, source, row_labels, extractor, owned=False)
+        if not fitted:
+            self._check_feature_names(X, reset=True)
+        self._set_fitted(None, self._calibration(fitter.names), extractor)
+        self._fitter = fitter
+        return self
+
+    def merge(self, *others: "DFM") -> "DFM":
+        """Return the model of all rows that this one and `others` were fitted on.
+
+        Parameters
+        ----------
+        *others : DFM
+            Fitted apart, with the same settings and, on images, the same network.
+
+        Returns
+        -------
+        DFM
+            A new one. But for rounding, the order and the grouping do not matter.
+
+        Raises
+        ------
+        ValueError
+            If settings or weights differ, which are named, or one was loaded from a file.
+        """
+        merged: DFM = clone(self)
+        fitter = self._growing_fitter().copy()
+        for other in others:
+            if not isinstance(other, DFM):
+                raise TypeError(
+                    f"a DFM can be merged with another, not with {type(other).__name__}"
+                )
+            self._check_same(other)
+            fitter.merge(other._growing_fitter())
+        merged._set_fitted(None, self.calibration_, self._extractor)
+        merged.feature_spec_ = self.feature_spec_
+        if hasattr(self, "feature_names_in_"):
+            merged.feature_names_in_ = self.feature_names_in_
+        merged._fitter = fitter
+        return merged
+
+    def __add__(self, other: "DFM") -> "DFM":
+        """Return ``self.merge(other)``."""
+        return self.merge(other)
+
+    def forget(
+        self, X: Any = None, y: Any = None, *, labels: Any = None, classes: Any = None
+    ) -> "DFM":
+        """Take away images or features that were fitted, or whole classes, as if they had not been.
+
+        Parameters
+        ----------
+        X : array-like, tensor, path, sequence or iterable, optional
+            As in `fit`.
+        y, labels : optional
+            Their labels, where the model has classes.
+        classes : sequence, optional
+            Classes to forget, in place of X.
+
+        Returns
+        -------
+        DFM
+            This estimator; as it was before, if there is an error.
+
+        Raises
+        ------
+        ValueError
+            If a row was not fitted, as far as can be told: of rows that were folded into moments,
+            only where a variance would become negative. If what is left is too small beside what
+            goes for its digits to be true. If moments are sketched, or rows are left out by folds.
+        """
+        self._check_fitted()
+        fitter = self._growing_fitter().copy()
+        if (X is None) == (classes is None):
+            raise ValueError("X or classes must be given, and not both: what is to be forgotten")
+        if classes is not None:
+            for label in as_labels(classes).tolist():
+                fitter.forget_class(label)
+        else:
+            source, row_labels = _open(X, self.on_error, _one_of(y, labels))
+            extractor = self._ready_extractor() if isinstance(source, ImageSource) else None
+            for places, features in self._batches(source, extractor, "forget", self.n_features_in_):
+                theirs = None if row_labels is None else row_labels.take(places)
+                fitter.forget(features, None if self.covariance == "global" else theirs)
+            if row_labels is not None:
+                row_labels.check_count(source.count)
+        self._model = None
         self._fitter = fitter
         return self
 
@@ -511,7 +650,22 @@ class DFM(BaseEstimator):  # type: ignore[misc]
         save(self, path)
 
     @property
-    def subspace_(self) -> Subspace:  # noqa: D102 (described with the class)
+    def model_(self) -> Model:  # noqa: D102 (described with the class)
+        self._check_fitted()
+        if self._model is None:
+            model = self._growing_fitter().fit()
+            if len(model.layers) > 1:
+                model = self._growing_fitter().combined(model, None)
+            self._model = model
+        return self._model
+
+    @property
+    def memory_(self) -> int:  # noqa: D102
+        self._check_fitted()
+        return 0 if self._fitter is None else self._fitter.n_bytes
+
+    @property
+    def subspace_(self) -> Subspace:  # noqa: D102
         self._check_fitted()
         layers, subspaces = self.model_.layers, self.model_.layers[0].density.subspaces
         if len(layers) > 1 or len(subspaces) > 1:
@@ -555,15 +709,15 @@ class DFM(BaseEstimator):  # type: ignore[misc]
     @property
     def n_features_in_(self) -> int:  # noqa: D102
         self._check_fitted()
-        return self.model_.n_features
+        return self.model_.n_features if self._fitter is None else self._fitter.n_features
 
     @property
     def n_samples_(self) -> int:  # noqa: D102
         self._check_fitted()
-        return self.model_.n_samples
+        return self.model_.n_samples if self._fitter is None else self._fitter.n_samples
 
     def __sklearn_is_fitted__(self) -> bool:
-        return hasattr(self, "model_")
+        return hasattr(self, "calibration_")
 
     def __getstate__(self) -> dict[str, Any]:
         # A traced network cannot be pickled; it is built again when it is needed.
@@ -579,6 +733,7 @@ class DFM(BaseEstimator):  # type: ignore[misc]
         check_choice("spatial", self.spatial, SPATIAL_FORMS)
         check_choice("image_score", self.image_score, PATCH_RULES)
         check_number("top_share", self.top_share, 0, 1)
+        parse_bytes("max_memory", self.max_memory)
         if self.calibration is not None:
             check_choice("calibration", self.calibration, CALIBRATIONS)
         if self.density == "gmm" and self.covariance == "tied":
@@ -626,9 +781,10 @@ class DFM(BaseEstimator):  # type: ignore[misc]
         return self._extractor
 
     def _set_fitted(
-        self, model: Model, calibration: str | None, extractor: Extractor | None
+        self, model: Model | None, calibration: str | None, extractor: Extractor | None
     ) -> None:
-        self.model_ = model
+        self._model = model
+        self._fitter = None
         self.calibration_ = calibration
         self.feature_spec_ = None if extractor is None else extractor.spec
         self._extractor = extractor
@@ -639,6 +795,7 @@ class DFM(BaseEstimator):  # type: ignore[misc]
         layers: list[tuple[str, Grid | None]] = [("features", None)]
         if extractor is not None:
             layers = list(zip(extractor.spec.layers, extractor.spec.grids, strict=True))
+        most = parse_bytes("max_memory", self.max_memory)
         settings = LayerSettings(
             n_components=self.n_components,
             covariance=self.covariance,
@@ -649,15 +806,90 @@ class DFM(BaseEstimator):  # type: ignore[misc]
             top_share=self.top_share,
             random_state=self.random_state,
             calibration=self._calibration(layers),
+            max_bytes=None if most is None else most // len(layers),
         )
         return ModelFitter(layers, n_features, settings, self.combine, n_threads)
+
+    def _added(
+        self,
+        fitter: ModelFitter | None,
+        source: FeatureSource | ImageSource,
+        row_labels: RowLabels | None,
+        extractor: Extractor | None,
+        *,
+        owned: bool = True,
+    ) -> ModelFitter:
+        """Add all rows of `source` to `fitter`, or to a new one.
+
+        Parameters
+        ----------
+        owned : bool
+            Whether features of the caller stay as they are as long as the fitter is used.
+        """
+        known = None if fitter is None else fitter.n_features
+        for places, features in self._batches(source, extractor, "fit", known):
+            if fitter is None:
+                n_threads = resolve_threads(self.n_threads)
+                fitter = self._build_fitter(features.shape[1], extractor, n_threads)
+            theirs = None if row_labels is None else row_labels.take(places)
+            rows = features if owned or extractor is not None else features.copy()
+            fitter.add(rows, None if self.covariance == "global" else theirs)
+        if row_labels is not None:
+            row_labels.check_count(source.count)
+        if isinstance(source, ImageSource):
+            n_images = source.count - len(source.skipped)
+            if source.skipped and n_images < 2:
+                raise ValueError(
+                    f"X has {n_images} images that can be read, and fit needs at least two; "
+                    f"{source.skipped[0].reason}"
+                )
+            self._report(source)
+        assert fitter is not None
+        return fitter
+
+    def _growing_fitter(self) -> ModelFitter:
+        self._check_fitted()
+        if self._fitter is None:
+            raise ValueError(
+                "the model was loaded from a file, which does not hold the rows or moments that "
+                "others are added to or taken from; fit again"
+            )
+        return self._fitter
+
+    def _check_same(self, other: "DFM") -> None:
+        """Raise ValueError where rows of the two are not of one model."""
+        other._check_fitted()
+        mine, theirs = self.get_params(deep=False), other.get_params(deep=False)
+        for name, value in mine.items():
+            if name in _WITHOUT_EFFECT or name in _OF_FEATURES:
+                continue
+            if value != theirs[name]:
+                raise ValueError(
+                    f"{name} is {value!r} in one model and {theirs[name]!r} in the other; models "
+                    "to be merged must have the same"
+                )
+        if self.feature_spec_ != other.feature_spec_:
+            named = "features"
+            if self.feature_spec_ is not None and other.feature_spec_ is not None:
+                spec, its = vars(self.feature_spec_), vars(other.feature_spec_)
+                named = next(name for name in spec if spec[name] != its[name])
+            raise ValueError(
+                f"the features of the two models differ, in their {named}; models to be merged "
+                "must be fitted on the same"
+            )
+        if self.n_features_in_ != other.n_features_in_:
+            raise ValueError(
+                f"one model has {self.n_features_in_} features and the other "
+                f"{other.n_features_in_}; models to be merged must have the same"
+            )
 
     def _calibration(self, layers: Sequence[Any]) -> str | None:
         """How rows are left out: as asked for, or as it can be done; for layers it must be."""
         if self.calibration is None and len(layers) == 1:
             return None
         exact = (
-            self.spatial != "patch"
+            self.max_memory is None
+            and self.spatial != "patch"
             and self.density == "gaussian"
             and self.regularization is None
             and "relative_mahalanobis" not in self._score_types(self.score_type)
@@ -669,7 +901,7 @@ class DFM(BaseEstimator):  # type: ignore[misc]
     ) -> Callable[[list[str]], NDArray[np.float32]]:
         """Return what scores the features of known outliers by the layers of `model`."""
         source = open_source(outliers, self.on_error)
-        parts = [rows for _, rows in self._batches(source, extractor, "outliers")]
+        parts = [rows for _, rows in self._batches(source, extractor, "outliers", model.n_features)]
         if not parts:
             raise ValueError("outliers holds no picture that can be read")
         rows, n_threads = np.concatenate(parts), resolve_threads(self.n_threads)
@@ -709,7 +941,7 @@ class DFM(BaseEstimator):  # type: ignore[misc]
         else:
             self._check_feature_names(X)
         parts, taken = [], []
-        for places, features in self._batches(source, extractor, task):
+        for places, features in self._batches(source, extractor, task, self.n_features_in_):
             classes = None
             if row_labels is not None:
                 classes = find_classes(row_labels.take(places), self.classes_)
@@ -728,11 +960,14 @@ class DFM(BaseEstimator):  # type: ignore[misc]
         return results
 
     def _batches(
-        self, source: FeatureSource | ImageSource, extractor: Extractor | None, task: str
+        self,
+        source: FeatureSource | ImageSource,
+        extractor: Extractor | None,
+        task: str,
+        n_features: int | None,
     ) -> Iterator[tuple[Any, NDArray[Any]]]:
         """Yield places in the source, and the features (B, D) there."""
         if isinstance(source, FeatureSource):
-            n_features = None if task == "fit" else self.n_features_in_
             for features in source.batches(n_features):
                 yield slice(source.count - len(features), source.count), features
             return

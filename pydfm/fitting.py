@@ -4,6 +4,7 @@ How rows are left out is the calibration: "loo", each by itself, exactly and fro
 (`pydfm.leave_one_out`); or "kfold", a fifth of them at a time, by fits to the other fifths.
 """
 
+import copy
 import functools
 import warnings
 from collections.abc import Callable, Sequence
@@ -14,8 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pydfm.combination import Combination
-from pydfm.density import SCORE_TYPES, DensityFitter, LeftOutScores
-from pydfm.labels import ClassCodes
+from pydfm.density import SCORE_TYPES
+from pydfm.density_fitter import DensityFitter, LeftOutScores
+from pydfm.labels import ClassCodes, as_labels
 from pydfm.layer import LayerModel
 from pydfm.maps import Grid
 from pydfm.model import Model
@@ -41,9 +43,21 @@ class LayerSettings:
     top_share: float
     random_state: int
     calibration: str | None
+    max_bytes: int | None = None
+
+    @property
+    def n_parts(self) -> int:
+        """Parts that rows are divided into to be left out."""
+        return _N_FOLDS if self.calibration == "kfold" else 1
 
     def fitter(self, n_threads: int) -> DensityFitter:
         """Return a fitter of densities with these settings."""
+        # Of folds each is a part, and a quarter is left for rows to be scored by the others.
+        share = None
+        if self.max_bytes is not None:
+            share = (
+                self.max_bytes if self.n_parts == 1 else self.max_bytes * 3 // (4 * self.n_parts)
+            )
         return DensityFitter(
             self.n_components,
             covariance=self.covariance,
@@ -52,6 +66,7 @@ class LayerSettings:
             random_state=self.random_state,
             n_threads=n_threads,
             left_out=self.calibration == "loo",
+            max_bytes=share,
         )
 
 
@@ -80,6 +95,9 @@ class ModelFitter:
     ) -> None:
         self._codes = ClassCodes()
         self._combine = combine
+        self._labelled: bool | None = None
+        self.n_features = n_features
+        self.names = [name for name, _ in layers]
         sizes = [n_features if grid is None else grid.size for _, grid in layers]
         ends = np.cumsum(sizes).tolist()
         self._layers = [
@@ -87,17 +105,75 @@ class ModelFitter:
             for (name, grid), size, end in zip(layers, sizes, ends, strict=True)
         ]
 
+    @property
+    def n_samples(self) -> int:
+        """Rows that were added."""
+        return self._layers[0].n_samples
+
+    @property
+    def n_bytes(self) -> int:
+        """Bytes of memory that rows, moments and samples take."""
+        return sum(layer.n_bytes for layer in self._layers)
+
+    def copy(self) -> "ModelFitter":
+        """Return a fitter of the same rows; what is added to one is not in the other."""
+        other = copy.copy(self)
+        other._codes = self._codes.copy()
+        other._layers = [layer.copy() for layer in self._layers]
+        return other
+
     def add(self, features: NDArray[Any], labels: NDArray[Any] | None = None) -> None:
         """Add rows `features` (N, D), with `labels` (N,); both must stay as they are."""
+        self._check_labelled(labels is not None)
         classes = None if labels is None else self._codes.encode(labels)
         for layer in self._layers:
             layer.add(features, classes)
 
+    def own(self) -> None:
+        """Copy rows that are kept where they may be the caller's, who may change them."""
+        for layer in self._layers:
+            layer.own()
+
+    def merge(self, other: "ModelFitter") -> None:
+        """Add all rows that were added to `other`, which has the same layers and settings."""
+        if other._labelled is None:
+            return
+        self._check_labelled(other._labelled)
+        numbers = self._codes.numbers_of(other._codes) if self._labelled else None
+        for layer, theirs in zip(self._layers, other._layers, strict=True):
+            layer.merge(theirs, numbers)
+
+    def forget(self, features: NDArray[Any], labels: NDArray[Any] | None = None) -> None:
+        """Take rows away again; see `SubspaceFitter.forget`."""
+        self._check_labelled(labels is not None)
+        classes = None if labels is None else self._codes.find(labels)
+        for layer in self._layers:
+            layer.forget(features, classes)
+
+    def forget_class(self, label: Any) -> None:
+        """Take all rows of a class away."""
+        self._check_labelled(True)
+        (c,) = self._codes.find(as_labels([label]))
+        for layer in self._layers:
+            layer.forget_class(int(c))
+
     def fit(self) -> Model:
         """Return the model of all rows; of several layers not combined yet."""
-        classes, order = self._codes.sorted()
+        classes, order = None, None
+        if self._labelled:
+            classes, order = self._codes.sorted(self._layers[0].counts())
         layers = tuple(layer.fit(order, classes) for layer in self._layers)
-        return Model(layers, classes, {}, self._layers[0].n_samples)
+        return Model(layers, classes, {}, self.n_samples)
+
+    def _check_labelled(self, labelled: bool) -> None:
+        if self._labelled is None:
+            self._labelled = labelled
+        if self._labelled != labelled:
+            have, lack = ("with", "none") if self._labelled else ("without", "some")
+            raise ValueError(
+                f"the model was fitted {have} labels, and {lack} are given now; give labels always "
+                "or never"
+            )
 
     def left_out(self) -> tuple[NDArray[np.intp], dict[str, NDArray[np.float64]]]:
         """Scores of rows under their classes, fitted without them, after `fit`.
@@ -168,32 +244,100 @@ class LayerFitter:
         self._settings = settings
         self._n_threads = n_threads
         self._patch = settings.spatial == "patch" and grid is not None
-        n_parts = _N_FOLDS if settings.calibration == "kfold" else 1
-        self._parts = [settings.fitter(n_threads) for _ in range(n_parts)]
-        size = max(_SAMPLE_BYTES // (4 * (columns.stop - columns.start)), 1)
+        self._parts = [settings.fitter(n_threads) for _ in range(settings.n_parts)]
+        most = _SAMPLE_BYTES if settings.max_bytes is None else settings.max_bytes // 4
+        size = max(most // (4 * (columns.stop - columns.start)), 1)
         self._sample = RowSample(min(size, 10_000), settings.random_state)
         self._model: LayerModel | None = None
         self._order: Sequence[int] = [0]
+        self._n_seen = 0  # with those that were taken away since
         self.n_samples = 0
+
+    @property
+    def n_bytes(self) -> int:
+        """Bytes of memory that rows, moments and samples take."""
+        return sum(part.n_bytes for part in self._parts) + self._sample.n_bytes
+
+    def copy(self) -> "LayerFitter":
+        """Return a fitter of the same rows; what is added to one is not in the other."""
+        other = copy.copy(self)
+        other._parts = [part.copy() for part in self._parts]
+        if len(self._parts) > 1:
+            other._sample = self._sample.copy()
+        return other
 
     def add(self, features: NDArray[Any], classes: NDArray[np.intp] | None) -> None:
         """Add rows `features` (N, D) of `classes` (N,); both must stay as they are."""
-        whole = (self._columns.start, self._columns.stop) == (0, features.shape[1])
-        rows = features if whole else features[:, self._columns]
-        if len(self._parts) > 1:
-            self._sample.add(rows, classes)
-        places = np.arange(self.n_samples, self.n_samples + len(rows))
+        rows = self._own_columns(features)
+        if len(self._parts) == 1:
+            self._parts[0].add(*self._samples(rows, classes))
+        else:
+            places = np.arange(self._n_seen, self._n_seen + len(rows))
+            self._sample.add(rows, places, classes)
+            for f, part in enumerate(self._parts):
+                fold = places % len(self._parts) == f
+                theirs = None if classes is None else classes[fold]
+                if fold.any():
+                    part.add(*self._samples(rows[fold], theirs))
+        self._n_seen += len(rows)
         self.n_samples += len(rows)
-        for f, part in enumerate(self._parts):
-            fold = slice(None) if len(self._parts) == 1 else places % len(self._parts) == f
-            own, theirs = rows[fold], None if classes is None else classes[fold]
-            if len(own) == 0:
-                continue
-            if self._patch:
-                assert self._grid is not None
-                own = self._grid.patches(own)
-                theirs = None if theirs is None else np.repeat(theirs, self._grid.positions)
-            part.add(own, theirs)
+
+    def own(self) -> None:
+        """Copy rows that are kept where they may be the caller's, who may change them."""
+        for part in self._parts:
+            part.own()
+
+    def merge(self, other: "LayerFitter", numbers: NDArray[np.intp] | None) -> None:
+        """Add all rows that were added to `other`, whose class c is ``numbers[c]`` here."""
+        # So that a row's place tells its fold.
+        first = -(-self._n_seen // len(self._parts)) * len(self._parts)
+        if len(self._parts) > 1:
+            self._sample.merge(other._sample, first, numbers)
+        for part, theirs in zip(self._parts, other._parts, strict=True):
+            part.merge(theirs, numbers)
+        self._n_seen = first + other._n_seen
+        self.n_samples += other.n_samples
+
+    def forget(self, features: NDArray[Any], classes: NDArray[np.intp] | None) -> None:
+        """Take rows away again; see `SubspaceFitter.forget`."""
+        if len(self._parts) > 1:
+            raise ValueError(
+                "the model leaves rows out by folds, and which a row is in is not known any more; "
+                "fit again without those rows, or fit with calibration=None"
+            )
+        self._parts[0].forget(*self._samples(self._own_columns(features), classes))
+        self.n_samples -= len(features)
+
+    def forget_class(self, c: int) -> None:
+        """Take all rows of class `c` away."""
+        gone = int(self.counts()[c])
+        for part in self._parts:
+            part.forget_class(c)
+        self._sample = self._sample.without_tag(c)
+        self.n_samples -= gone
+
+    def counts(self) -> NDArray[np.intp]:
+        """Return the number of pictures (C,) of each class."""
+        counts = [part.counts() for part in self._parts]
+        total = np.zeros(max(len(c) for c in counts), dtype=np.intp)
+        for part in counts:
+            total[: len(part)] += part
+        positions = self._grid.positions if self._patch and self._grid is not None else 1
+        return total // positions
+
+    def _own_columns(self, features: NDArray[Any]) -> NDArray[Any]:
+        whole = (self._columns.start, self._columns.stop) == (0, features.shape[1])
+        return features if whole else features[:, self._columns]
+
+    def _samples(
+        self, rows: NDArray[Any], classes: NDArray[np.intp] | None
+    ) -> tuple[NDArray[Any], NDArray[np.intp] | None]:
+        """Return the samples that pictures are, each or each of its positions."""
+        if not self._patch:
+            return rows, classes
+        assert self._grid is not None
+        repeated = None if classes is None else np.repeat(classes, self._grid.positions)
+        return self._grid.patches(rows), repeated
 
     def fit(
         self, order: Sequence[int] | None = None, classes: Sequence[Any] | None = None
@@ -214,8 +358,6 @@ class LayerFitter:
             rule=self._settings.image_score,
             top_share=self._settings.top_share,
         )
-        if len(self._parts) == 1:
-            fitter.release()
         return self._model
 
     def left_out(self) -> LeftOutScores:
@@ -224,7 +366,8 @@ class LayerFitter:
         Classes are numbered in the order that was given to `fit`.
         """
         found = self._parts[0].left_out() if len(self._parts) == 1 else self._held_out()
-        places = np.argsort(self._order)
+        places = np.zeros(max(self._order) + 1, dtype=np.intp)
+        places[list(self._order)] = np.arange(len(self._order))
         return replace(found, classes=places[found.classes])
 
     def _held_out(self) -> LeftOutScores:

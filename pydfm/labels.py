@@ -126,12 +126,26 @@ class ClassCodes:
             raise TypeError("labels holds numbers and strings; they must be of one kind")
         return np.array(codes, dtype=np.intp)[inverse]
 
-    def sorted(self) -> tuple[list[Any] | None, list[int] | None]:
-        """Return all classes, sorted, and the number of each; None where there are none."""
-        if not self._codes:
-            return None, None
-        classes = sorted(self._codes)
-        return classes, [self._codes[c] for c in classes]
+    def copy(self) -> "ClassCodes":
+        """Return the same numbers, to which others may be added."""
+        other = ClassCodes()
+        other._codes = dict(self._codes)
+        return other
+
+    def find(self, labels: NDArray[Any]) -> NDArray[np.intp]:
+        """Numbers (N,) of `labels` (N,), which must be known."""
+        classes = np.array(list(self._codes))
+        order = np.argsort(classes)
+        return order[find_classes(labels, classes[order])]
+
+    def numbers_of(self, other: "ClassCodes") -> NDArray[np.intp]:
+        """Numbers here (C,) of the C classes of `other`; new ones are taken up."""
+        return self.encode(np.array(list(other._codes)))
+
+    def sorted(self, counts: NDArray[np.intp]) -> tuple[list[Any], list[int]]:
+        """Return the classes that have rows, sorted, and the number of each."""
+        classes = sorted(label for label, c in self._codes.items() if counts[c] > 0)
+        return classes, [self._codes[label] for label in classes]
 
 
 def by_class(classes: NDArray[np.intp]) -> Iterator[tuple[int, NDArray[np.intp]]]:

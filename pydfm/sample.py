@@ -1,5 +1,6 @@
 """A random sample, of bounded size, of rows that come in any number of batches."""
 
+import copy
 from typing import Any
 
 import numpy as np
@@ -9,9 +10,9 @@ from pydfm.features import Rows
 
 
 class RowSample:
-    """Keeps up to `size` of the rows added: each draws a number, and the lowest stay.
+    """Keeps up to `size` of the rows added: each has a number, and the lowest stay.
 
-    The numbers depend on the seed and on the place of a row alone, so that the sample does not
+    The number depends on the seed and on the place of a row alone, so that the sample does not
     depend on batches, and samples of the same rows in other features hold the same places.
 
     Parameters
@@ -23,33 +24,41 @@ class RowSample:
 
     def __init__(self, size: int, seed: int = 0) -> None:
         self.size = size
-        self.count = 0
-        self._rng = np.random.default_rng(seed)
+        self._seed = seed
         self._n_kept = 0
-        self._numbers = np.zeros(0)
         self._places = np.zeros(0, dtype=np.intp)
         self._tags = np.zeros(0, dtype=np.intp)
         self._rows: Any = None
 
-    def add(self, rows: NDArray[Any], tags: NDArray[np.intp] | None = None) -> None:
-        """Add `rows` (N, ...), and a number to go along with each, in `tags` (N,)."""
-        numbers = self._rng.random(len(rows))
-        first, self.count = self.count, self.count + len(rows)
+    @property
+    def n_bytes(self) -> int:
+        """Bytes of memory."""
+        return 0 if self._rows is None else int(self._rows.nbytes)
+
+    def copy(self) -> "RowSample":
+        """Return a sample of the same rows, to which others can be added."""
+        other = copy.copy(self)
+        for name in ("_places", "_tags", "_rows"):
+            value = getattr(self, name)
+            setattr(other, name, None if value is None else value.copy())
+        return other
+
+    def add(
+        self, rows: NDArray[Any], places: NDArray[np.intp], tags: NDArray[np.intp] | None = None
+    ) -> None:
+        """Add `rows` (N, ...) at `places` (N,), and a number to go along with each."""
         kept = self._n_kept
-        everyone = np.append(self._numbers[:kept], numbers)
+        everyone = _numbers(np.append(self._places[:kept], places), self._seed)
+        stay = np.ones(len(everyone), dtype=bool)
         if len(everyone) > self.size:
-            stay = np.zeros(len(everyone), dtype=bool)
-            stay[np.argpartition(everyone, self.size - 1)[: self.size]] = True
-        else:
-            stay = np.ones(len(everyone), dtype=bool)
+            stay[np.argpartition(everyone, self.size - 1)[self.size :]] = False
         new = np.flatnonzero(stay[kept:])
         # Those that come take the slots of those that go; the rest of them are added at the end.
         slots = np.flatnonzero(~stay[:kept])
         slots = np.append(slots, np.arange(kept, kept + len(new) - len(slots)))
         self._reserve(kept + len(new), rows)
         self._n_kept = max(kept, int(slots[-1]) + 1) if len(slots) else kept
-        self._numbers[slots] = numbers[new]
-        self._places[slots] = first + new
+        self._places[slots] = places[new]
         self._tags[slots] = 0 if tags is None else tags[new]
         self._rows[slots] = rows[new]
 
@@ -58,18 +67,97 @@ class RowSample:
         order = np.argsort(self._places[: self._n_kept])
         return self._places[order], self._rows[order], self._tags[order]
 
+    def merge(
+        self, other: "RowSample", first: int, numbers: NDArray[np.intp] | None = None
+    ) -> None:
+        """Add the rows of `other` behind place `first`, their tags t replaced by ``numbers[t]``."""
+        if other._n_kept:
+            places, rows, tags = other.take()
+            self.add(rows, first + places, tags if numbers is None else numbers[tags])
+
+    def without(
+        self, rows: NDArray[np.float64], tags: NDArray[np.intp] | None = None
+    ) -> "RowSample":
+        """Return a sample without those of `rows` (N, D), with `tags` (N,), that are in it."""
+        if self._n_kept == 0:
+            return self
+        places, kept, kept_tags = self.take()
+        gone, _ = find_rows(kept, rows, kept_tags, tags)
+        stay = np.delete(np.arange(len(places)), gone)
+        return self._restricted(stay)
+
+    def without_tag(self, tag: int) -> "RowSample":
+        """Return a sample without the rows that have this tag."""
+        return (
+            self if self._n_kept == 0 else self._restricted(np.flatnonzero(self.take()[2] != tag))
+        )
+
+    def _restricted(self, stay: NDArray[np.intp]) -> "RowSample":
+        places, kept, kept_tags = self.take()
+        other = RowSample(self.size, self._seed)
+        if len(stay):
+            other.add(kept[stay], places[stay], kept_tags[stay])
+        return other
+
     def _reserve(self, count: int, rows: NDArray[Any]) -> None:
         """Make room for `count` rows, at most `size`, of the type that holds all of them."""
         dtype = rows.dtype if self._rows is None else np.result_type(self._rows, rows)
         room = 0 if self._rows is None else len(self._rows)
         count = min(count, self.size)
-        if count <= room and dtype == self._rows.dtype:
+        if self._rows is not None and count <= room and dtype == self._rows.dtype:
             return
         room = min(max(count, 2 * room), self.size) if count > room else room
         larger = np.empty((room, *rows.shape[1:]), dtype=dtype)
         if self._rows is not None:
             larger[: self._n_kept] = self._rows[: self._n_kept]
         self._rows = larger
-        self._numbers = np.append(self._numbers, np.zeros(room - len(self._numbers)))
         self._places = np.append(self._places, np.zeros(room - len(self._places), dtype=np.intp))
         self._tags = np.append(self._tags, np.zeros(room - len(self._tags), dtype=np.intp))
+
+
+def find_rows(
+    kept: NDArray[Any],
+    rows: NDArray[np.float64],
+    kept_tags: NDArray[np.intp] | None = None,
+    tags: NDArray[np.intp] | None = None,
+) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Find `rows` (N, D) among those `kept`, with the same tags, each of which is used once.
+
+    Features of a picture may differ in their last bits with the batch it came in, so that rows are
+    the same within 1e-5 of their length.
+
+    Returns
+    -------
+    gone : ndarray
+        Places in `kept` of those that are there.
+    missing : ndarray
+        Places in `rows` of those that are not.
+    """
+    gone: list[int] = []
+    missing: list[int] = []
+    free = np.ones(len(kept), dtype=bool)
+    for i, row in enumerate(rows):
+        place = -1
+        if free.any():
+            far = np.square(kept - row).sum(axis=1)
+            far[~free] = np.inf
+            if tags is not None:
+                far[kept_tags != tags[i]] = np.inf
+            nearest = int(far.argmin())
+            if far[nearest] <= 1e-10 * np.square(row).sum():
+                place = nearest
+        if place < 0:
+            missing.append(i)
+        else:
+            free[place] = False
+            gone.append(place)
+    return np.array(gone, dtype=np.intp), np.array(missing, dtype=np.intp)
+
+
+def _numbers(places: NDArray[np.intp], seed: int) -> NDArray[np.uint64]:
+    """Numbers (N,) that look drawn at random, each its place's alone (splitmix64)."""
+    steps = places.astype(np.uint64) + np.uint64(1) + (np.uint64(seed % 2**31) << np.uint64(32))
+    z = steps * np.uint64(0x9E3779B97F4A7C15)
+    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return np.asarray(z ^ (z >> np.uint64(31)), dtype=np.uint64)

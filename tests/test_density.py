@@ -7,8 +7,8 @@ from scipy.stats import multivariate_normal
 from sklearn.covariance import oas
 from sklearn.mixture import GaussianMixture
 
-from pydfm import density as density_module
-from pydfm.density import DensityFitter
+from pydfm import density_fitter as density_module
+from pydfm.density_fitter import DensityFitter
 
 KINDS = list(SCORE_TYPES)
 
@@ -167,7 +167,6 @@ def test_rows_are_scored_without_themselves(covariance, reference, sizes):
     fitter = left_out_fitter(covariance)
     fitter.add(rows, classes)
     fitter.fit([0, 1])
-    fitter.release()
     found = fitter.left_out()
     assert len(found.classes) == len(rows)
     for i in range(len(rows)):

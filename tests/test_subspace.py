@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from reference import SCORE_TYPES, assert_scores_close, disturbed, falling_rows, fit_reference
 from sklearn.decomposition import PCA
 
-from pydfm.subspace import SubspaceFitter
+from pydfm.subspace_fitter import SubspaceFitter
 
 KINDS = list(SCORE_TYPES)
 

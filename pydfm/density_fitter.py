@@ -17,9 +17,11 @@ from pydfm.sample import RowSample, find_rows
 from pydfm.subspace import GAUSSIAN_SCORES, Subspace
 from pydfm.subspace_fitter import SubspaceFitter
 
-# Rows that are scored without themselves at most, in all and of a class.
+# Rows that are scored without themselves at most, in all and of a class; and bytes of them, but for
+# a tenth as many rows.
 _SAMPLE = 10_000
 _CLASS_SAMPLE = 1_000
+_SAMPLE_BYTES = 32 << 20
 
 
 @dataclass(frozen=True)
@@ -109,6 +111,7 @@ class DensityFitter:
         """Add `features` (N, D), of `classes` (N,) numbered from 0; both must stay as they are."""
         self.n_samples += len(features)
         size = _SAMPLE if classes is None or self._tied else _CLASS_SAMPLE
+        size = max(min(size, _SAMPLE_BYTES // (4 * features.shape[1])), size // 10)
         if classes is None:
             classes = np.zeros(len(features), dtype=np.intp)
         if self._mixtures:

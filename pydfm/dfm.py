@@ -249,7 +249,15 @@ class DFM(BaseEstimator):  # type: ignore[misc]
         self.random_state = random_state
         self.verbose = verbose
 
-    def fit(self, X: Any, y: Any = None, *, labels: Any = None, outliers: Any = None) -> "DFM":
+    def fit(
+        self,
+        X: Any,
+        y: Any = None,
+        *,
+        labels: Any = None,
+        outliers: Any = None,
+        checkpoint: "str | os.PathLike[str] | None" = None,
+    ) -> "DFM":
         """Fit to normal images, or to features of normal data, of one class or of several.
 
         Parameters
@@ -269,6 +277,10 @@ class DFM(BaseEstimator):  # type: ignore[misc]
         outliers : optional
             Images or features of known outliers, in any of the forms of X, which
             combine="logistic" needs.
+        checkpoint : str or path, optional
+            A folder that the features of pictures are written to, batch by batch: a fit that was
+            stopped or killed, and is begun again with the same pictures and network, goes on from
+            the last batch there. It is deleted by the caller, when the model is saved.
 
         Returns
         -------
@@ -292,7 +304,9 @@ class DFM(BaseEstimator):  # type: ignore[misc]
         _check_combine(self.combine, outliers)
         source, row_labels = _open(X, self.on_error, _one_of(y, labels))
         extractor = self._build_extractor() if isinstance(source, ImageSource) else None
-        fitter = self._added(None, source, row_labels, extractor)
+        if checkpoint is not None and extractor is None:
+            raise ValueError("checkpoint is for images, and X holds features; pass checkpoint=None")
+        fitter = self._added(None, source, row_labels, extractor, checkpoint=checkpoint)
         model = fitter.fit()
         if len(model.layers) > 1:
             known = None
@@ -818,6 +832,7 @@ class DFM(BaseEstimator):  # type: ignore[misc]
         extractor: Extractor | None,
         *,
         owned: bool = True,
+        checkpoint: "str | os.PathLike[str] | None" = None,
     ) -> ModelFitter:
         """Add all rows of `source` to `fitter`, or to a new one.
 
@@ -827,7 +842,7 @@ class DFM(BaseEstimator):  # type: ignore[misc]
             Whether features of the caller stay as they are as long as the fitter is used.
         """
         known = None if fitter is None else fitter.n_features
-        for places, features in self._batches(source, extractor, "fit", known):
+        for places, features in self._batches(source, extractor, "fit", known, checkpoint):
             if fitter is None:
                 n_threads = resolve_threads(self.n_threads)
                 fitter = self._build_fitter(features.shape[1], extractor, n_threads)
@@ -965,6 +980,7 @@ class DFM(BaseEstimator):  # type: ignore[misc]
         extractor: Extractor | None,
         task: str,
         n_features: int | None,
+        checkpoint: "str | os.PathLike[str] | None" = None,
     ) -> Iterator[tuple[Any, NDArray[Any]]]:
         """Yield places in the source, and the features (B, D) there."""
         if isinstance(source, FeatureSource):
@@ -974,14 +990,37 @@ class DFM(BaseEstimator):  # type: ignore[misc]
         assert extractor is not None
         from tqdm import tqdm
 
-        batch_size = check_integer("batch_size", self.batch_size, 1)
-        batches = extractor.batches(source, batch_size, resolve_threads(self.n_threads))
         # disable=None: silent where stderr is not a terminal.
         disable = None if self.verbose else True
         with tqdm(total=source.total, desc=task, unit="img", delay=1, disable=disable) as bar:
-            for indices, features in batches:
+            for indices, features in self._extracted(source, extractor, checkpoint):
                 yield indices, features
                 bar.update(source.count - bar.n)
+
+    def _extracted(
+        self,
+        source: ImageSource,
+        extractor: Extractor,
+        checkpoint: "str | os.PathLike[str] | None",
+    ) -> Iterator[tuple[list[int], NDArray[np.float32]]]:
+        """Yield places and features of pictures, those in the checkpoint first."""
+        batch_size = check_integer("batch_size", self.batch_size, 1)
+        batches = extractor.batches(source, batch_size, resolve_threads(self.n_threads))
+        if checkpoint is None:
+            yield from batches
+            return
+        from pydfm.checkpoint import Checkpoint
+
+        written = Checkpoint(checkpoint, extractor.spec, source)
+        yield from written.read(source)
+        n_skipped = len(source.skipped)
+        for indices, features in batches:
+            # The source may have read on; what it left out behind this batch comes with the next.
+            end = indices[-1] + 1
+            skipped = [one for one in source.skipped[n_skipped:] if one.index < end]
+            n_skipped += len(skipped)
+            written.write(indices, features, skipped, end)
+            yield indices, features
 
     def _report(self, source: ImageSource) -> None:
         self.skipped_ = source.skipped

@@ -53,7 +53,7 @@ def all_reduce(dfm: DFM, group: "torch.distributed.ProcessGroup | None" = None) 
     first, *others = [part for part in parts if part is not None] or [None]
     if first is None:
         raise ValueError("no process of the group has a fitted model")
-    merged = first.merge(*others)
+    merged: DFM = first.merge(*others)
     merged.set_params(**dfm.get_params(deep=False))
     if dfm.__sklearn_is_fitted__():
         merged._extractor = dfm._extractor

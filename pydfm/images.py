@@ -73,7 +73,7 @@ class ImageSource:
         Paths, where the pictures are files.
     total : int or None
     count : int
-        How many were read or skipped so far.
+        How many were read or skipped so far; files are read from there on.
     skipped : list of Skipped
         Those left out so far.
     """
@@ -110,7 +110,7 @@ class ImageSource:
             At arrays that are not images.
         """
         if self.names is not None:
-            yield from self._read(self.names, preprocessing, batch_size, n_threads)
+            yield from self._read(self.names[self.count :], preprocessing, batch_size, n_threads)
             return
         for group in _grouped(self._elements, batch_size):
             if isinstance(group, list):

@@ -29,7 +29,7 @@ def new(**options):
 
 
 @pytest.fixture
-def pictures(picture_folder, tmp_path):
+def copied(picture_folder, tmp_path):
     """Copies of the pictures, which may be changed."""
     return shutil.copytree(picture_folder, tmp_path / "pictures")
 
@@ -51,20 +51,20 @@ def counted(monkeypatch):
 
 
 @pytest.mark.filterwarnings("ignore:1 of 12 images were skipped")
-def test_a_fit_that_was_killed_goes_on_from_its_last_batch(pictures, tmp_path, run_python, counted):
-    sorted(pictures.iterdir())[4].write_bytes(b"This is text.")
+def test_a_fit_that_was_killed_goes_on_from_its_last_batch(copied, tmp_path, run_python, counted):
+    sorted(copied.iterdir())[4].write_bytes(b"This is text.")
     folder = tmp_path / "checkpoint"
-    killed = run_python(CODE, str(pictures), str(folder), check=False)
+    killed = run_python(CODE, str(copied), str(folder), check=False)
     assert killed.returncode == -signal.SIGKILL
     assert len(list(folder.glob("*.safetensors"))) == 2
 
-    want = new().fit(pictures)
+    want = new().fit(copied)
     counted.clear()
-    dfm = new().fit(pictures, checkpoint=folder)
+    dfm = new().fit(copied, checkpoint=folder)
     assert len(counted) == 5  # of 12, six features and a broken one are there
-    assert np.array_equal(dfm.score(pictures), want.score(pictures), equal_nan=True)
+    assert np.array_equal(dfm.score(copied), want.score(copied), equal_nan=True)
     counted.clear()
-    again = new().fit(pictures, checkpoint=folder)
+    again = new().fit(copied, checkpoint=folder)
     assert counted == []
     assert [one.index for one in again.skipped_] == [4]
     assert again.n_samples_ == 11
@@ -72,32 +72,32 @@ def test_a_fit_that_was_killed_goes_on_from_its_last_batch(pictures, tmp_path, r
     assert not folder.exists()
 
 
-def test_a_batch_that_is_not_whole_is_made_again(pictures, tmp_path, counted):
-    want = new().fit(pictures, checkpoint=tmp_path / "c").score(pictures)
+def test_a_batch_that_is_not_whole_is_made_again(copied, tmp_path, counted):
+    want = new().fit(copied, checkpoint=tmp_path / "c").score(copied)
     for damage in (lambda b: b[: len(b) // 2], lambda b: b[:-3] + b"abc", lambda b: b""):
         file = tmp_path / "c" / "00000002.safetensors"
         file.write_bytes(damage(file.read_bytes()))
         counted.clear()
-        dfm = new().fit(pictures, checkpoint=tmp_path / "c")
+        dfm = new().fit(copied, checkpoint=tmp_path / "c")
         assert len(counted) == 6
-        assert np.array_equal(dfm.score(pictures), want)
+        assert np.array_equal(dfm.score(copied), want)
 
 
-def test_a_checkpoint_of_something_else_is_told(pictures, tmp_path):
+def test_a_checkpoint_of_something_else_is_told(copied, tmp_path):
     folder = tmp_path / "c"
-    new().fit(pictures, checkpoint=folder)
+    new().fit(copied, checkpoint=folder)
     with pytest.raises(ValueError, match=r"was begun with other grids and pool; name another"):
-        new(pool=2).fit(pictures, checkpoint=folder)
-    sorted(pictures.iterdir())[0].touch()
+        new(pool=2).fit(copied, checkpoint=folder)
+    sorted(copied.iterdir())[0].touch()
     with pytest.raises(ValueError, match=r"was begun with other pictures"):
-        new().fit(pictures, checkpoint=folder)
+        new().fit(copied, checkpoint=folder)
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "notes.txt").write_text("mine")
     with pytest.raises(ValueError, match=r"holds other files; name an empty or new folder"):
-        new().fit(pictures, checkpoint=tmp_path / "other")
+        new().fit(copied, checkpoint=tmp_path / "other")
     (folder / "settings.json").write_text("{")
     with pytest.raises(ValueError, match=r"was begun with something else"):
-        new().fit(pictures, checkpoint=folder)
+        new().fit(copied, checkpoint=folder)
 
 
 def test_a_checkpoint_needs_files(textures, tmp_path):

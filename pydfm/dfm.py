@@ -1,5 +1,6 @@
 """The DFM estimator: images or features in, anomaly scores out."""
 
+import copy
 import math
 import os
 import warnings
@@ -870,6 +871,12 @@ class DFM(BaseEstimator):  # type: ignore[misc]
                 "others are added to or taken from; fit again"
             )
         return self._fitter
+
+    def _emptied(self) -> "DFM":
+        """Return an estimator with the same network, to which rows can be added."""
+        other = copy.copy(self)
+        other._model, other._fitter = None, self._growing_fitter().emptied()
+        return other
 
     def _check_same(self, other: "DFM") -> None:
         """Raise ValueError where rows of the two are not of one model."""

@@ -93,6 +93,7 @@ class ModelFitter:
         combine: str,
         n_threads: int,
     ) -> None:
+        self._arguments = (layers, n_features, settings, combine, n_threads)
         self._codes = ClassCodes()
         self._combine = combine
         self._labelled: bool | None = None
@@ -121,6 +122,10 @@ class ModelFitter:
         other._codes = self._codes.copy()
         other._layers = [layer.copy() for layer in self._layers]
         return other
+
+    def emptied(self) -> "ModelFitter":
+        """Return a fitter of the same layers and settings, without rows."""
+        return ModelFitter(*self._arguments)
 
     def add(self, features: NDArray[Any], labels: NDArray[Any] | None = None) -> None:
         """Add rows `features` (N, D), with `labels` (N,); both must stay as they are."""

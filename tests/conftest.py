@@ -27,14 +27,14 @@ settings.load_profile("pydfm")
 def run_python(tmp_path):
     """Run code in an interpreter of its own, away from the source tree, which has no core."""
 
-    def run(code, *arguments, check=True, **environment):
+    def run(code, *arguments, check=True, timeout=120, **environment):
         return subprocess.run(
             [sys.executable, "-c", code, *arguments],
             cwd=tmp_path,
             env={**os.environ, **environment},
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=timeout,
             check=check,
         )
 

@@ -1,0 +1,247 @@
+"""Fit and score data sets of Ray Data on the machines of a Ray cluster (the extra ``pydfm[ray]``).
+
+A data set has one of the columns "features" (D numbers), "image" ((H, W, 3) or (3, H, W) pixels) or
+"path". Each batch goes to an actor, which has built the network once, and becomes what a merge
+takes: rows, or their moments where these are fewer numbers. Those are merged two by two, in the
+order of the batches, so that the model does not depend on which machine did what. Ray makes a batch
+again whose worker has died, and only its result is counted.
+"""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.base import clone
+
+from pydfm.dfm import DFM
+
+if TYPE_CHECKING:
+    from ray.data import Dataset
+
+_COLUMNS = ("features", "image", "path")
+
+
+def fit(
+    dataset: "Dataset",
+    dfm: DFM | None = None,
+    *,
+    column: str | None = None,
+    label: str | None = None,
+    batch_size: int = 256,
+    n_workers: int = 1,
+    num_cpus: float | None = None,
+    num_gpus: float | None = None,
+) -> DFM:
+    """Fit a model to a data set.
+
+    Parameters
+    ----------
+    dataset : ray.data.Dataset
+    dfm : DFM, optional
+        Its parameters are those of the model; default ``DFM()``.
+    column : str, optional
+        What is fitted; default that of "features", "image" and "path" that is there.
+    label : str, optional
+        The column of labels.
+    batch_size : int
+        Rows to a batch, which is what is made again where a worker dies.
+    n_workers : int
+        Actors, each with a network of its own.
+    num_cpus, num_gpus : float, optional
+        Of each actor; a fraction of a GPU lets several share it.
+
+    Returns
+    -------
+    DFM
+        Equal to one `DFM.fit` to all rows, but for rounding; `DFM.partial_fit` and `DFM.merge` go
+        on from it.
+
+    Raises
+    ------
+    ImportError
+        If Ray is not installed.
+    ValueError
+        If there is no such column, or the data are not what `DFM.fit` takes.
+    """
+    ray = _import_ray()
+    template = DFM() if dfm is None else dfm
+    template._check_parameters()
+    column = _find_column(dataset, column, label)
+    states = dataset.map_batches(
+        _Fit,
+        fn_constructor_args=(template, column, label),
+        **_resources(batch_size, n_workers, num_cpus, num_gpus),
+    )
+    blocks = states.to_arrow_refs()
+    load = ray.remote(_merge_block)
+    merge = ray.remote(_merge_two)
+    parts = [load.remote(block) for block in blocks]
+    while len(parts) > 1:
+        pairs = [parts[i : i + 2] for i in range(0, len(parts), 2)]
+        parts = [merge.remote(*pair) if len(pair) == 2 else pair[0] for pair in pairs]
+    try:
+        merged = ray.get(parts[0]) if parts else None
+    except ray.exceptions.RayTaskError as error:
+        raise error.cause from None
+    if merged is None:
+        raise ValueError("the data set is empty; there is nothing to fit")
+    model: DFM = clone(template)
+    model._set_fitted(None, merged.calibration_, None)
+    model.feature_spec_ = merged.feature_spec_
+    model._fitter = merged._fitter
+    return model
+
+
+def score(
+    dataset: "Dataset",
+    dfm: DFM,
+    *,
+    column: str | None = None,
+    label: str | None = None,
+    score_type: str | Sequence[str] | None = None,
+    output: str | None = None,
+    batch_size: int = 256,
+    n_workers: int = 1,
+    num_cpus: float | None = None,
+    num_gpus: float | None = None,
+) -> "Dataset | None":
+    """Score the rows of a data set.
+
+    Parameters
+    ----------
+    dataset : ray.data.Dataset
+    dfm : DFM
+        Fitted.
+    column, batch_size, n_workers, num_cpus, num_gpus
+        As in `fit`.
+    label : str, optional
+        A column of labels, under whose classes rows are scored.
+    score_type : str or sequence of str, optional
+        In place of that of the model.
+    output : str, optional
+        A folder or an URL that Parquet files are written to as scores come.
+
+    Returns
+    -------
+    ray.data.Dataset or None
+        The columns of the data set, but for features and images, and "score" (of several types
+        "score_fre" and so on); None where it was written to `output`.
+    """
+    _import_ray()
+    dfm._check_fitted()
+    column = _find_column(dataset, column, label)
+    chosen = dfm.score_type if score_type is None else score_type
+    kinds = dfm._ready_scores(chosen)
+    names = ["score"] if isinstance(chosen, str) else [f"score_{kind}" for kind in kinds]
+    scored = dataset.map_batches(
+        _Score,
+        fn_constructor_args=(dfm, column, label, tuple(kinds), names),
+        **_resources(batch_size, n_workers, num_cpus, num_gpus),
+    )
+    if output is None:
+        return scored
+    scored.write_parquet(output)
+    return None
+
+
+class _Fit:
+    """An actor: a batch in, what a merge takes out."""
+
+    def __init__(self, template: DFM, column: str, label: str | None) -> None:
+        self._template = template
+        self._column = column
+        self._label = label
+        self._fitted: DFM | None = None
+
+    def __call__(self, batch: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        from ray import cloudpickle
+
+        # The network is built for the first batch.
+        dfm = clone(self._template) if self._fitted is None else self._fitted._emptied()
+        labels = None if self._label is None else batch[self._label]
+        self._fitted = dfm.partial_fit(_rows(batch[self._column]), labels=labels)
+        state = np.empty(1, dtype=object)
+        state[0] = cloudpickle.dumps(dfm)
+        return {"state": state}
+
+
+class _Score:
+    """An actor: a batch in, the batch with scores out."""
+
+    def __init__(
+        self, dfm: DFM, column: str, label: str | None, kinds: tuple[str, ...], names: list[str]
+    ) -> None:
+        self._dfm = dfm
+        self._column = column
+        self._label = label
+        self._kinds = kinds
+        self._names = names
+
+    def __call__(self, batch: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        labels = None if self._label is None else batch[self._label]
+        rows = _rows(batch[self._column])
+        scores = self._dfm.score(rows, labels=labels, score_type=self._kinds)
+        result = dict(batch)
+        if self._column != "path":
+            del result[self._column]
+        return {**result, **dict(zip(self._names, scores, strict=True))}
+
+
+def _merge_block(block: Any) -> DFM | None:
+    """Return the model of all batches of a block."""
+    from ray import cloudpickle
+
+    models = [cloudpickle.loads(state) for state in block.column("state").to_pylist()]
+    return models[0].merge(*models[1:]) if models else None
+
+
+def _merge_two(one: DFM | None, other: DFM | None) -> DFM | None:
+    if one is None or other is None:
+        return one or other
+    return one.merge(other)
+
+
+def _rows(values: NDArray[Any]) -> Any:
+    """Return what `DFM` takes of a column: paths, pixels (N, 3, H, W) or features (N, D)."""
+    if values.dtype.kind in "OU" and isinstance(values[0], str):
+        return values.tolist()
+    if values.dtype == object:
+        values = np.stack(list(values))
+    if values.ndim == 4 and values.shape[3] == 3 and values.shape[1] != 3:
+        return np.ascontiguousarray(values.transpose(0, 3, 1, 2))
+    return values
+
+
+def _find_column(dataset: "Dataset", column: str | None, label: str | None) -> str:
+    names = list(dataset.columns() or [])
+    if column is None:
+        column = next((name for name in _COLUMNS if name in names), _COLUMNS[0])
+    for name in (column, label):
+        if name is not None and name not in names:
+            raise ValueError(
+                f"the data set has no column '{name}'; it has {', '.join(names) or 'none'}"
+            )
+    return column
+
+
+def _resources(
+    batch_size: int, n_workers: int, num_cpus: float | None, num_gpus: float | None
+) -> dict[str, Any]:
+    options: dict[str, Any] = {"batch_size": batch_size, "concurrency": (1, n_workers)}
+    if num_cpus is not None:
+        options["num_cpus"] = num_cpus
+    if num_gpus is not None:
+        options["num_gpus"] = num_gpus
+    return options
+
+
+def _import_ray() -> Any:
+    try:
+        import ray
+        import ray.data
+    except ImportError as error:
+        raise ImportError(
+            "pydfm.ray needs Ray, which the extra 'ray' brings: pip install 'pydfm[ray]'"
+        ) from error
+    return ray

@@ -143,6 +143,20 @@ def test_bounds_change_nothing(data):
     np.testing.assert_array_equal(chosen[:, finite], scores[:, finite])
 
 
+@given(st.integers(1, 100), st.integers(0, 12), st.integers(1, 40), st.integers(0, 2**31))
+def test_bounds_change_nothing_where_classes_share_their_components(n_features, k, n_classes, seed):
+    rng = np.random.default_rng(seed)
+    model = random_class(n_features, min(k, n_features), seed)
+    means = rng.choice([1e-3, 0.3, 3.0]) * rng.normal(size=(n_classes, n_features)) + model.mean
+    models = [
+        Reference(mean, model.components, model.variances, model.noise_variance) for mean in means
+    ]
+    rows = np.concatenate([near(m, 5, 0.1, seed) for m in models]).astype(np.float32)
+    scores, _ = both_ways(rows, [scorer(m) for m in models])
+    each = [_core.score(rows, scorer(m), score_types=KINDS, n_threads=1) for m in models]
+    np.testing.assert_array_equal(scores, np.min(each, axis=0))
+
+
 @pytest.mark.parametrize("spread", [0.0, 0.3, 3.0])
 def test_the_nearest_class_does_not_depend_on_threads_or_batches(spread):
     models = [random_class(130, 30, c, spread) for c in range(60)]

@@ -19,7 +19,9 @@ namespace pydfm {
 /// class are those along which the means of the classes are farthest from its own (the leading left
 /// singular vectors of what the map makes of their differences): where a row of another class shows
 /// first. All classes' products with a row are one product with the row less one centre, m:
-/// p'(x - mean_c) = p'(x - m) - p'(mean_c - m).
+/// p'(x - mean_c) = p'(x - m) - p'(mean_c - m). Classes that share their components and variances
+/// share their probes as well, and a row is multiplied with these once: more directions of the
+/// residual, and all of them for mahalanobis.
 ///
 /// What float32 may add to a bound, g |x - m| to each product, is taken from it, so that the bounds
 /// hold.
@@ -39,24 +41,26 @@ class Bounds {
             Matrix<float>& low) const;
 
  private:
-  // The probes of some classes, one after the other, the first one of each class before the second.
+  // Some classes one after the other, and products of x - m with their probes: with the first probe
+  // of each class, then the second, ...; or, where all share their probes, with these.
   struct Group {
     Index first_class;
-    Index n_classes;
-    Projection projection;      // x - m times all probes, each of length 1
-    Matrix<double> offsets;     // (n_probes, n_classes)  what mean_c - m makes of it
-    Matrix<double> precisions;  // (n_probes, n_classes)  of the squared products, 0 without a probe
-    Vector<double> roots;       // (n_classes,)  of the sum of a class's precisions
+    Projection projection;
+    Matrix<double> offsets;     // (n_probes, n_classes)  p'(mean_c - m)
+    Matrix<double> precisions;  // (n_probes, n_classes)  of the products; 0 where there is no probe
   };
 
-  static Group make_group(Part part, const std::vector<const Scorer*>& scorers, Index first_class,
-                          const Vector<double>& centre, const Matrix<double>& spread);
+  Group group_of_own_probes(Part part, const std::vector<const Scorer*>& scorers, Index first_class,
+                            const Matrix<double>& spread) const;
+  Group group_of_shared_probes(Part part, const std::vector<const Scorer*>& scorers,
+                               const Matrix<double>& spread) const;
 
   const std::vector<Group>& groups(Part part) const {
     return part == Part::kResidual ? residual_ : mahalanobis_;
   }
 
   Vector<double> centre_;  // m: the mean of the classes' means
+  bool shared_ = false;    // classes differ in their means alone
   std::vector<Group> residual_;
   std::vector<Group> mahalanobis_;
 };

@@ -1,6 +1,6 @@
 """pydfm, in the shape of `peers`; the only place here that calls its compiled core."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -29,6 +29,21 @@ def scores(
     """Scores of several kinds at once, as `DFM.score` gets them."""
     subspace = _subspace(model)
     return lambda: subspace.score(X, list(kinds), n_threads)
+
+
+def nearest_scores(
+    models: Sequence[Model], X: NDArray[Any], n_threads: int, kind: str
+) -> Callable[[], Any]:
+    """The lowest scores over the classes, and whose they are."""
+    subspaces = [_subspace(model) for model in models]
+    scorers = [subspace._scorer for subspace in subspaces]
+    classes = _core.Classes(scorers, n_threads=n_threads)
+
+    def run() -> Any:
+        scores, found = _core.score_nearest(X, classes, score_types=[kind], n_threads=n_threads)
+        return scores[0], found[0]
+
+    return run
 
 
 def core_scores(model: Model, X: NDArray[Any], n_threads: int) -> Callable[[], Any]:

@@ -3,7 +3,7 @@
 Each function prepares its operands and returns what is timed. X is float32 unless said otherwise.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -59,6 +59,28 @@ def numpy_one_product(model: Model, X: NDArray[Any]) -> Scores:
         z = d @ W
         zz = z * z
         return (d * d).sum(axis=1) - zz.sum(axis=1), zz @ precisions / 2 + constant
+
+    return run
+
+
+def numpy_nearest(models: Sequence[Model], X: NDArray[Any], kind: str) -> Scores:
+    """One product per class, and the least of its scores (fre or mahalanobis) so far."""
+    singles = [model.as_float32 for model in models]
+    operands = [(m.mean, np.ascontiguousarray(m.components.T), 1 / m.variances) for m in singles]
+
+    def run() -> tuple[Any, Any]:
+        least = np.full(len(X), np.inf, dtype=np.float32)
+        nearest = np.zeros(len(X), dtype=np.int32)
+        for c, (mean, W, precisions) in enumerate(operands):
+            d = X - mean
+            z = d @ W
+            if kind == "fre":
+                scores = np.einsum("ij,ij->i", d, d) - np.einsum("ij,ij->i", z, z)
+            else:
+                scores = (z * z) @ precisions
+            nearer = scores < least
+            least[nearer], nearest[nearer] = scores[nearer], c
+        return least, nearest
 
     return run
 

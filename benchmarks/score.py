@@ -1,4 +1,4 @@
-"""Scoring: fre and nll of M rows at once, and of one row at a time."""
+"""Scoring: fre and nll of M rows at once, of one row at a time, and under many classes."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -13,6 +13,7 @@ from benchmarks import ours, peers
 from benchmarks.measure import Case, Comparison
 from benchmarks.workloads import (
     TOLERANCE,
+    ClassPopulation,
     Model,
     Population,
     reference_scores,
@@ -54,6 +55,10 @@ QUICK: Final = SHAPES[:3]
 # Residuals so small that many rows are scored again in float64; without targets.
 SMALL_RESIDUALS: Final = Shape(10_000, 512, 300, share=0.995)
 ONE_ROW: Final = Shape(1, 512, 120)
+
+# Classes to find the nearest of.
+N_CLASSES: Final = (10, 100, 1000)
+NEAREST_KINDS: Final = ("fre", "mahalanobis")
 
 # Name -> how to make it, and the least ratio of its time to pydfm's.
 PEERS: Final[dict[str, tuple[Callable[[Model, NDArray[Any]], Callable[[], Any]], float | None]]] = {
@@ -112,6 +117,31 @@ def one_row(shape: Shape, n_threads: int, *, bare: bool) -> Comparison:
     return Comparison(f"one row, {shape}", n_threads, [first, other], check)
 
 
+@lru_cache(maxsize=1)
+def _classes(n_classes: int) -> tuple[list[Model], NDArray[np.float32]]:
+    population = ClassPopulation(n_classes, 512, 60)
+    return population.models, population.rows(10_000)
+
+
+def nearest(n_classes: int, kind: str, n_threads: int) -> Comparison:
+    """Class-conditional score: the lowest over the classes, and whose it is."""
+    models, X = _classes(n_classes)
+    first = Case("pydfm", ours.nearest_scores(models, X, n_threads, kind))
+    other = Case("numpy, class by class", peers.numpy_nearest(models, X, kind), 3.0)
+    row = {"fre": 0, "mahalanobis": 2}[kind]
+    few = X[:_CHECKED]
+    each = np.stack([reference_scores(model, few)[row] for model in models])
+
+    def check(answer: Any) -> None:
+        scores, found = (np.asarray(part)[: len(few)] for part in answer)
+        chosen = each[found, np.arange(len(few))]
+        assert relative_error(scores, each.min(axis=0)) < TOLERANCE
+        assert relative_error(chosen, each.min(axis=0)) < TOLERANCE
+
+    work = f"class-conditional {kind}, {n_classes:,} classes, {len(X):,} x 512, k = 60"
+    return Comparison(work, n_threads, [first, other], check)
+
+
 def _check(reference: NDArray[np.float64], answer: Any) -> None:
     for got, want in zip(np.atleast_2d(answer), reference, strict=False):
         assert relative_error(got[: len(want)], want) < TOLERANCE
@@ -127,3 +157,7 @@ def comparisons(quick: bool, threads: Sequence[int]) -> Iterator[Comparison]:
             yield bulk(shape, n_threads)
             if shape is SHAPES[0]:
                 yield ppca(shape, n_threads)
+    for n_classes in N_CLASSES[:2] if quick else N_CLASSES:
+        for n_threads in threads:
+            for kind in NEAREST_KINDS:
+                yield nearest(n_classes, kind, n_threads)

@@ -27,3 +27,9 @@ def test_one_row_in_the_core(timed, name):
 @pytest.mark.parametrize("name", ["pydfm, `DFM.score`", "numpy, four lines"])
 def test_one_row(timed, name):
     timed(score.one_row(score.ONE_ROW, 1, bare=False), name)
+
+
+@pytest.mark.parametrize("name", ["pydfm", "numpy, class by class"])
+@pytest.mark.parametrize("kind", score.NEAREST_KINDS)
+def test_class_conditional(timed, kind, name):
+    timed(score.nearest(100, kind, available_cores()), name)

@@ -85,6 +85,55 @@ class Population:
         return (matrix + matrix.T) / 2
 
 
+@dataclass(frozen=True)
+class ClassPopulation:
+    """Classes of one spectrum, each in a subspace of its own.
+
+    Their means are drawn with variances that fall as 1 / rank, in directions common to all, and
+    differ by as much as rows of one class do (`spread` times that, in the mean square).
+    """
+
+    n_classes: int
+    n_features: int
+    n_components: int
+    spread: float = 1.0
+
+    @cached_property
+    def _within(self) -> Population:
+        return Population(self.n_features, self.n_components)
+
+    @cached_property
+    def _means(self) -> NDArray[np.float64]:
+        rng = np.random.default_rng(self.n_classes)
+        shares = 1 / np.arange(1, self.n_features + 1)
+        shares *= self.spread * self._within.variances.sum() / 2 / shares.sum()
+        return mix(rng.normal(size=(self.n_classes, self.n_features)) * np.sqrt(shares))
+
+    def _turn(self, rows: NDArray[Any], c: int) -> NDArray[Any]:
+        """Coordinates along the axes of class c -> features."""
+        order = np.random.default_rng(c).permutation(self.n_features)
+        return mix(mix(rows)[:, order])
+
+    @cached_property
+    def models(self) -> list[Model]:
+        """The models of the classes."""
+        k, variances = self.n_components, self._within.variances
+        axes, rest = np.eye(k, self.n_features), float(variances[k:].mean())
+        return [
+            Model(self._means[c], self._turn(axes, c), variances[:k], rest)
+            for c in range(self.n_classes)
+        ]
+
+    def rows(self, n_rows: int, seed: int = 0) -> NDArray[np.float32]:
+        """Features (n_rows, D) of the classes in turn."""
+        rng = np.random.default_rng(seed)
+        rows = rng.standard_normal((n_rows, self.n_features)) * np.sqrt(self._within.variances)
+        for c in range(self.n_classes):
+            own = slice(c, None, self.n_classes)
+            rows[own] = self._turn(rows[own], c) + self._means[c]
+        return rows.astype(np.float32)
+
+
 def mix(rows: NDArray[Any]) -> NDArray[Any]:
     """Rows (N, D) times an orthogonal (D, D) matrix without structure along the axes."""
     rng = np.random.default_rng(rows.shape[1])

@@ -1,5 +1,6 @@
 // The only file that knows Python: checks arrays, releases the GIL, maps errors.
 #include <memory>
+#include <optional>
 #include <string>
 #include <tuple>
 #include <utility>
@@ -13,6 +14,7 @@
 #include "pydfm/eigensolver.hpp"
 #include "pydfm/leave_one_out.hpp"
 #include "pydfm/moments.hpp"
+#include "pydfm/nearest.hpp"
 #include "pydfm/scoring.hpp"
 #include "pydfm/subspace.hpp"
 
@@ -77,6 +79,25 @@ std::unique_ptr<pydfm::Scorer> make_scorer(const Array<double>& mean,
   check((subspace.variances.array() > 0).all(), "variances must be positive");
   return std::make_unique<pydfm::Scorer>(subspace);
 }
+
+// Classes that rows are scored under together, and what is made ready of them once.
+struct Classes {
+  using Scorers = std::vector<const pydfm::Scorer*>;
+
+  Classes(const py::sequence& sequence, int n_threads)
+      : kept(sequence), scorers(py::cast<Scorers>(kept)) {
+    check(!scorers.empty(), "scorers is empty; at least one class is needed");
+    for (const pydfm::Scorer* scorer : scorers) {
+      check(scorer != nullptr && scorer->features() == scorers.front()->features(),
+            "scorers must all have the same number of features");
+    }
+    without_gil([&] { bounds.emplace(scorers, n_threads); });
+  }
+
+  py::tuple kept;  // keeps the scorers alive
+  Scorers scorers;
+  std::optional<pydfm::Bounds> bounds;
+};
 
 std::vector<std::string> supported_instruction_sets() {
   std::vector<std::string> names{"baseline"};
@@ -226,19 +247,31 @@ void bind_rows(py::module_& m) {
       },
       py::arg("rows").noconvert(), "scorer"_a, py::kw_only(), "score_types"_a, "n_threads"_a);
 
+  const auto score_nearest = [](const Array<Scalar>& rows, const Classes::Scorers& scorers,
+                                const pydfm::Bounds* bounds,
+                                const std::vector<std::string>& score_types, int n_threads) {
+    const auto x = matrix(rows, "rows");
+    for (const pydfm::Scorer* scorer : scorers) {
+      check(scorer != nullptr && x.cols() == scorer->features(),
+            "rows must have as many columns as the components of every scorer");
+    }
+    const std::vector<pydfm::ScoreType> types = as_score_types(score_types);
+    pydfm::NearestClasses nearest =
+        without_gil([&] { return pydfm::score_nearest(x, scorers, bounds, types, n_threads); });
+    return py::make_tuple(std::move(nearest.scores), std::move(nearest.classes));
+  };
   m.def(
       "score_nearest",
-      [](const Array<Scalar>& rows, const std::vector<const pydfm::Scorer*>& scorers,
-         const std::vector<std::string>& score_types, int n_threads) {
-        const auto x = matrix(rows, "rows");
-        for (const pydfm::Scorer* scorer : scorers) {
-          check(scorer != nullptr && x.cols() == scorer->features(),
-                "rows must have as many columns as the components of every scorer");
-        }
-        const std::vector<pydfm::ScoreType> types = as_score_types(score_types);
-        pydfm::NearestClasses nearest =
-            without_gil([&] { return pydfm::score_nearest(x, scorers, types, n_threads); });
-        return py::make_tuple(std::move(nearest.scores), std::move(nearest.classes));
+      [score_nearest](const Array<Scalar>& rows, const Classes& classes,
+                      const std::vector<std::string>& score_types, int n_threads) {
+        return score_nearest(rows, classes.scorers, &*classes.bounds, score_types, n_threads);
+      },
+      py::arg("rows").noconvert(), "scorers"_a, py::kw_only(), "score_types"_a, "n_threads"_a);
+  m.def(
+      "score_nearest",
+      [score_nearest](const Array<Scalar>& rows, const Classes::Scorers& scorers,
+                      const std::vector<std::string>& score_types, int n_threads) {
+        return score_nearest(rows, scorers, nullptr, score_types, n_threads);
       },
       py::arg("rows").noconvert(), "scorers"_a, py::kw_only(), "score_types"_a, "n_threads"_a);
 }
@@ -268,6 +301,10 @@ PYBIND11_MODULE(PYDFM_MODULE, m, py::mod_gil_not_used()) {
       .def(py::init(&make_scorer), py::arg("mean").noconvert(), py::arg("components").noconvert(),
            py::arg("variances").noconvert(), py::kw_only(), "noise_variance"_a,
            py::keep_alive<1, 2>(), py::keep_alive<1, 3>(), py::keep_alive<1, 4>());
+
+  py::class_<Classes>(m, "Classes", "Classes made ready to score rows under the nearest of them.",
+                      py::module_local())
+      .def(py::init<const py::sequence&, int>(), "scorers"_a, py::kw_only(), "n_threads"_a);
 
   bind_rows<float>(m);
   bind_rows<double>(m);

@@ -107,7 +107,16 @@ def score(
 ) -> NDArray[np.float32]:
     """Scores (len(score_types), N); NaN where a row is not finite."""
 
+class Classes:
+    """Classes made ready for `score_nearest`, of one number of features; it keeps the scorers."""
+
+    def __init__(self, scorers: Sequence[Scorer], *, n_threads: int) -> None: ...
+
 def score_nearest(
-    rows: _Rows, scorers: Sequence[Scorer], *, score_types: Sequence[str], n_threads: int
+    rows: _Rows, scorers: Classes | Sequence[Scorer], *, score_types: Sequence[str], n_threads: int
 ) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
-    """Lowest scores over the classes (len(score_types), N), and whose they are; -1 for NaN."""
+    """Lowest scores over the classes (len(score_types), N), and whose they are; -1 for NaN.
+
+    `Classes` pass over those that cannot be a row's nearest, with the same result to the bit; a
+    sequence of scorers is gone through whole.
+    """

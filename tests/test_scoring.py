@@ -102,6 +102,122 @@ def test_a_scorer_keeps_its_arrays():
     assert_scores_close(_core.score(rows, kept, score_types=["fre"], n_threads=1)[0], want)
 
 
+def both_ways(rows, scorers, kinds=KINDS, n_threads=2):
+    """Nearest classes, found by going through all and by bounds, which must agree to the bit."""
+    scores, found = _core.score_nearest(rows, scorers, score_types=kinds, n_threads=n_threads)
+    classes = _core.Classes(scorers, n_threads=n_threads)
+    again = _core.score_nearest(rows, classes, score_types=kinds, n_threads=n_threads)
+    np.testing.assert_array_equal(again[0], scores)
+    np.testing.assert_array_equal(again[1], found)
+    return scores, found
+
+
+@given(st.data())
+@settings(max_examples=60)
+def test_bounds_change_nothing(data):
+    draw = data.draw
+    rng = np.random.default_rng(draw(st.integers(0, 2**31)))
+    n_features = draw(st.integers(1, 150))
+    spread = draw(st.sampled_from([0.0, 1e-3, 0.1, 1.0, 30.0, 1e4]))
+    models = []
+    for _ in range(draw(st.integers(1, 30))):
+        if models and draw(st.integers(0, 4)) == 0:  # a class that is there already
+            models.append(models[rng.integers(len(models))])
+            continue
+        k = draw(st.integers(0, min(n_features, 20)))
+        models.append(random_class(n_features, k, rng.integers(2**31), spread))
+    size = draw(st.sampled_from([0.0, 1e-6, 1e-3, 0.1, 3.0, 1e3]))
+    rows = np.concatenate([near(model, 9, size, rng.integers(2**31)) for model in models])
+    rows[:: draw(st.integers(2, 40))] = rng.normal(size=n_features)  # of no class
+    rows[rng.random(len(rows)) < 0.05, rng.integers(n_features)] = np.nan
+    rows = rows.astype(draw(st.sampled_from([np.float32, np.float64])))
+    kinds = draw(st.lists(st.sampled_from(KINDS), min_size=1, max_size=4, unique=True))
+    scorers = [scorer(model) for model in models]
+    scores, found = both_ways(rows, scorers, kinds, n_threads=draw(st.integers(1, 4)))
+
+    each = np.stack([_core.score(rows, s, score_types=kinds, n_threads=1) for s in scorers])
+    np.testing.assert_array_equal(scores, each.min(axis=0))
+    finite = np.isfinite(rows).all(axis=1)
+    assert (found[:, ~finite] == -1).all()
+    chosen = np.take_along_axis(each, np.maximum(found, 0)[np.newaxis], axis=0)[0]
+    np.testing.assert_array_equal(chosen[:, finite], scores[:, finite])
+
+
+@given(st.integers(1, 100), st.integers(0, 12), st.integers(1, 40), st.integers(0, 2**31))
+def test_bounds_change_nothing_where_classes_share_their_components(n_features, k, n_classes, seed):
+    rng = np.random.default_rng(seed)
+    model = random_class(n_features, min(k, n_features), seed)
+    means = rng.choice([1e-3, 0.3, 3.0]) * rng.normal(size=(n_classes, n_features)) + model.mean
+    models = [
+        Reference(mean, model.components, model.variances, model.noise_variance) for mean in means
+    ]
+    rows = np.concatenate([near(m, 5, 0.1, seed) for m in models]).astype(np.float32)
+    scores, _ = both_ways(rows, [scorer(m) for m in models])
+    each = [_core.score(rows, scorer(m), score_types=KINDS, n_threads=1) for m in models]
+    np.testing.assert_array_equal(scores, np.min(each, axis=0))
+
+
+@pytest.mark.parametrize("spread", [0.0, 0.3, 3.0])
+def test_the_nearest_class_does_not_depend_on_threads_or_batches(spread):
+    models = [random_class(130, 30, c, spread) for c in range(60)]
+    rows = np.concatenate([near(model, 20, 0.2, 7) for model in models]).astype(np.float32)
+    scorers = [scorer(model) for model in models]
+    scores, found = both_ways(rows, scorers)
+    classes = _core.Classes(scorers, n_threads=1)
+    for n_threads, n_parts in ((1, 1), (3, 5), (8, 2), (2, 400)):
+        parts = [
+            _core.score_nearest(part, classes, score_types=KINDS, n_threads=n_threads)
+            for part in np.array_split(rows, n_parts)
+        ]
+        np.testing.assert_array_equal(np.concatenate([p[0] for p in parts], axis=1), scores)
+        np.testing.assert_array_equal(np.concatenate([p[1] for p in parts], axis=1), found)
+
+
+def test_of_equal_classes_the_first_is_found_by_bounds_too():
+    others = [random_class(20, 3, c, 5.0) for c in range(40)]
+    model = random_class(20, 3, 99, 5.0)
+    rows = near(model, 10, 0.1, 2)
+    scorers = [scorer(m) for m in (*others, model, model, *others)]
+    _, found = both_ways(rows, scorers, ["fre", "ppca"])
+    assert (found == len(others)).all()
+
+
+@pytest.mark.parametrize("scale", [1e-18, 1e-14, 1e14, 1e18])
+def test_bounds_hold_at_the_ends_of_float(scale):
+    models = [random_class(60, 10, c, 3.0) for c in range(12)]
+    rows = np.concatenate([near(model, 5, 0.1, 2) for model in models]) * scale
+    for model in models:
+        model.mean *= scale
+        model.variances *= scale**2
+        model.noise_variance *= scale**2
+    _, found = both_ways(rows, [scorer(model) for model in models])
+    assert (found[0] == np.repeat(np.arange(12), 5)).all()
+
+
+def test_classes_keep_their_scorers():
+    models = [random_class(50, 5, c, 3.0) for c in range(3)]
+    scorers = [scorer(model) for model in models]
+    rows = near(models[2], 20, 0.1, 2)
+    classes = _core.Classes(scorers, n_threads=1)
+    scorers.clear()
+    np.full(100_000, np.nan)
+    _, found = _core.score_nearest(rows, classes, score_types=["fre"], n_threads=1)
+    assert (found == 2).all()
+
+
+def test_bad_classes_are_told():
+    with pytest.raises(ValueError, match="at least one class"):
+        _core.Classes([], n_threads=1)
+    different = [scorer(random_class(n, 2, 1)) for n in (5, 6)]
+    with pytest.raises(ValueError, match="same number of features"):
+        _core.Classes(different, n_threads=1)
+    classes = _core.Classes(different[:1], n_threads=1)
+    with pytest.raises(ValueError, match="as many columns"):
+        _core.score_nearest(np.zeros((3, 6)), classes, score_types=["fre"], n_threads=1)
+    with pytest.raises(TypeError, match="pickle"):
+        pickle.dumps(classes)
+
+
 def test_bad_arguments_are_told():
     model = random_class(50, 5, 1)
     rows = near(model, 20, 0.1, 2)

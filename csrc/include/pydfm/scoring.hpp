@@ -1,10 +1,12 @@
-// How far rows are from a class, or from the nearest of several: every score in one pass.
+// How far rows are from a class: every score in one pass.
 #pragma once
 
+#include <cstddef>
+#include <stdexcept>
 #include <vector>
 
 #include "pydfm/matrix.hpp"
-#include "pydfm/row_products.hpp"
+#include "pydfm/projection.hpp"
 
 namespace pydfm {
 
@@ -34,19 +36,33 @@ class Scorer {
  public:
   explicit Scorer(const SubspaceView& subspace);
 
+  const SubspaceView& subspace() const { return subspace_; }
   Index features() const { return subspace_.mean.size(); }
 
-  /// The score of a row with these energies.
-  double value(ScoreType type, const Energies& energies) const;
+  /// The score of a row with these energies; `Number` may be an array of rows.
+  template <typename Number>
+  Number value(ScoreType type, const Number& residual, const Number& mahalanobis) const;
+  double value(ScoreType type, const Energies& energies) const {
+    return value(type, energies.residual, energies.mahalanobis);
+  }
 
   /// A bound on the error that float32 products may have made in `value`.
   double error(ScoreType type, const Energies& energies) const;
 
-  /// Energies of the rows `first` to `first + count` of `rows`, count <= kTileRows, with products
-  /// in float32; `tile` is written over.
-  struct Tile;
+  /// Whether float32 products keep what is promised of the score. False for NaN and infinity too.
+  bool certain(ScoreType type, const Energies& energies) const;
+
+  /// What a thread keeps from one tile, and one class, to the next.
+  struct Tile : Projection::Tile {
+    explicit Tile(Index n_rows)
+        : Projection::Tile(n_rows), energies(static_cast<std::size_t>(totals.size())) {}
+
+    std::vector<Energies> energies;
+  };
+
+  /// Energies of the rows `which` of `rows`, count <= kTileRows, with products in float32.
   template <typename Scalar>
-  void measure(const MatrixView<Scalar>& rows, Index first, Index count, Tile& tile) const;
+  void measure(const MatrixView<Scalar>& rows, const Index* which, Index count, Tile& tile) const;
 
   /// Energies of some rows in float64, tiny residuals from their vectors.
   template <typename Scalar>
@@ -55,10 +71,8 @@ class Scorer {
 
  private:
   SubspaceView subspace_;
-  Panels panels_;
-  Vector<float> mean_;         // (d,)  the mean, rounded
-  Vector<float> mean_rest_;    // (d,)  what rounding took from it
-  Vector<double> precisions_;  // (panels_.width(),)  1 / variance, and zeros
+  Projection projection_;
+  Vector<double> precisions_;  // (projection_.width(),)  1 / variance, and zeros
   double precision_sum_;
   double product_error_;
   double noise_precision_ = 0;
@@ -73,7 +87,7 @@ class Scorer {
 ///   nll          = 1/2 (mahalanobis + sum_i ln variance_i + k ln 2 pi)
 ///   ppca         = nll + 1/2 (fre / noise + (d - k) ln noise + (d - k) ln 2 pi)
 ///
-/// Products are float32; a score that would lose digits that way (see the bound in scoring.cpp) is
+/// Products are float32; a score that would lose digits that way (see `Scorer::error`) is
 /// computed again in float64 from the row's explicit residual, so that every score is within 1e-4
 /// relative of float64's. A row with NaN or infinity scores NaN; a score beyond float32 is its
 /// largest finite number. A row's score depends neither on the other rows nor on `n_threads`, nor
@@ -82,16 +96,22 @@ template <typename Scalar>
 Matrix<float> score(const MatrixView<Scalar>& rows, const Scorer& scorer,
                     const std::vector<ScoreType>& types, int n_threads);
 
-struct NearestClasses {
-  Matrix<float> scores;  // (n_types, n)  the lowest over the classes
-  Matrix<int> classes;   // (n_types, n)  whose it is, the first of equals; -1 for a NaN row
-};
+/// A score as it is given out: one beyond float32 is its largest finite number.
+float to_score(double value);
 
-/// Scores of `rows` (n, d) under the nearest of several classes, each score and each type by
-/// itself: what `score` gives for every class, and the least of it.
-template <typename Scalar>
-NearestClasses score_nearest(const MatrixView<Scalar>& rows,
-                             const std::vector<const Scorer*>& scorers,
-                             const std::vector<ScoreType>& types, int n_threads);
+template <typename Number>
+Number Scorer::value(ScoreType type, const Number& residual, const Number& mahalanobis) const {
+  switch (type) {
+    case ScoreType::kFre:
+      return residual;
+    case ScoreType::kMahalanobis:
+      return mahalanobis;
+    case ScoreType::kNll:
+      return 0.5 * mahalanobis + nll_constant_;
+    case ScoreType::kPpca:
+      return 0.5 * (mahalanobis + residual * noise_precision_) + nll_constant_ + noise_constant_;
+  }
+  throw std::invalid_argument("unknown score type");
+}
 
 }  // namespace pydfm

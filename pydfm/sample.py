@@ -47,6 +47,8 @@ class RowSample:
         self, rows: NDArray[Any], places: NDArray[np.intp], tags: NDArray[np.intp] | None = None
     ) -> None:
         """Add `rows` (N, ...) at `places` (N,), and a number to go along with each."""
+        if not self._places.flags.writeable:  # as arrays are that came from another process
+            vars(self).update(vars(self.copy()))
         kept = self._n_kept
         everyone = _numbers(np.append(self._places[:kept], places), self._seed)
         stay = np.ones(len(everyone), dtype=bool)

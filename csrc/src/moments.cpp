@@ -59,6 +59,22 @@ class CentredBlocks {
   Index count_ = 0;
 };
 
+// Rows [range.begin, range.begin + range.size) of a block of columns, less shift and mean, packed.
+template <typename Block>
+Packed packed_rows(const Block& block, Range range, const Eigen::RowVectorXd& shift,
+                   const Eigen::RowVectorXd& mean) {
+  Packed packed(range.size, block.cols());
+  Matrix<double> panel = Matrix<double>::Zero(Packed::kWidth, block.cols());
+  for (Index i = 0; i < range.size; i += Packed::kWidth) {
+    const Index height = std::min(Packed::kWidth, range.size - i);
+    for (Index row = 0; row < height; ++row) {
+      panel.row(row) = block.row(range.begin + i + row).template cast<double>() - shift - mean;
+    }
+    packed.set_panel(i / Packed::kWidth, panel);
+  }
+  return packed;
+}
+
 // lower(c) += weight a a' in rows [begin, begin + height).
 void add_lower_outer(const Vector<double>& a, double weight, Index begin, Index height,
                      Matrix<double>& c) {
@@ -91,39 +107,36 @@ Moments moments(const MatrixView<Scalar>& rows, int n_threads) {
   if (n < 1) throw std::invalid_argument("rows is empty: moments need at least one row");
 
   // Means are kept minus the first row until the end.
-  const ProductTasks tasks(d, (n + kBlock - 1) / kBlock);
+  const SymmetricSum sum(d, (n + kBlock - 1) / kBlock);
   const Eigen::RowVectorXd first_row = rows.row(0).template cast<double>();
-  std::vector<Moments> parts(static_cast<std::size_t>(tasks.n_parts()));
-  for (Moments& part : parts) {
-    part.mean.resize(d);
-    part.scatter = large_matrix(d, d);
-  }
+  std::vector<Moments> parts(static_cast<std::size_t>(sum.n_parts()));
+  for (Moments& part : parts) part.mean.resize(d);
 
-  tasks.run(n_threads, [&](Index p, Index first, Index last, Range height, Range width) {
-    Moments& part = parts[static_cast<std::size_t>(p)];
-    auto tile = part.scatter.block(height.begin, width.begin, height.size, width.size);
-    tile.setZero();
-    const bool diagonal = height.begin == width.begin;
-    CentredBlocks left(height.size), right(diagonal ? 0 : width.size);
-    const auto take = [&](CentredBlocks& blocks, Index b, Range columns) {
-      const Index count = std::min(kBlock, n - b * kBlock);
-      blocks.take(rows.block(b * kBlock, columns.begin, count, columns.size),
-                  first_row.segment(columns.begin, columns.size));
-    };
-    for (Index b = first; b < last; ++b) {
-      take(left, b, height);
-      if (diagonal) {
-        add_products(left.packed(), left.packed(), Part::kLower, tile);
-      } else {
-        take(right, b, width);
-        add_products(left.packed(), right.packed(), Part::kAll, tile);
-      }
-    }
-    if (diagonal) {
-      part.mean.segment(height.begin, height.size) = left.mean();
-      if (height.begin == 0) part.count = left.count();
-    }
-  });
+  std::vector<Matrix<double>> scatters = sum.add_up(
+      n_threads, [&](Index p, Index first, Index last, Range height, Range width, auto& tile) {
+        const bool diagonal = height.begin == width.begin;
+        CentredBlocks left(height.size), right(diagonal ? 0 : width.size);
+        const auto take = [&](CentredBlocks& blocks, Index b, Range columns) {
+          const Index count = std::min(kBlock, n - b * kBlock);
+          blocks.take(rows.block(b * kBlock, columns.begin, count, columns.size),
+                      first_row.segment(columns.begin, columns.size));
+        };
+        for (Index b = first; b < last; ++b) {
+          take(left, b, height);
+          if (diagonal) {
+            add_products(left.packed(), left.packed(), Part::kLower, tile);
+          } else {
+            take(right, b, width);
+            add_products(left.packed(), right.packed(), Part::kAll, tile);
+          }
+        }
+        if (diagonal) {
+          Moments& part = parts[static_cast<std::size_t>(p)];
+          part.mean.segment(height.begin, height.size) = left.mean();
+          if (height.begin == 0) part.count = left.count();
+        }
+      });
+  for (std::size_t i = 0; i < parts.size(); ++i) parts[i].scatter = std::move(scatters[i]);
 
   Moments all = std::move(parts.front());
   for (std::size_t i = 1; i < parts.size(); ++i) add(all, parts[i], n_threads);
@@ -173,42 +186,30 @@ Gram gram(const MatrixView<Scalar>& rows, int n_threads) {
   if (n < 1) throw std::invalid_argument("rows is empty: a Gram matrix needs at least one row");
 
   // Blocks are of columns: the mean of a column needs no other.
-  const ProductTasks tasks(n, (d + kBlock - 1) / kBlock);
+  const SymmetricSum sum(n, (d + kBlock - 1) / kBlock);
   Gram result{Vector<double>(d), {}};
-  std::vector<Matrix<double>> parts(static_cast<std::size_t>(tasks.n_parts()));
-  for (Matrix<double>& part : parts) part = large_matrix(n, n);
-  tasks.run(n_threads, [&](Index p, Index first, Index last, Range height, Range width) {
-    auto tile = parts[static_cast<std::size_t>(p)].block(height.begin, width.begin, height.size,
-                                                         width.size);
-    tile.setZero();
-    const bool diagonal = height.begin == width.begin;
-    Packed left(height.size, kBlock), right(diagonal ? 0 : width.size, kBlock);
-    for (Index b = first; b < last; ++b) {
-      const auto block = rows.middleCols(b * kBlock, std::min(kBlock, d - b * kBlock));
-      const Eigen::RowVectorXd shift = block.row(0).template cast<double>();
-      Eigen::RowVectorXd mean = Eigen::RowVectorXd::Zero(block.cols());
-      for (Index i = 0; i < n; ++i) mean += block.row(i).template cast<double>() - shift;
-      mean /= static_cast<double>(n);
-      const auto pack = [&](Range range, Packed& packed) {
-        if (block.cols() < kBlock) packed = Packed(range.size, kBlock);
-        for (Index i = 0; i < range.size; ++i) {
-          packed.set_vector(i, block.row(range.begin + i).template cast<double>() - shift - mean);
+  std::vector<Matrix<double>> sums = sum.add_up(
+      n_threads, [&](Index, Index first, Index last, Range height, Range width, auto& tile) {
+        const bool diagonal = height.begin == width.begin;
+        for (Index b = first; b < last; ++b) {
+          const auto block = rows.middleCols(b * kBlock, std::min(kBlock, d - b * kBlock));
+          const Eigen::RowVectorXd shift = block.row(0).template cast<double>();
+          Eigen::RowVectorXd mean = Eigen::RowVectorXd::Zero(block.cols());
+          for (Index i = 0; i < n; ++i) mean += block.row(i).template cast<double>() - shift;
+          mean /= static_cast<double>(n);
+          const Packed left = packed_rows(block, height, shift, mean);
+          if (diagonal) {
+            add_products(left, left, Part::kLower, tile);
+          } else {
+            add_products(left, packed_rows(block, width, shift, mean), Part::kAll, tile);
+          }
+          if (diagonal && height.begin == 0) {
+            result.mean.segment(b * kBlock, block.cols()) = (shift + mean).transpose();
+          }
         }
-      };
-      pack(height, left);
-      if (diagonal) {
-        add_products(left, left, Part::kLower, tile);
-      } else {
-        pack(width, right);
-        add_products(left, right, Part::kAll, tile);
-      }
-      if (diagonal && height.begin == 0) {
-        result.mean.segment(b * kBlock, block.cols()) = (shift + mean).transpose();
-      }
-    }
-  });
-  result.gram = std::move(parts.front());
-  for (std::size_t i = 1; i < parts.size(); ++i) result.gram += parts[i];
+      });
+  result.gram = std::move(sums.front());
+  for (std::size_t i = 1; i < sums.size(); ++i) result.gram += sums[i];
   mirror_lower(result.gram);
   return result;
 }

@@ -1,6 +1,6 @@
 #include "pydfm/subspace.hpp"
 
-#include <cmath>
+#include <algorithm>
 
 #include "pydfm/memory.hpp"
 #include "pydfm/packed_products.hpp"
@@ -16,8 +16,12 @@ Matrix<double> components_from_gram(const MatrixView<Scalar>& rows, const Vector
   const Index d = rows.cols();
   const Index k = vectors.rows();
   Packed scaled(k, n);
-  for (Index i = 0; i < k; ++i) {
-    scaled.set_vector(i, vectors.row(i).transpose() / std::sqrt(values[i]));
+  for (Index i = 0; i < k; i += Packed::kWidth) {
+    const Index count = std::min(Packed::kWidth, k - i);
+    Matrix<double> panel = Matrix<double>::Zero(Packed::kWidth, n);
+    panel.topRows(count) = values.segment(i, count).cwiseSqrt().cwiseInverse().asDiagonal() *
+                           vectors.middleRows(i, count);
+    scaled.set_panel(i / Packed::kWidth, panel);
   }
   Matrix<double> components = large_matrix(k, d);
   constexpr Index kColumns = 96;  // with the rows' values in float64 they stay in the cache
@@ -28,9 +32,11 @@ Matrix<double> components_from_gram(const MatrixView<Scalar>& rows, const Vector
       centred.set_element(
           i, block.row(i).template cast<double>().transpose() - mean.segment(begin, count));
     }
-    auto columns = components.middleCols(begin, count);
-    columns.setZero();
+    // In one piece: the components' rows may lie a power of two apart, on the same few lines of the
+    // cache.
+    Matrix<double> columns = Matrix<double>::Zero(k, count);
     add_products(scaled, centred, Part::kAll, columns);
+    components.middleCols(begin, count) = columns;
   });
   return components;
 }

@@ -5,6 +5,7 @@
 #pragma once
 
 #include <algorithm>
+#include <array>
 #include <cstddef>
 #include <utility>
 
@@ -20,7 +21,7 @@ class Packed {
 
   static constexpr Index kPacketSize = Eigen::internal::packet_traits<double>::size;
   static constexpr Index kWidth = std::max<Index>(kPacketSize, 4);
-  /// Panels on the right that meet one on the left: their sums fill the registers, but for what the
+  /// Panels on the right that meet one on the left at a time: their sums fill the registers, but for what the
   /// factors need.
   static constexpr Index kMeet = std::max<Index>(
       (EIGEN_ARCH_DEFAULT_NUMBER_OF_REGISTERS >= 32 ? 24 : 12) * kPacketSize / (kWidth * kWidth),
@@ -30,21 +31,17 @@ class Packed {
   Packed(Index size, Index depth)
       : size_(size),
         depth_(depth),
-        panels_((size + kMeet * kWidth - 1) / (kMeet * kWidth) * kMeet),
-        data_(Vector<double>::Zero(panels_ * kWidth * depth)) {}
+        data_(Vector<double>::Zero(panels() * kWidth * depth)) {}
 
   Index size() const { return size_; }
   Index depth() const { return depth_; }
-  /// Panels that hold vectors; more of them are there, up to a multiple of kMeet.
   Index panels() const { return (size_ + kWidth - 1) / kWidth; }
 
   /// Vectors [i kWidth, (i + 1) kWidth) from element `first` on: (depth, kWidth), row by row.
-  const double* panel(Index i, Index first = 0) const {
+  const double* panel(Index i, Index first) const {
     return data_.data() + (i * depth_ + first) * kWidth;
   }
-  double* panel(Index i, Index first = 0) {
-    return data_.data() + (i * depth_ + first) * kWidth;
-  }
+  double* panel(Index i, Index first) { return data_.data() + (i * depth_ + first) * kWidth; }
 
   /// Element `p` of all vectors.
   void set_element(Index p, const Vector<double>& values) {
@@ -59,35 +56,46 @@ class Packed {
       Eigen::Array<double, kWidth, 1> of_panel = Eigen::Array<double, kWidth, 1>::Zero();
       const Index width = std::min(kWidth, size_ - i);
       of_panel.head(width) = values.segment(i, width);
-      Eigen::Map<Eigen::Array<double, kWidth, Eigen::Dynamic>>(panel(i / kWidth), kWidth, depth)
+      Eigen::Map<Eigen::Array<double, kWidth, Eigen::Dynamic>>(panel(i / kWidth, 0), kWidth,
+                                                                  depth)
           .colwise() -= of_panel;
     }
   }
 
-  /// The first elements of vector `i`.
-  void set_vector(Index i, const Vector<double>& values) {
-    double* const to = panel(i / kWidth) + i % kWidth;
-    for (Index p = 0; p < values.size(); ++p) to[p * kWidth] = values[p];
+  /// Vectors of panel `i`: rows of `values` (kWidth, depth or less).
+  void set_panel(Index i, const Matrix<double>& values) {
+    using namespace Eigen::internal;
+    Index p = 0;
+    for (; p + kPacketSize <= values.cols(); p += kPacketSize) {
+      for (Index row = 0; row < kWidth; row += kPacketSize) {
+        PacketBlock<Packet, kPacketSize> square;
+        for (Index r = 0; r < kPacketSize; ++r) {
+          square.packet[r] = ploadu<Packet>(&values(row + r, p));
+        }
+        ptranspose(square);
+        for (Index r = 0; r < kPacketSize; ++r) pstoreu(panel(i, p + r) + row, square.packet[r]);
+      }
+    }
+    for (; p < values.cols(); ++p) Eigen::Map<Vector<double>>(panel(i, p), kWidth) = values.col(p);
   }
 
  private:
   Index size_;
   Index depth_;
-  Index panels_;
   Vector<double> data_;
 };
 
 namespace detail {
 
-/// c (kWidth, kMeet * kWidth) += a panel times kMeet panels, which lie `panel_size` apart.
-template <std::size_t... kSum>
+/// c (kWidth, kPanels * kWidth) += a panel times kPanels panels, which lie `panel_size` apart.
+template <Index kPanels, std::size_t... kSum>
 void add_tile(const double* left, const double* right, Index panel_size, Index depth, double* c,
               Index c_stride, std::index_sequence<kSum...> /*all sums*/) {
   using namespace Eigen::internal;
   using Packet = Packed::Packet;
   constexpr Index kSize = Packed::kPacketSize;
   constexpr Index kPerPanel = Packed::kWidth / kSize;
-  constexpr Index kPackets = Packed::kMeet * kPerPanel;
+  constexpr Index kPackets = kPanels * kPerPanel;
   const auto row = [](std::size_t sum) { return static_cast<Index>(sum) / kPackets; };
   const auto packet = [](std::size_t sum) { return static_cast<Index>(sum) % kPackets; };
   const auto at = [&](std::size_t sum) { return c + row(sum) * c_stride + packet(sum) * kSize; };
@@ -105,11 +113,20 @@ void add_tile(const double* left, const double* right, Index panel_size, Index d
   (pstoreu(at(kSum), padd(ploadu<Packet>(at(kSum)), sums[kSum])), ...);
 }
 
-inline void add_tile(const double* left, const double* right, Index panel_size, Index depth,
-                     double* c, Index c_stride) {
-  constexpr Index kPackets = Packed::kMeet * Packed::kWidth / Packed::kPacketSize;
-  add_tile(left, right, panel_size, depth, c, c_stride,
-           std::make_index_sequence<static_cast<std::size_t>(Packed::kWidth * kPackets)>{});
+using AddTile = void (*)(const double*, const double*, Index, Index, double*, Index);
+
+template <Index kPanels>
+void add_panels(const double* left, const double* right, Index panel_size, Index depth, double* c,
+                Index c_stride) {
+  constexpr Index kSums = Packed::kWidth * kPanels * Packed::kWidth / Packed::kPacketSize;
+  add_tile<kPanels>(left, right, panel_size, depth, c, c_stride,
+                    std::make_index_sequence<static_cast<std::size_t>(kSums)>{});
+}
+
+template <Index... kPanel>
+constexpr std::array<AddTile, sizeof...(kPanel)> add_by_panels(
+    std::integer_sequence<Index, kPanel...> /*panels less one*/) {
+  return {&add_panels<kPanel + 1>...};
 }
 
 }  // namespace detail
@@ -121,25 +138,31 @@ enum class Part { kAll, kLower };
 /// c (left.size(), right.size()) += the inner products of left's vectors with right's.
 inline void add_products(const Packed& left, const Packed& right, Part part,
                          Eigen::Ref<Matrix<double>, 0, Eigen::OuterStride<>> c) {
-  constexpr Index kDepth = 256;  // of which kMeet panels and one stay near the first cache
+  static constexpr auto kAddTile =
+      detail::add_by_panels(std::make_integer_sequence<Index, Packed::kMeet>{});
+  constexpr Index kDepth = 256;  // of which a few panels stay near the first cache
   constexpr Index kWidth = Packed::kWidth;
-  constexpr Index kColumns = Packed::kMeet * kWidth;
-  const Index panel_size = right.depth() * kWidth;
-  Eigen::Matrix<double, kWidth, kColumns, Eigen::RowMajor> edge;
+  constexpr Index kMeet = Packed::kMeet;
+  Eigen::Matrix<double, kWidth, kMeet * kWidth, Eigen::RowMajor> edge;
   for (Index first = 0; first < left.depth(); first += kDepth) {
     const Index depth = std::min(kDepth, left.depth() - first);
-    for (Index j = 0; j < c.cols(); j += kColumns) {
-      const double* const w = right.panel(j / kWidth, first);
-      for (Index i = part == Part::kLower ? j : 0; i < c.rows(); i += kWidth) {
-        const double* const v = left.panel(i / kWidth, first);
-        const Index height = std::min(kWidth, c.rows() - i);
-        const Index width = std::min(kColumns, c.cols() - j);
-        if (height == kWidth && width == kColumns) {
-          detail::add_tile(v, w, panel_size, depth, &c(i, j), c.outerStride());
+    for (Index j = 0; j < right.panels(); j += kMeet) {
+      const double* const w = right.panel(j, first);
+      for (Index i = part == Part::kLower ? j : 0; i < left.panels(); ++i) {
+        const Index most = part == Part::kLower ? i + 1 : right.panels();
+        const Index panels = std::min(kMeet, most - j);
+        const auto add_tile = kAddTile[static_cast<std::size_t>(panels - 1)];
+        const Index height = std::min(kWidth, left.size() - i * kWidth);
+        const Index width = std::min(panels * kWidth, right.size() - j * kWidth);
+        const auto add_to = [&](double* to, Index stride) {
+          add_tile(left.panel(i, first), w, right.depth() * kWidth, depth, to, stride);
+        };
+        if (height == kWidth && width == panels * kWidth) {
+          add_to(&c(i * kWidth, j * kWidth), c.outerStride());
         } else {
           edge.setZero();
-          detail::add_tile(v, w, panel_size, depth, edge.data(), kColumns);
-          c.block(i, j, height, width) += edge.topLeftCorner(height, width);
+          add_to(edge.data(), edge.outerStride());
+          c.block(i * kWidth, j * kWidth, height, width) += edge.topLeftCorner(height, width);
         }
       }
     }

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "pydfm/matrix.hpp"
+#include "pydfm/memory.hpp"
 #include "pydfm/packed_products.hpp"
 #include "pydfm/parallel.hpp"
 
@@ -17,18 +18,18 @@ struct Range {
   Index size;
 };
 
-/// How a sum of products over `n_blocks` blocks into an n x n matrix is cut into tasks: runs of
-/// blocks, each with a partial sum of its own, times square tiles of the lower triangle, small
-/// enough to stay in the cache while all blocks pass by. Shapes alone decide, so that results do
-/// not depend on the number of threads.
-class ProductTasks {
+/// A sum of products over `n_blocks` blocks into the lower triangle of an n x n matrix, cut into
+/// tasks: runs of blocks, each with a partial sum of its own, times square tiles, small enough to
+/// stay in the cache while all blocks pass by. Shapes alone decide, so that results do not depend
+/// on the number of threads.
+class SymmetricSum {
  public:
-  ProductTasks(Index n, Index n_blocks) : n_(n), n_blocks_(n_blocks) {
+  SymmetricSum(Index n, Index n_blocks) : n_(n), n_blocks_(n_blocks) {
     constexpr Index kPartialBytes = Index{64} << 20;  // of all partial sums, unless there is one
     constexpr Index kTasks = 8;
     constexpr Index kFewest = 8;  // blocks, for which a partial sum pays
     constexpr Index kWidest = 528;
-    constexpr Index kStep = 24;  // a multiple of what Packed takes at once
+    constexpr Index kStep = 24;  // a whole number of panels
     const Index n_ranges = (n + kWidest - 1) / kWidest;
     width_ = ((n + n_ranges - 1) / n_ranges + kStep - 1) / kStep * kStep;
     for (Index row = 0; row * width_ < n; ++row) {
@@ -40,20 +41,33 @@ class ProductTasks {
 
   Index n_parts() const { return n_parts_; }
 
-  /// Calls `work(part, first_block, last_block, rows, columns)` for each part and each tile; the
-  /// tile is on the diagonal where both ranges begin together.
+  /// Calls `work(part, first_block, last_block, rows, columns, tile)` for each part and each tile,
+  /// which it adds to; returns the parts' sums, undefined above the diagonal. A tile is on the
+  /// diagonal where both ranges begin together.
   template <typename Work>
-  void run(int n_threads, const Work& work) const {
+  std::vector<Matrix<double>> add_up(int n_threads, const Work& work) const {
+    std::vector<Matrix<double>> sums(static_cast<std::size_t>(n_parts_));
+    for (Matrix<double>& sum : sums) sum = large_matrix(n_, n_);
     const auto n_tiles = static_cast<Index>(tiles_.size());
     parallel_for(n_parts_ * n_tiles, n_threads, [&](Index task) {
       const Index part = task / n_tiles;
-      const Tile tile = tiles_[static_cast<std::size_t>(task % n_tiles)];
-      work(part, part * n_blocks_ / n_parts_, (part + 1) * n_blocks_ / n_parts_, range(tile.row),
-           range(tile.column));
+      const auto [row, column] = tiles_[static_cast<std::size_t>(task % n_tiles)];
+      const Range rows = range(row), columns = range(column);
+      // In one piece, its rows a little apart: those of the whole sum may all lie a power of two
+      // apart, on the same few lines of the cache.
+      Matrix<double> padded = Matrix<double>::Zero(rows.size, columns.size + kPad);
+      auto tile = padded.leftCols(columns.size);
+      work(part, part * n_blocks_ / n_parts_, (part + 1) * n_blocks_ / n_parts_, rows, columns,
+           tile);
+      sums[static_cast<std::size_t>(part)].block(rows.begin, columns.begin, rows.size,
+                                                 columns.size) = tile;
     });
+    return sums;
   }
 
  private:
+  static constexpr Index kPad = 8;
+
   struct Tile {
     Index row;
     Index column;

@@ -6,15 +6,15 @@
 #include <stdexcept>
 #include <string>
 
-#include "pydfm/memory.hpp"
+#include "pydfm/packed_products.hpp"
 #include "pydfm/products.hpp"
 
 namespace pydfm {
 
 namespace {
 
-// Rows of a block of moments, columns of one of a Gram matrix: few enough that a tile's share of it,
-// packed, stays in the second-level cache.
+// Rows of a block of moments, columns of one of a Gram matrix: few enough that a tile's share of
+// it, packed, stays in the second-level cache.
 constexpr Index kBlock = 128;
 
 // Some columns of block after block of rows, each centred about its own mean and packed. What joins
@@ -124,10 +124,10 @@ Moments moments(const MatrixView<Scalar>& rows, int n_threads) {
         for (Index b = first; b < last; ++b) {
           take(left, b, height);
           if (diagonal) {
-            add_products(left.packed(), left.packed(), Part::kLower, tile);
+            add_products(left.packed(), left.packed(), Entries::kLower, tile);
           } else {
             take(right, b, width);
-            add_products(left.packed(), right.packed(), Part::kAll, tile);
+            add_products(left.packed(), right.packed(), Entries::kAll, tile);
           }
         }
         if (diagonal) {
@@ -199,9 +199,9 @@ Gram gram(const MatrixView<Scalar>& rows, int n_threads) {
           mean /= static_cast<double>(n);
           const Packed left = packed_rows(block, height, shift, mean);
           if (diagonal) {
-            add_products(left, left, Part::kLower, tile);
+            add_products(left, left, Entries::kLower, tile);
           } else {
-            add_products(left, packed_rows(block, width, shift, mean), Part::kAll, tile);
+            add_products(left, packed_rows(block, width, shift, mean), Entries::kAll, tile);
           }
           if (diagonal && height.begin == 0) {
             result.mean.segment(b * kBlock, block.cols()) = (shift + mean).transpose();

@@ -35,7 +35,7 @@ Matrix<double> components_from_gram(const MatrixView<Scalar>& rows, const Vector
     // In one piece: the components' rows may lie a power of two apart, on the same few lines of the
     // cache.
     Matrix<double> columns = Matrix<double>::Zero(k, count);
-    add_products(scaled, centred, Part::kAll, columns);
+    add_products(scaled, centred, Entries::kAll, columns);
     components.middleCols(begin, count) = columns;
   });
   return components;

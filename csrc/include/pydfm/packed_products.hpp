@@ -21,17 +21,15 @@ class Packed {
 
   static constexpr Index kPacketSize = Eigen::internal::packet_traits<double>::size;
   static constexpr Index kWidth = std::max<Index>(kPacketSize, 4);
-  /// Panels on the right that meet one on the left at a time: their sums fill the registers, but for what the
-  /// factors need.
+  /// Panels on the right that meet one on the left at a time: their sums fill the registers, but
+  /// for what the factors need.
   static constexpr Index kMeet = std::max<Index>(
       (EIGEN_ARCH_DEFAULT_NUMBER_OF_REGISTERS >= 32 ? 24 : 12) * kPacketSize / (kWidth * kWidth),
       1);
 
   /// `size` vectors, all zero.
   Packed(Index size, Index depth)
-      : size_(size),
-        depth_(depth),
-        data_(Vector<double>::Zero(panels() * kWidth * depth)) {}
+      : size_(size), depth_(depth), data_(Vector<double>::Zero(panels() * kWidth * depth)) {}
 
   Index size() const { return size_; }
   Index depth() const { return depth_; }
@@ -56,8 +54,7 @@ class Packed {
       Eigen::Array<double, kWidth, 1> of_panel = Eigen::Array<double, kWidth, 1>::Zero();
       const Index width = std::min(kWidth, size_ - i);
       of_panel.head(width) = values.segment(i, width);
-      Eigen::Map<Eigen::Array<double, kWidth, Eigen::Dynamic>>(panel(i / kWidth, 0), kWidth,
-                                                                  depth)
+      Eigen::Map<Eigen::Array<double, kWidth, Eigen::Dynamic>>(panel(i / kWidth, 0), kWidth, depth)
           .colwise() -= of_panel;
     }
   }
@@ -133,10 +130,10 @@ constexpr std::array<AddTile, sizeof...(kPanel)> add_by_panels(
 
 /// Entries of a product to compute: all, or those on the diagonal and below it (and, undefined,
 /// some above).
-enum class Part { kAll, kLower };
+enum class Entries { kAll, kLower };
 
 /// c (left.size(), right.size()) += the inner products of left's vectors with right's.
-inline void add_products(const Packed& left, const Packed& right, Part part,
+inline void add_products(const Packed& left, const Packed& right, Entries entries,
                          Eigen::Ref<Matrix<double>, 0, Eigen::OuterStride<>> c) {
   static constexpr auto kAddTile =
       detail::add_by_panels(std::make_integer_sequence<Index, Packed::kMeet>{});
@@ -148,8 +145,8 @@ inline void add_products(const Packed& left, const Packed& right, Part part,
     const Index depth = std::min(kDepth, left.depth() - first);
     for (Index j = 0; j < right.panels(); j += kMeet) {
       const double* const w = right.panel(j, first);
-      for (Index i = part == Part::kLower ? j : 0; i < left.panels(); ++i) {
-        const Index most = part == Part::kLower ? i + 1 : right.panels();
+      for (Index i = entries == Entries::kLower ? j : 0; i < left.panels(); ++i) {
+        const Index most = entries == Entries::kLower ? i + 1 : right.panels();
         const Index panels = std::min(kMeet, most - j);
         const auto add_tile = kAddTile[static_cast<std::size_t>(panels - 1)];
         const Index height = std::min(kWidth, left.size() - i * kWidth);

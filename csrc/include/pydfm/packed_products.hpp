@@ -61,22 +61,29 @@ class Packed {
 
   /// Vectors of panel `i`: rows of `values` (kWidth, depth or less).
   void set_panel(Index i, const Matrix<double>& values) {
-    using namespace Eigen::internal;
     Index p = 0;
     for (; p + kPacketSize <= values.cols(); p += kPacketSize) {
       for (Index row = 0; row < kWidth; row += kPacketSize) {
-        PacketBlock<Packet, kPacketSize> square;
-        for (Index r = 0; r < kPacketSize; ++r) {
-          square.packet[r] = ploadu<Packet>(&values(row + r, p));
-        }
-        ptranspose(square);
-        for (Index r = 0; r < kPacketSize; ++r) pstoreu(panel(i, p + r) + row, square.packet[r]);
+        set_square(Eigen::internal::ploadu<Packet>(&values(row, p)), &values(row, p), values.cols(),
+                   panel(i, p) + row);
       }
     }
     for (; p < values.cols(); ++p) Eigen::Map<Vector<double>>(panel(i, p), kWidth) = values.col(p);
   }
 
  private:
+  // A square of as many rows as a packet has values, transposed. (The packet's type is deduced:
+  // compilers warn where it is named as a template's argument.)
+  template <typename First>
+  static void set_square(const First& first, const double* from, Index stride, double* to) {
+    using namespace Eigen::internal;
+    PacketBlock<First, kPacketSize> square;
+    square.packet[0] = first;
+    for (Index r = 1; r < kPacketSize; ++r) square.packet[r] = ploadu<First>(from + r * stride);
+    ptranspose(square);
+    for (Index r = 0; r < kPacketSize; ++r) pstoreu(to + r * kWidth, square.packet[r]);
+  }
+
   Index size_;
   Index depth_;
   Vector<double> data_;

@@ -73,17 +73,16 @@ def fit(
         fn_constructor_args=(template, column, label),
         **_resources(batch_size, n_workers, num_cpus, num_gpus),
     )
-    blocks = states.to_arrow_refs()
     load = ray.remote(_merge_block)
     merge = ray.remote(_merge_two)
-    parts = [load.remote(block) for block in blocks]
-    while len(parts) > 1:
-        pairs = [parts[i : i + 2] for i in range(0, len(parts), 2)]
-        parts = [merge.remote(*pair) if len(pair) == 2 else pair[0] for pair in pairs]
     try:
+        parts = [load.remote(block) for block in states.to_arrow_refs()]
+        while len(parts) > 1:
+            pairs = [parts[i : i + 2] for i in range(0, len(parts), 2)]
+            parts = [merge.remote(*pair) if len(pair) == 2 else pair[0] for pair in pairs]
         merged = ray.get(parts[0]) if parts else None
     except ray.exceptions.RayTaskError as error:
-        raise error.cause from None
+        raise _told(error) from None
     if merged is None:
         raise ValueError("the data set is empty; there is nothing to fit")
     model: DFM = clone(template)
@@ -128,7 +127,7 @@ def score(
         The columns of the data set, but for features and images, and "score" (of several types
         "score_fre" and so on); None where it was written to `output`.
     """
-    _import_ray()
+    ray = _import_ray()
     dfm._check_fitted()
     column = _find_column(dataset, column, label)
     chosen = dfm.score_type if score_type is None else score_type
@@ -141,7 +140,10 @@ def score(
     )
     if output is None:
         return scored
-    scored.write_parquet(output)
+    try:
+        scored.write_parquet(output)
+    except ray.exceptions.RayTaskError as error:
+        raise _told(error) from None
     return None
 
 
@@ -162,7 +164,7 @@ class _Fit:
         labels = None if self._label is None else batch[self._label]
         self._fitted = dfm.partial_fit(_rows(batch[self._column]), labels=labels)
         state = np.empty(1, dtype=object)
-        state[0] = cloudpickle.dumps(dfm)
+        state[0] = cloudpickle.dumps(dfm)  # type: ignore[no-untyped-call]
         return {"state": state}
 
 
@@ -186,6 +188,16 @@ class _Score:
         if self._column != "path":
             del result[self._column]
         return {**result, **dict(zip(self._names, scores, strict=True))}
+
+
+def _told(error: BaseException) -> BaseException:
+    """Return what a worker raised, which Ray wraps more than once."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, ValueError | TypeError | OSError):
+            return cause
+        cause = getattr(cause, "cause", None) or cause.__cause__
+    return error
 
 
 def _merge_block(block: Any) -> DFM | None:

@@ -1,40 +1,78 @@
 #include "pydfm/moments.hpp"
 
 #include <algorithm>
+#include <cmath>
 #include <limits>
 #include <stdexcept>
 #include <string>
 
-#include "pydfm/memory.hpp"
+#include "pydfm/packed_products.hpp"
 #include "pydfm/products.hpp"
 
 namespace pydfm {
 
 namespace {
 
-// Rows of a block: few enough that it stays in the second-level cache.
-constexpr Index kRows = 128;
+// Rows of a block of moments, columns of one of a Gram matrix: few enough that a tile's share of
+// it, packed, stays in the second-level cache.
+constexpr Index kBlock = 128;
 
-// Rows of products at a time.
-constexpr Index kStrip = 512;
+// Some columns of block after block of rows, each centred about its own mean and packed. What joins
+// a block to those before it is one more row: the step from their mean to its own, weighted.
+class CentredBlocks {
+ public:
+  explicit CentredBlocks(Index columns)
+      : packed_(columns, kBlock + 1), mean_(Vector<double>::Zero(columns)) {}
 
-// Columns of a block of the Gram matrix of n rows.
-Index columns_per_block(Index n) {
-  return std::clamp<Index>((Index{1} << 16) / n / 32 * 32, 64, 256);
-}
+  const Packed& packed() const { return packed_; }
+  // Mean of all blocks, minus the shift.
+  const Vector<double>& mean() const { return mean_; }
+  Index count() const { return count_; }
 
-// Rows minus their mean, in `block`; returns that mean minus `shift`. The shift goes first: near
-// the rows, it leaves numbers of the size of their spread, so that a large offset costs no digits.
-template <typename Rows>
-Vector<double> centre(const Rows& rows, const Eigen::RowVectorXd& shift, Matrix<double>& block) {
-  Eigen::RowVectorXd mean = Eigen::RowVectorXd::Zero(rows.cols());
-  for (Index i = 0; i < rows.rows(); ++i) mean += rows.row(i).template cast<double>() - shift;
-  mean /= static_cast<double>(rows.rows());
-  block.resize(rows.rows(), rows.cols());
-  for (Index i = 0; i < rows.rows(); ++i) {
-    block.row(i) = rows.row(i).template cast<double>() - shift - mean;
+  // The shift goes first: near the rows, it leaves numbers of the size of their spread, so that a
+  // large offset costs no digits.
+  template <typename Rows>
+  void take(const Rows& rows, const Eigen::RowVectorXd& shift) {
+    const Index height = rows.rows();
+    Vector<double> step = Vector<double>::Zero(rows.cols());
+    Vector<double> row(rows.cols());
+    for (Index i = 0; i < height; ++i) {
+      row = rows.row(i).template cast<double>() - shift;
+      step += row;
+      packed_.set_element(i, row);
+    }
+    step /= static_cast<double>(height);
+    packed_.subtract(step, height);
+    row.setZero();
+    for (Index i = height; i < kBlock; ++i) packed_.set_element(i, row);
+
+    if (count_ > 0) step -= mean_;
+    const double share = static_cast<double>(height) / static_cast<double>(count_ + height);
+    packed_.set_element(kBlock, std::sqrt(static_cast<double>(count_) * share) * step);
+    mean_ += share * step;
+    count_ += height;
   }
-  return mean.transpose();
+
+ private:
+  Packed packed_;
+  Vector<double> mean_;
+  Index count_ = 0;
+};
+
+// Rows [range.begin, range.begin + range.size) of a block of columns, less shift and mean, packed.
+template <typename Block>
+Packed packed_rows(const Block& block, Range range, const Eigen::RowVectorXd& shift,
+                   const Eigen::RowVectorXd& mean) {
+  Packed packed(range.size, block.cols());
+  Matrix<double> panel = Matrix<double>::Zero(Packed::kWidth, block.cols());
+  for (Index i = 0; i < range.size; i += Packed::kWidth) {
+    const Index height = std::min(Packed::kWidth, range.size - i);
+    for (Index row = 0; row < height; ++row) {
+      panel.row(row) = block.row(range.begin + i + row).template cast<double>() - shift - mean;
+    }
+    packed.set_panel(i / Packed::kWidth, panel);
+  }
+  return packed;
 }
 
 // lower(c) += weight a a' in rows [begin, begin + height).
@@ -69,38 +107,36 @@ Moments moments(const MatrixView<Scalar>& rows, int n_threads) {
   if (n < 1) throw std::invalid_argument("rows is empty: moments need at least one row");
 
   // Means are kept minus the first row until the end.
-  const ProductTasks tasks(d, (n + kRows - 1) / kRows);
+  const SymmetricSum sum(d, (n + kBlock - 1) / kBlock);
   const Eigen::RowVectorXd first_row = rows.row(0).template cast<double>();
-  std::vector<Moments> parts(static_cast<std::size_t>(tasks.n_parts()));
-  for (Moments& part : parts) part.scatter = large_matrix(d, d);
+  std::vector<Moments> parts(static_cast<std::size_t>(sum.n_parts()));
+  for (Moments& part : parts) part.mean.resize(d);
 
-  tasks.run(n_threads, [&](Index p, Index first_block, Index last_block, Index begin, Index end) {
-    Moments& part = parts[static_cast<std::size_t>(p)];
-    part.scatter.middleRows(begin, end - begin).setZero();
-    Matrix<double> block;
-    Vector<double> mean;
-    Index count = 0;
-    const Eigen::RowVectorXd shift = first_row.head(end);
-    for (Index b = first_block; b < last_block; ++b) {
-      const Index height = std::min(kRows, n - b * kRows);
-      const Vector<double> block_mean = centre(rows.block(b * kRows, 0, height, end), shift, block);
-      if (count == 0) mean = block_mean;
-      const Vector<double> step = block_mean - mean;
-      const double share = static_cast<double>(height) / static_cast<double>(count + height);
-      const double weight = static_cast<double>(count) * share;
-      for (Index i = begin; i < end; i += kStrip) {
-        const Index strip = std::min(kStrip, end - i);
-        add_lower_products(block.transpose(), i, strip, part.scatter);
-        if (count > 0) add_lower_outer(step, weight, i, strip, part.scatter);
-      }
-      mean += share * step;
-      count += height;
-    }
-    if (end == d) {
-      part.mean = std::move(mean);
-      part.count = count;
-    }
-  });
+  std::vector<Matrix<double>> scatters = sum.add_up(
+      n_threads, [&](Index p, Index first, Index last, Range height, Range width, auto& tile) {
+        const bool diagonal = height.begin == width.begin;
+        CentredBlocks left(height.size), right(diagonal ? 0 : width.size);
+        const auto take = [&](CentredBlocks& blocks, Index b, Range columns) {
+          const Index count = std::min(kBlock, n - b * kBlock);
+          blocks.take(rows.block(b * kBlock, columns.begin, count, columns.size),
+                      first_row.segment(columns.begin, columns.size));
+        };
+        for (Index b = first; b < last; ++b) {
+          take(left, b, height);
+          if (diagonal) {
+            add_products(left.packed(), left.packed(), Entries::kLower, tile);
+          } else {
+            take(right, b, width);
+            add_products(left.packed(), right.packed(), Entries::kAll, tile);
+          }
+        }
+        if (diagonal) {
+          Moments& part = parts[static_cast<std::size_t>(p)];
+          part.mean.segment(height.begin, height.size) = left.mean();
+          if (height.begin == 0) part.count = left.count();
+        }
+      });
+  for (std::size_t i = 0; i < parts.size(); ++i) parts[i].scatter = std::move(scatters[i]);
 
   Moments all = std::move(parts.front());
   for (std::size_t i = 1; i < parts.size(); ++i) add(all, parts[i], n_threads);
@@ -150,29 +186,30 @@ Gram gram(const MatrixView<Scalar>& rows, int n_threads) {
   if (n < 1) throw std::invalid_argument("rows is empty: a Gram matrix needs at least one row");
 
   // Blocks are of columns: the mean of a column needs no other.
-  const Index columns = columns_per_block(n);
-  const ProductTasks tasks(n, (d + columns - 1) / columns);
+  const SymmetricSum sum(n, (d + kBlock - 1) / kBlock);
   Gram result{Vector<double>(d), {}};
-  std::vector<Matrix<double>> parts(static_cast<std::size_t>(tasks.n_parts()));
-  for (Matrix<double>& part : parts) part = large_matrix(n, n);
-  tasks.run(n_threads, [&](Index p, Index first_block, Index last_block, Index begin, Index end) {
-    Matrix<double>& part = parts[static_cast<std::size_t>(p)];
-    part.middleRows(begin, end - begin).setZero();
-    Matrix<double> block;
-    for (Index b = first_block; b < last_block; ++b) {
-      const Index first = b * columns;
-      const Index width = std::min(columns, d - first);
-      const auto from = rows.block(0, first, n, width);
-      const Eigen::RowVectorXd shift = from.row(0).template cast<double>();
-      const Vector<double> mean = centre(from, shift, block);
-      if (end == n) result.mean.segment(first, width) = shift.transpose() + mean;
-      for (Index i = begin; i < end; i += kStrip) {
-        add_lower_products(block, i, std::min(kStrip, end - i), part);
-      }
-    }
-  });
-  result.gram = std::move(parts.front());
-  for (std::size_t i = 1; i < parts.size(); ++i) result.gram += parts[i];
+  std::vector<Matrix<double>> sums = sum.add_up(
+      n_threads, [&](Index, Index first, Index last, Range height, Range width, auto& tile) {
+        const bool diagonal = height.begin == width.begin;
+        for (Index b = first; b < last; ++b) {
+          const auto block = rows.middleCols(b * kBlock, std::min(kBlock, d - b * kBlock));
+          const Eigen::RowVectorXd shift = block.row(0).template cast<double>();
+          Eigen::RowVectorXd mean = Eigen::RowVectorXd::Zero(block.cols());
+          for (Index i = 0; i < n; ++i) mean += block.row(i).template cast<double>() - shift;
+          mean /= static_cast<double>(n);
+          const Packed left = packed_rows(block, height, shift, mean);
+          if (diagonal) {
+            add_products(left, left, Entries::kLower, tile);
+          } else {
+            add_products(left, packed_rows(block, width, shift, mean), Entries::kAll, tile);
+          }
+          if (diagonal && height.begin == 0) {
+            result.mean.segment(b * kBlock, block.cols()) = (shift + mean).transpose();
+          }
+        }
+      });
+  result.gram = std::move(sums.front());
+  for (std::size_t i = 1; i < sums.size(); ++i) result.gram += sums[i];
   mirror_lower(result.gram);
   return result;
 }

@@ -1,6 +1,9 @@
 #include "pydfm/subspace.hpp"
 
+#include <algorithm>
+
 #include "pydfm/memory.hpp"
+#include "pydfm/packed_products.hpp"
 #include "pydfm/parallel.hpp"
 
 namespace pydfm {
@@ -9,14 +12,31 @@ template <typename Scalar>
 Matrix<double> components_from_gram(const MatrixView<Scalar>& rows, const VectorView<double>& mean,
                                     const VectorView<double>& values,
                                     const MatrixView<double>& vectors, int n_threads) {
+  const Index n = rows.rows();
   const Index d = rows.cols();
-  const Matrix<double> scaled = values.cwiseSqrt().cwiseInverse().asDiagonal() * vectors;
-  Matrix<double> components = large_matrix(vectors.rows(), d);
-  constexpr Index kColumns = 128;  // with the rows' values in float64 they stay in the cache
+  const Index k = vectors.rows();
+  Packed scaled(k, n);
+  for (Index i = 0; i < k; i += Packed::kWidth) {
+    const Index count = std::min(Packed::kWidth, k - i);
+    Matrix<double> panel = Matrix<double>::Zero(Packed::kWidth, n);
+    panel.topRows(count) = values.segment(i, count).cwiseSqrt().cwiseInverse().asDiagonal() *
+                           vectors.middleRows(i, count);
+    scaled.set_panel(i / Packed::kWidth, panel);
+  }
+  Matrix<double> components = large_matrix(k, d);
+  constexpr Index kColumns = 96;  // with the rows' values in float64 they stay in the cache
   parallel_blocks(d, kColumns, n_threads, [&](Index begin, Index count) {
-    const Matrix<double> centred = rows.middleCols(begin, count).template cast<double>().rowwise() -
-                                   mean.segment(begin, count).transpose();
-    components.middleCols(begin, count).noalias() = scaled * centred;
+    Packed centred(count, n);
+    const auto block = rows.middleCols(begin, count);
+    for (Index i = 0; i < n; ++i) {
+      centred.set_element(
+          i, block.row(i).template cast<double>().transpose() - mean.segment(begin, count));
+    }
+    // In one piece: the components' rows may lie a power of two apart, on the same few lines of the
+    // cache.
+    Matrix<double> columns = Matrix<double>::Zero(k, count);
+    add_products(scaled, centred, Entries::kAll, columns);
+    components.middleCols(begin, count) = columns;
   });
   return components;
 }

@@ -25,7 +25,7 @@ struct Gram {
 ///   scatter = sum_b sum_{x in b} (x - mean_b)(x - mean_b)' + the scatter of the means mean_b
 ///
 /// Cost n d^2 / 2 multiplications in float64; extra memory 64 MiB or one more scatter matrix,
-/// whichever is more, and a block of rows per thread.
+/// whichever is more, and for each thread a tile of 2 MiB and the rows that meet in it.
 /// NaN or infinity in a row shows as a non-finite mean.
 template <typename Scalar>
 Moments moments(const MatrixView<Scalar>& rows, int n_threads);

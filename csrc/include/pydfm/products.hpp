@@ -3,67 +3,83 @@
 #pragma once
 
 #include <algorithm>
-#include <cmath>
-#include <cstddef>
 #include <vector>
 
 #include "pydfm/matrix.hpp"
+#include "pydfm/memory.hpp"
+#include "pydfm/packed_products.hpp"
 #include "pydfm/parallel.hpp"
 
 namespace pydfm {
 
-/// lower(c) += lower(a a') in rows [begin, begin + height) of `c` (n, n), for `a` (n, m); what is
-/// above c's diagonal is undefined.
-template <typename Derived>
-void add_lower_products(const Eigen::MatrixBase<Derived>& a, Index begin, Index height,
-                        Matrix<double>& c) {
-  const auto rows = a.middleRows(begin, height);
-  c.block(begin, 0, height, begin).noalias() += rows * a.topRows(begin).transpose();
-  c.block(begin, begin, height, height).template triangularView<Eigen::Lower>() +=
-      rows * rows.transpose();
-}
+/// Rows or columns [begin, begin + size).
+struct Range {
+  Index begin;
+  Index size;
+};
 
-/// How a sum of products over `n_blocks` blocks into an n x n matrix is cut into tasks: runs of
-/// blocks, each with a partial sum of its own, times strips of rows of the lower triangle. Shapes
-/// alone decide, so that results do not depend on the number of threads.
-class ProductTasks {
+/// A sum of products over `n_blocks` blocks into the lower triangle of an n x n matrix, cut into
+/// tasks: runs of blocks, each with a partial sum of its own, times square tiles, small enough to
+/// stay in the cache while all blocks pass by. Shapes alone decide, so that results do not depend
+/// on the number of threads.
+class SymmetricSum {
  public:
-  ProductTasks(Index n, Index n_blocks) : n_blocks_(n_blocks) {
+  SymmetricSum(Index n, Index n_blocks) : n_(n), n_blocks_(n_blocks) {
     constexpr Index kPartialBytes = Index{64} << 20;  // of all partial sums, unless there is one
     constexpr Index kTasks = 8;
     constexpr Index kFewest = 8;  // blocks, for which a partial sum pays
-    constexpr Index kStep = 32;   // strips end at multiples of this: at whole vectors
+    constexpr Index kWidest = 528;
+    constexpr Index kStep = 24;  // a whole number of panels
+    const Index n_ranges = (n + kWidest - 1) / kWidest;
+    width_ = ((n + n_ranges - 1) / n_ranges + kStep - 1) / kStep * kStep;
+    for (Index row = 0; row * width_ < n; ++row) {
+      for (Index column = 0; column <= row; ++column) tiles_.push_back({row, column});
+    }
     const Index fit = kPartialBytes / static_cast<Index>(sizeof(double)) / n / n;
     n_parts_ = std::max<Index>(std::min({fit, kTasks, n_blocks / kFewest}), 1);
-    const Index n_strips = kTasks / n_parts_;
-    bounds_.push_back(0);
-    for (Index i = 1; i <= n_strips; ++i) {  // of about equal area
-      const double share = static_cast<double>(i) / static_cast<double>(n_strips);
-      const auto bound = static_cast<Index>(static_cast<double>(n) * std::sqrt(share));
-      const Index rounded = std::min((bound + kStep - 1) / kStep * kStep, n);
-      if (rounded > bounds_.back()) bounds_.push_back(rounded);
-    }
   }
 
   Index n_parts() const { return n_parts_; }
 
-  /// Calls `work(part, first_block, last_block, begin, end)` for each part and the rows
-  /// [begin, end) of each strip.
+  /// Calls `work(part, first_block, last_block, rows, columns, tile)` for each part and each tile,
+  /// which it adds to; returns the parts' sums, undefined above the diagonal. A tile is on the
+  /// diagonal where both ranges begin together.
   template <typename Work>
-  void run(int n_threads, const Work& work) const {
-    const Index n_strips = static_cast<Index>(bounds_.size()) - 1;
-    parallel_for(n_parts_ * n_strips, n_threads, [&](Index task) {
-      const Index part = task / n_strips;
-      const auto strip = static_cast<std::size_t>(task % n_strips);
-      work(part, part * n_blocks_ / n_parts_, (part + 1) * n_blocks_ / n_parts_, bounds_[strip],
-           bounds_[strip + 1]);
+  std::vector<Matrix<double>> add_up(int n_threads, const Work& work) const {
+    std::vector<Matrix<double>> sums(static_cast<std::size_t>(n_parts_));
+    for (Matrix<double>& sum : sums) sum = large_matrix(n_, n_);
+    const auto n_tiles = static_cast<Index>(tiles_.size());
+    parallel_for(n_parts_ * n_tiles, n_threads, [&](Index task) {
+      const Index part = task / n_tiles;
+      const auto [row, column] = tiles_[static_cast<std::size_t>(task % n_tiles)];
+      const Range rows = range(row), columns = range(column);
+      // In one piece, its rows a little apart: those of the whole sum may all lie a power of two
+      // apart, on the same few lines of the cache.
+      Matrix<double> padded = Matrix<double>::Zero(rows.size, columns.size + kPad);
+      auto tile = padded.leftCols(columns.size);
+      work(part, part * n_blocks_ / n_parts_, (part + 1) * n_blocks_ / n_parts_, rows, columns,
+           tile);
+      sums[static_cast<std::size_t>(part)].block(rows.begin, columns.begin, rows.size,
+                                                 columns.size) = tile;
     });
+    return sums;
   }
 
  private:
+  static constexpr Index kPad = 8;
+
+  struct Tile {
+    Index row;
+    Index column;
+  };
+
+  Range range(Index i) const { return {i * width_, std::min(width_, n_ - i * width_)}; }
+
+  Index n_;
   Index n_blocks_;
   Index n_parts_;
-  std::vector<Index> bounds_;
+  Index width_;
+  std::vector<Tile> tiles_;
 };
 
 /// Copies the lower triangle of `c` (n, n) onto the upper one.

@@ -1,0 +1,176 @@
+// Products of packed factors in float64, at the speed of the processor's multipliers.
+//
+// Eigen's general product packs both its factors at every call, and its symmetric one is slower
+// still: here a factor is packed once, by whoever centres it, and read as left side and as right.
+#pragma once
+
+#include <algorithm>
+#include <array>
+#include <cstddef>
+#include <utility>
+
+#include "pydfm/matrix.hpp"
+
+namespace pydfm {
+
+/// Vectors of `depth` elements as products read them: panels of kWidth vectors, each element by
+/// element, filled up with zeros.
+class Packed {
+ public:
+  using Packet = Eigen::internal::packet_traits<double>::type;
+
+  static constexpr Index kPacketSize = Eigen::internal::packet_traits<double>::size;
+  static constexpr Index kWidth = std::max<Index>(kPacketSize, 4);
+  /// Panels on the right that meet one on the left at a time: their sums fill the registers, but
+  /// for what the factors need.
+  static constexpr Index kMeet = std::max<Index>(
+      (EIGEN_ARCH_DEFAULT_NUMBER_OF_REGISTERS >= 32 ? 24 : 12) * kPacketSize / (kWidth * kWidth),
+      1);
+
+  /// `size` vectors, all zero.
+  Packed(Index size, Index depth)
+      : size_(size), depth_(depth), data_(Vector<double>::Zero(panels() * kWidth * depth)) {}
+
+  Index size() const { return size_; }
+  Index depth() const { return depth_; }
+  Index panels() const { return (size_ + kWidth - 1) / kWidth; }
+
+  /// Vectors [i kWidth, (i + 1) kWidth) from element `first` on: (depth, kWidth), row by row.
+  const double* panel(Index i, Index first) const {
+    return data_.data() + (i * depth_ + first) * kWidth;
+  }
+  double* panel(Index i, Index first) { return data_.data() + (i * depth_ + first) * kWidth; }
+
+  /// Element `p` of all vectors.
+  void set_element(Index p, const Vector<double>& values) {
+    for (Index i = 0; i < size_; i += kWidth) {
+      std::copy_n(values.data() + i, std::min(kWidth, size_ - i), panel(i / kWidth, p));
+    }
+  }
+
+  /// Subtracts `values[i]` from the first `depth` elements of each vector i.
+  void subtract(const Vector<double>& values, Index depth) {
+    for (Index i = 0; i < size_; i += kWidth) {
+      Eigen::Array<double, kWidth, 1> of_panel = Eigen::Array<double, kWidth, 1>::Zero();
+      const Index width = std::min(kWidth, size_ - i);
+      of_panel.head(width) = values.segment(i, width);
+      Eigen::Map<Eigen::Array<double, kWidth, Eigen::Dynamic>>(panel(i / kWidth, 0), kWidth, depth)
+          .colwise() -= of_panel;
+    }
+  }
+
+  /// Vectors of panel `i`: rows of `values` (kWidth, depth or less).
+  void set_panel(Index i, const Matrix<double>& values) {
+    Index p = 0;
+    for (; p + kPacketSize <= values.cols(); p += kPacketSize) {
+      for (Index row = 0; row < kWidth; row += kPacketSize) {
+        set_square(Eigen::internal::ploadu<Packet>(&values(row, p)), &values(row, p), values.cols(),
+                   panel(i, p) + row);
+      }
+    }
+    for (; p < values.cols(); ++p) Eigen::Map<Vector<double>>(panel(i, p), kWidth) = values.col(p);
+  }
+
+ private:
+  // A square of as many rows as a packet has values, transposed. (The packet's type is deduced:
+  // compilers warn where it is named as a template's argument.)
+  template <typename First>
+  static void set_square(const First& first, const double* from, Index stride, double* to) {
+    using namespace Eigen::internal;
+    PacketBlock<First, kPacketSize> square;
+    square.packet[0] = first;
+    for (Index r = 1; r < kPacketSize; ++r) square.packet[r] = ploadu<First>(from + r * stride);
+    ptranspose(square);
+    for (Index r = 0; r < kPacketSize; ++r) pstoreu(to + r * kWidth, square.packet[r]);
+  }
+
+  Index size_;
+  Index depth_;
+  Vector<double> data_;
+};
+
+namespace detail {
+
+/// c (kWidth, kPanels * kWidth) += a panel times kPanels panels, which lie `panel_size` apart.
+template <Index kPanels, std::size_t... kSum>
+void add_tile(const double* left, const double* right, Index panel_size, Index depth, double* c,
+              Index c_stride, std::index_sequence<kSum...> /*all sums*/) {
+  using namespace Eigen::internal;
+  using Packet = Packed::Packet;
+  constexpr Index kSize = Packed::kPacketSize;
+  constexpr Index kPerPanel = Packed::kWidth / kSize;
+  constexpr Index kPackets = kPanels * kPerPanel;
+  const auto row = [](std::size_t sum) { return static_cast<Index>(sum) / kPackets; };
+  const auto packet = [](std::size_t sum) { return static_cast<Index>(sum) % kPackets; };
+  const auto at = [&](std::size_t sum) { return c + row(sum) * c_stride + packet(sum) * kSize; };
+
+  (prefetch(at(kSum)), ...);
+  Packet sums[sizeof...(kSum)];
+  ((sums[kSum] = pset1<Packet>(0.0)), ...);
+  for (Index p = 0; p < depth; ++p, left += Packed::kWidth, right += Packed::kWidth) {
+    Packet w[kPackets];
+    for (Index i = 0; i < kPackets; ++i) {
+      w[i] = ploadu<Packet>(right + i / kPerPanel * panel_size + i % kPerPanel * kSize);
+    }
+    ((sums[kSum] = pmadd(pset1<Packet>(left[row(kSum)]), w[packet(kSum)], sums[kSum])), ...);
+  }
+  (pstoreu(at(kSum), padd(ploadu<Packet>(at(kSum)), sums[kSum])), ...);
+}
+
+using AddTile = void (*)(const double*, const double*, Index, Index, double*, Index);
+
+template <Index kPanels>
+void add_panels(const double* left, const double* right, Index panel_size, Index depth, double* c,
+                Index c_stride) {
+  constexpr Index kSums = Packed::kWidth * kPanels * Packed::kWidth / Packed::kPacketSize;
+  add_tile<kPanels>(left, right, panel_size, depth, c, c_stride,
+                    std::make_index_sequence<static_cast<std::size_t>(kSums)>{});
+}
+
+template <Index... kPanel>
+constexpr std::array<AddTile, sizeof...(kPanel)> add_by_panels(
+    std::integer_sequence<Index, kPanel...> /*panels less one*/) {
+  return {&add_panels<kPanel + 1>...};
+}
+
+}  // namespace detail
+
+/// Entries of a product to compute: all, or those on the diagonal and below it (and, undefined,
+/// some above).
+enum class Entries { kAll, kLower };
+
+/// c (left.size(), right.size()) += the inner products of left's vectors with right's.
+inline void add_products(const Packed& left, const Packed& right, Entries entries,
+                         Eigen::Ref<Matrix<double>, 0, Eigen::OuterStride<>> c) {
+  static constexpr auto kAddTile =
+      detail::add_by_panels(std::make_integer_sequence<Index, Packed::kMeet>{});
+  constexpr Index kDepth = 256;  // of which a few panels stay near the first cache
+  constexpr Index kWidth = Packed::kWidth;
+  constexpr Index kMeet = Packed::kMeet;
+  Eigen::Matrix<double, kWidth, kMeet * kWidth, Eigen::RowMajor> edge;
+  for (Index first = 0; first < left.depth(); first += kDepth) {
+    const Index depth = std::min(kDepth, left.depth() - first);
+    for (Index j = 0; j < right.panels(); j += kMeet) {
+      const double* const w = right.panel(j, first);
+      for (Index i = entries == Entries::kLower ? j : 0; i < left.panels(); ++i) {
+        const Index most = entries == Entries::kLower ? i + 1 : right.panels();
+        const Index panels = std::min(kMeet, most - j);
+        const auto add_tile = kAddTile[static_cast<std::size_t>(panels - 1)];
+        const Index height = std::min(kWidth, left.size() - i * kWidth);
+        const Index width = std::min(panels * kWidth, right.size() - j * kWidth);
+        const auto add_to = [&](double* to, Index stride) {
+          add_tile(left.panel(i, first), w, right.depth() * kWidth, depth, to, stride);
+        };
+        if (height == kWidth && width == panels * kWidth) {
+          add_to(&c(i * kWidth, j * kWidth), c.outerStride());
+        } else {
+          edge.setZero();
+          add_to(edge.data(), edge.outerStride());
+          c.block(i * kWidth, j * kWidth, height, width) += edge.topLeftCorner(height, width);
+        }
+      }
+    }
+  }
+}
+
+}  // namespace pydfm

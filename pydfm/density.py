@@ -126,10 +126,7 @@ class Density:
             nearest = np.zeros(scores.shape, dtype=np.int32)
         elif self.mixtures is None:
             scores, nearest = _core.score_nearest(
-                rows,
-                [subspace._scorer for subspace in self.subspaces],
-                score_types=kinds,
-                n_threads=n_threads,
+                rows, self._classes(n_threads), score_types=kinds, n_threads=n_threads
             )
         else:
             scores = np.full((len(kinds), len(rows)), np.inf, dtype=np.float32)
@@ -145,6 +142,19 @@ class Density:
                 if kind == "relative_mahalanobis":
                     scores[i] -= shared
         return scores, nearest
+
+    def _classes(self, n_threads: int) -> _core.Classes:
+        """Return what the core makes of the classes, once."""
+        if "_prepared" not in vars(self):
+            scorers = [subspace._scorer for subspace in self.subspaces]
+            prepared = _core.Classes(scorers, n_threads=n_threads)
+            object.__setattr__(self, "_prepared", prepared)
+        prepared_classes: _core.Classes = vars(self)["_prepared"]
+        return prepared_classes
+
+    def __getstate__(self) -> dict[str, Any]:
+        # As a subspace's scorer, it is for this processor.
+        return {name: value for name, value in vars(self).items() if name != "_prepared"}
 
     def _class_scores(
         self, c: int, rows: Any, kinds: Sequence[str], n_threads: int

@@ -1,6 +1,5 @@
 """The DFM estimator: images or features in, anomaly scores out."""
 
-import math
 import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -83,7 +82,8 @@ class DFM(BaseEstimator):  # type: ignore[misc]
     image_score : {"top", "max", "mean", "sum"}, default="top"
         With spatial="patch", what scores of positions make the score of a picture: the mean of the
         largest `top_share` of them, the largest, the mean, or the sum.
-    top_share : float in (0, 1], default=0.1
+    top_share : float in [0, 1], default=0.1
+        At least one position is taken.
     pool : int or sequence of int, optional
         Kernel and stride of an average pooling of the layers' maps, one for all or one for each.
     image_size : int or (int, int), optional
@@ -271,10 +271,11 @@ class DFM(BaseEstimator):  # type: ignore[misc]
             If the weights cannot be downloaded.
         """
         self._check_parameters()
-        _check_combine(self.combine, outliers)
         n_threads = resolve_threads(self.n_threads)
         source, row_labels = _open(X, self.on_error, _one_of(y, labels))
         extractor = self._build_extractor() if isinstance(source, ImageSource) else None
+        n_layers = 1 if extractor is None else len(extractor.spec.layers)
+        _check_combine(self.combine, outliers, n_layers)
         fitter = None
         for places, features in self._batches(source, extractor, "fit"):
             fitter = fitter or self._build_fitter(features.shape[1], extractor, n_threads)
@@ -450,20 +451,15 @@ class DFM(BaseEstimator):  # type: ignore[misc]
             If the model was fitted on features, or has no map of that score type.
         """
         self._check_fitted()
-        if self.feature_spec_ is None:
-            raise ValueError("the model was fitted on features, which have no place on a picture")
         chosen = self.score_type if score_type is None else score_type
         kind = self._ready_scores(chosen)[0]
         if not isinstance(chosen, str):
             raise ValueError(f"score_type is {chosen!r}; a map is of one type: pass score_type")
-        if kind != "fre" and self.spatial != "patch":
-            raise ValueError(
-                f"score_type is {kind!r}, of which a whole picture has no map; pass "
-                "score_type='fre', or fit with spatial='patch'"
-            )
-        check_number("smoothing", smoothing, 0, math.inf)
-        model, n_threads = self.model_, resolve_threads(self.n_threads)
+        self.model_.check_maps(kind)
+        assert self.feature_spec_ is not None
         size = self.feature_spec_.preprocessing.size
+        check_number("smoothing", smoothing, 0, max(size))
+        model, n_threads = self.model_, resolve_threads(self.n_threads)
         return self._apply(
             X,
             None,
@@ -669,9 +665,13 @@ class DFM(BaseEstimator):  # type: ignore[misc]
     ) -> Callable[[list[str]], NDArray[np.float32]]:
         """Return what scores the features of known outliers by the layers of `model`."""
         source = open_source(outliers, self.on_error)
-        parts = [rows for _, rows in self._batches(source, extractor, "outliers")]
-        if not parts:
-            raise ValueError("outliers holds no picture that can be read")
+        parts = [rows for _, rows in self._batches(source, extractor, "outliers", model.n_features)]
+        if isinstance(source, ImageSource) and source.skipped:
+            if not parts:
+                raise ValueError(
+                    f"outliers holds no picture that can be read; {source.skipped[0].reason}"
+                )
+            _warn_of_skipped(source, "outliers")
         rows, n_threads = np.concatenate(parts), resolve_threads(self.n_threads)
         return lambda kinds: model.layer_scores(rows, kinds, n_threads)
 
@@ -709,7 +709,7 @@ class DFM(BaseEstimator):  # type: ignore[misc]
         else:
             self._check_feature_names(X)
         parts, taken = [], []
-        for places, features in self._batches(source, extractor, task):
+        for places, features in self._batches(source, extractor, task, self.n_features_in_):
             classes = None
             if row_labels is not None:
                 classes = find_classes(row_labels.take(places), self.classes_)
@@ -728,11 +728,14 @@ class DFM(BaseEstimator):  # type: ignore[misc]
         return results
 
     def _batches(
-        self, source: FeatureSource | ImageSource, extractor: Extractor | None, task: str
+        self,
+        source: FeatureSource | ImageSource,
+        extractor: Extractor | None,
+        task: str,
+        n_features: int | None = None,
     ) -> Iterator[tuple[Any, NDArray[Any]]]:
         """Yield places in the source, and the features (B, D) there."""
         if isinstance(source, FeatureSource):
-            n_features = None if task == "fit" else self.n_features_in_
             for features in source.batches(n_features):
                 yield slice(source.count - len(features), source.count), features
             return
@@ -751,11 +754,7 @@ class DFM(BaseEstimator):  # type: ignore[misc]
     def _report(self, source: ImageSource) -> None:
         self.skipped_ = source.skipped
         if source.skipped:
-            warnings.warn(
-                f"{len(source.skipped)} of {source.count} images were skipped; the first: "
-                f"{source.skipped[0].reason}",
-                stacklevel=4,
-            )
+            _warn_of_skipped(source, "images")
 
     def _check_feature_names(self, X: Any, *, reset: bool = False) -> None:
         # Only data frames have names; the check costs as much as scoring a row.
@@ -786,8 +785,21 @@ def _one_of(y: Any, labels: Any) -> Any:
     return labels if y is None else y
 
 
-def _check_combine(combine: str, outliers: Any) -> None:
-    if combine == "logistic" and outliers is None:
+def _warn_of_skipped(source: ImageSource, what: str) -> None:
+    warnings.warn(
+        f"{len(source.skipped)} of {source.count} {what} were skipped; the first: "
+        f"{source.skipped[0].reason}",
+        stacklevel=5,
+    )
+
+
+def _check_combine(combine: str, outliers: Any, n_layers: int) -> None:
+    if n_layers == 1 and outliers is not None:
+        raise ValueError(
+            "outliers are given, of which is learnt how layers are combined, and there is one "
+            "layer; name several, or leave them out"
+        )
+    if combine == "logistic" and outliers is None and n_layers > 1:
         raise ValueError(
             "combine is 'logistic', which is learnt from known outliers; pass fit(X, outliers=...)"
         )

@@ -152,7 +152,7 @@ def test_the_picture_that_is_not_finite_is_told(patch, bad):
         model = LayerModel("a", slice(0, 60), Density((subspace_of(train, 6),)), GRID)
     others = pictures(5, 1)
     others[3, 17] = bad
-    with pytest.raises(ValueError, match="X contains (NaN|infinity) in row 3, column 17"):
+    with pytest.raises(ValueError, match=r"X contains (NaN|infinity) in row 3, column 17"):
         model.maps(others, "fre", 1)
-    with pytest.raises(ValueError, match="X contains (NaN|infinity) in row 3, column 17"):
+    with pytest.raises(ValueError, match=r"X contains (NaN|infinity) in row 3, column 17"):
         model.score(others, ["fre"], 1)

@@ -367,8 +367,9 @@ class DFM(BaseEstimator):  # type: ignore[misc]
         """
         self._check_fitted()
         chosen = self.score_type if score_type is None else score_type
-        kinds = self._ready_scores(chosen)
+        kinds = self._score_types(chosen)
         model, n_threads = self.model_, resolve_threads(self.n_threads)
+        model.check_layer_scores(kinds)
         scores = self._apply(
             X,
             _one_of(y, labels),

@@ -55,9 +55,8 @@ class Model:
         return ", ".join(parts)
 
     def check_scores(self, score_types: Sequence[str]) -> None:
-        """Raise ValueError where the model cannot give one of the `score_types`."""
-        for layer in self.layers:
-            layer.density.check_scores(score_types, self.classes)
+        """Raise ValueError where the layers, together, cannot give one of the `score_types`."""
+        self.check_layer_scores(score_types)
         for kind in score_types:
             if len(self.layers) > 1 and kind not in self.combinations:
                 raise ValueError(
@@ -65,6 +64,11 @@ class Model:
                     "since fitted images do not have it without themselves; fit with that "
                     "score_type, or with more images"
                 )
+
+    def check_layer_scores(self, score_types: Sequence[str]) -> None:
+        """Raise ValueError where a layer cannot give one of the `score_types`."""
+        for layer in self.layers:
+            layer.density.check_scores(score_types, self.classes)
 
     def check_maps(self, score_type: str) -> None:
         """Raise ValueError where the model has no maps of `score_type`."""

@@ -49,15 +49,19 @@ def test_several_score_types_come_at_once(kinds):
         assert np.array_equal(row, dfm.score(OTHERS, score_type=kind))
     several = pydfm.DFM(5, kinds).fit(ROWS)
     assert np.array_equal(several.score(OTHERS), got)
-    assert clone(several).score_type is kinds
+    assert clone(several).score_type == kinds
     assert several.score(OTHERS, score_type="nll").shape == (40,)
 
 
 @pytest.mark.parametrize("kinds", [(), [], ("fre", "mse"), (None,), {"fre"}, ("fre", ("nll",))])
 def test_score_types_that_there_are_not_are_told(kinds):
-    with pytest.raises(ValueError, match="score_type is .*; it must be one of 'fre', 'mahalanobis"):
+    with pytest.raises(
+        ValueError, match=r"score_type is .*; it must be one of 'fre', 'mahalanobis"
+    ):
         pydfm.DFM(5, kinds).fit(ROWS)
-    with pytest.raises(ValueError, match="score_type is .*; it must be one of 'fre', 'mahalanobis"):
+    with pytest.raises(
+        ValueError, match=r"score_type is .*; it must be one of 'fre', 'mahalanobis"
+    ):
         pydfm.DFM(5).fit(ROWS).score(OTHERS, score_type=kinds)
 
 
@@ -68,7 +72,7 @@ def test_score_types_that_there_are_not_are_told(kinds):
 def test_classes_have_models_of_their_own(labels):
     dfm = pydfm.DFM(4).fit(ROWS, labels)
     assert dfm.classes_.tolist() == sorted(set(np.asarray(labels).tolist()))
-    each = [fit_reference(ROWS[LABELS == c], 4).scores(OTHERS) for c in range(3)]
+    each = [fit_reference(ROWS[c == LABELS], 4).scores(OTHERS) for c in range(3)]
     for kind in SCORE_TYPES:
         want = np.stack([scores[kind] for scores in each])
         assert_scores_close(dfm.score(OTHERS, score_type=kind), want.min(axis=0))
@@ -119,7 +123,9 @@ def test_labels_that_are_wrong_are_told(labels, error, says):
 
 def test_scores_under_classes_that_are_not_there_are_told():
     dfm = pydfm.DFM(4).fit(ROWS, NAMES[LABELS])
-    with pytest.raises(ValueError, match="labels has 'ant', which is none of the classes .* 'cat'"):
+    with pytest.raises(
+        ValueError, match=r"labels has 'ant', which is none of the classes .* 'cat'"
+    ):
         dfm.score(OTHERS, np.full(40, "ant"))
     with pytest.raises(ValueError, match="labels has 1, which is none of the classes"):
         dfm.score(OTHERS, np.full(40, 1))
@@ -238,9 +244,9 @@ def test_outliers_that_are_missing_or_of_no_use_are_told(dfm, textures, tmp_path
     dfm.set_params(combine="logistic")
     with pytest.raises(ValueError, match=r"pass fit\(X, outliers=\.\.\.\)"):
         dfm.fit(textures)
-    with pytest.raises(ValueError, match="outliers are given, .* and there is one layer"):
+    with pytest.raises(ValueError, match=r"outliers are given, .* and there is one layer"):
         clone(dfm).set_params(layers="stem").fit(textures, outliers=textures)
-    with pytest.raises(ValueError, match="outliers are given, .* and there is one layer"):
+    with pytest.raises(ValueError, match=r"outliers are given, .* and there is one layer"):
         pydfm.DFM(4, combine="logistic").fit(ROWS, outliers=OTHERS)
     with pytest.raises(ValueError, match="which combine='sum' does not use"):
         dfm.set_params(combine="sum").fit(textures, outliers=textures)
@@ -370,9 +376,7 @@ def test_pictures_that_were_skipped_have_maps_of_nan(dfm, textures, pictures, tm
 
 def test_maps_that_there_are_not_are_told(dfm, textures):
     dfm.fit(textures)
-    with pytest.raises(
-        ValueError, match="score_type is 'nll', of which a whole picture has no map"
-    ):
+    with pytest.raises(ValueError, match="score_type is 'nll', of which a whole picture has no"):
         dfm.score_map(textures, score_type="nll")
     with pytest.raises(ValueError, match="a map is of one type: pass score_type"):
         dfm.set_params(score_type=("fre", "nll")).score_map(textures)
@@ -381,7 +385,7 @@ def test_maps_that_there_are_not_are_told(dfm, textures):
     with pytest.raises(ValueError, match="of which a whole picture has no map"):
         dfm.set_params(spatial="patch").score_map(textures, score_type="nll")
     for smoothing in (-1, np.inf, np.nan, "2", 49):
-        with pytest.raises(ValueError, match="smoothing is .*; it must be a number of at least 0"):
+        with pytest.raises(ValueError, match=r"smoothing is .*; it must be a number of at least 0"):
             dfm.score_map(textures, smoothing=smoothing)
     features = dfm.extract(textures)
     features[3, 7] = np.nan
@@ -414,33 +418,31 @@ FORMS = [
 
 
 @pytest.mark.parametrize("form", FORMS, ids=str)
-@pytest.mark.parametrize("labels", [IMAGE_LABELS, np.arange(12) % 2 - 5], ids=["str", "int"])
-def test_every_form_is_kept_by_copies_and_files(
-    dfm, tiny_network, textures, tmp_path, form, labels
-):
+def test_every_form_is_kept_by_copies_and_files(dfm, tiny_network, textures, tmp_path, form):
     noise = np.random.default_rng(0).integers(0, 256, (6, 3, 40, 48), dtype=np.uint8)
-    dfm.set_params(**form)
     outliers = noise if form.get("combine") == "logistic" else None
-    dfm.fit(textures, labels, outliers=outliers)
+    labels = IMAGE_LABELS if "covariance" in form else np.arange(12) % 2 - 5
+    dfm.set_params(**form).fit(textures, labels, outliers=outliers)
     dfm.save(tmp_path / "model")
     loaded = pydfm.load(tmp_path / "model", backbone=tiny_network, device="cpu")
     loaded.save(tmp_path / "again")
     assert (tmp_path / "again").read_bytes() == (tmp_path / "model").read_bytes()
+    features = dfm.extract(noise)
     for other in (loaded, copy.deepcopy(dfm), pickle.loads(pickle.dumps(dfm))):
         assert other.classes_.dtype == dfm.classes_.dtype
         assert np.array_equal(other.classes_, dfm.classes_)
-        assert np.array_equal(other.score(noise), dfm.score(noise))
-        assert np.array_equal(other.score(textures, labels), dfm.score(textures, labels))
-        assert np.array_equal(other.predict_class(noise), dfm.predict_class(noise))
-        for name, scores in dfm.layer_scores(noise).items():
-            assert np.array_equal(other.layer_scores(noise)[name], scores)
+        assert np.array_equal(other.score(features), dfm.score(features))
+        given = other.classes_[np.arange(6) % 2]
+        assert np.array_equal(other.score(features, given), dfm.score(features, given))
+        assert np.array_equal(other.predict_class(features), dfm.predict_class(features))
+        for name, scores in dfm.layer_scores(features).items():
+            assert np.array_equal(other.layer_scores(features)[name], scores)
         if form.get("spatial") != "mean":
-            maps = dfm.score_map(noise, score_type="fre")
-            assert np.array_equal(other.score_map(noise, score_type="fre"), maps)
+            maps = dfm.score_map(features, score_type="fre")
+            assert np.array_equal(other.score_map(features, score_type="fre"), maps)
         assert other.calibration_ == dfm.calibration_
         assert other.feature_spec_ == dfm.feature_spec_
-    fresh = clone(dfm).fit(textures, labels, outliers=outliers)
-    assert np.array_equal(fresh.score(noise), dfm.score(noise))
+    assert np.array_equal(loaded.score(noise), dfm.score(noise))
 
 
 @pytest.mark.parametrize("combine", COMBINATIONS)

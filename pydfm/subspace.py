@@ -323,8 +323,9 @@ class PooledFitter:
                 np.zeros(n),
                 np.zeros(shape),
             )
-            counts[: len(self._counts)] = self._counts
-            means[: len(self._counts)] = self._means
+            if len(self._counts):  # or there are no means yet
+                counts[: len(self._counts)] = self._counts
+                means[: len(self._counts)] = self._means
             theirs[: len(other._counts)] = other._counts
             deltas[: len(other._counts)] = other._means
             deltas -= means

@@ -90,6 +90,15 @@ def test_left_out_rows_are_told_by_their_class():
         assert all(values.shape == (1, 60) for values in scores.values())
 
 
+def test_tied_folds_of_more_rows_than_features_are_merged():
+    rows, labels = labelled(200, 8)
+    _, model = fitted(rows, labels, covariance="tied", calibration="kfold", batches=3)
+    _, want = fitted(rows, labels, covariance="tied")
+    (got,), (want,) = (m.layers[0].density.subspaces[:1] for m in (model, want))
+    np.testing.assert_allclose(got.explained_variance, want.explained_variance, rtol=1e-6)
+    np.testing.assert_allclose(got.mean, want.mean, atol=1e-6)
+
+
 @pytest.mark.parametrize("batches", [1, 4])
 def test_folds_are_scored_by_the_others(batches):
     rows, labels = labelled()

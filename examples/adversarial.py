@@ -3,7 +3,8 @@
 A small network learns scikit-learn's digits, foolbox attacks it, and pydfm tells attacked images
 from clean ones: for each layer and each class a subspace and a Gaussian, fitted on the training
 images, score an image under the class that the classifier gives it (Ahuja et al. 2019). A logistic
-regression, trained on half of the images, joins the scores of the layers (Lee et al. 2018).
+regression, trained on half of the images, joins both kinds of scores of all layers (Lee et al.
+2018); for one kind, `DFM(combine="logistic")` does it.
 
 Needs the extra "attacks": pip install -c constraints.txt ".[attacks]"
 """
@@ -47,32 +48,10 @@ def predict(network, x):
         return network(torch.from_numpy(x)).argmax(dim=1).numpy()
 
 
-class Detector:
-    """Scores of images per layer, under the class that `network` gives them."""
-
-    def __init__(self, network, x, y):
-        self.network = network
-        self.extractors = {
-            layer: DFM(backbone=network, layers=layer, image_size=8, mean=0, std=1).fit(x[:2])
-            for layer in LAYERS
-        }
-        self.models = {}
-        for layer, extractor in self.extractors.items():
-            features = extractor.extract(x)
-            self.models[layer] = {c: DFM().fit(features[y == c]) for c in np.unique(y)}
-
-    def score(self, x):
-        """One column per layer and kind of score."""
-        classes = predict(self.network, x)
-        columns = np.empty((len(x), len(LAYERS) * len(SCORES)))
-        for i, layer in enumerate(LAYERS):
-            features = self.extractors[layer].extract(x)
-            for c in np.unique(classes):
-                here = classes == c
-                for j, kind in enumerate(SCORES):
-                    model = self.models[layer][c].set_params(score_type=kind)
-                    columns[here, i * len(SCORES) + j] = model.score(features[here])
-        return columns
+def layer_scores(dfm, network, x):
+    """One column per layer and kind of score, under the class that `network` gives an image."""
+    scores = dfm.layer_scores(x, labels=predict(network, x), score_type=SCORES)
+    return np.concatenate([scores[layer] for layer in LAYERS]).T
 
 
 def main():
@@ -91,8 +70,9 @@ def main():
         "PGD": (foolbox.attacks.LinfPGD(steps=20), 0.2),
         "DeepFool": (foolbox.attacks.L2DeepFoolAttack(), None),
     }
-    detector = Detector(network, x_train, y_train)
-    clean = detector.score(x_test)
+    dfm = DFM(backbone=network, layers=LAYERS, image_size=8, mean=0, std=1)
+    dfm.fit(x_train, labels=y_train)
+    clean = layer_scores(dfm, network, x_test)
     names = [f"{layer} {kind}" for layer in LAYERS for kind in SCORES]
     print("\nAUROC of attacked against clean images\n")
     print(f"{'attack':10}{'success':>10}" + "".join(f"{name:>12}" for name in names), "  combined")
@@ -102,7 +82,7 @@ def main():
         inputs, targets = torch.from_numpy(x_test), torch.from_numpy(y_test)
         _, attacked, success = attack(model, inputs, targets, epsilons=epsilon)
         fooled = success.numpy()
-        scores = detector.score(attacked.numpy())
+        scores = layer_scores(dfm, network, attacked.numpy())
         # Halves by image, so that no image is on both sides in two versions.
         half = np.arange(len(x_test)) % 2 == 0
         samples = np.concatenate([clean, scores[fooled]])

@@ -1,7 +1,6 @@
 """The DFM estimator: images or features in, anomaly scores out."""
 
 import copy
-import math
 import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -92,7 +91,8 @@ class DFM(BaseEstimator):  # type: ignore[misc]
     image_score : {"top", "max", "mean", "sum"}, default="top"
         With spatial="patch", what scores of positions make the score of a picture: the mean of the
         largest `top_share` of them, the largest, the mean, or the sum.
-    top_share : float in (0, 1], default=0.1
+    top_share : float in [0, 1], default=0.1
+        At least one position is taken.
     pool : int or sequence of int, optional
         Kernel and stride of an average pooling of the layers' maps, one for all or one for each.
     image_size : int or (int, int), optional
@@ -302,9 +302,10 @@ class DFM(BaseEstimator):  # type: ignore[misc]
             If the weights cannot be downloaded.
         """
         self._check_parameters()
-        _check_combine(self.combine, outliers)
         source, row_labels = _open(X, self.on_error, _one_of(y, labels))
         extractor = self._build_extractor() if isinstance(source, ImageSource) else None
+        n_layers = 1 if extractor is None else len(extractor.spec.layers)
+        _check_combine(self.combine, outliers, n_layers)
         if checkpoint is not None and extractor is None:
             raise ValueError("checkpoint is for images, and X holds features; pass checkpoint=None")
         fitter = self._added(None, source, row_labels, extractor, checkpoint=checkpoint)
@@ -520,8 +521,9 @@ class DFM(BaseEstimator):  # type: ignore[misc]
         """
         self._check_fitted()
         chosen = self.score_type if score_type is None else score_type
-        kinds = self._ready_scores(chosen)
+        kinds = self._score_types(chosen)
         model, n_threads = self.model_, resolve_threads(self.n_threads)
+        model.check_layer_scores(kinds)
         scores = self._apply(
             X,
             _one_of(y, labels),
@@ -604,20 +606,15 @@ class DFM(BaseEstimator):  # type: ignore[misc]
             If the model was fitted on features, or has no map of that score type.
         """
         self._check_fitted()
-        if self.feature_spec_ is None:
-            raise ValueError("the model was fitted on features, which have no place on a picture")
         chosen = self.score_type if score_type is None else score_type
         kind = self._ready_scores(chosen)[0]
         if not isinstance(chosen, str):
             raise ValueError(f"score_type is {chosen!r}; a map is of one type: pass score_type")
-        if kind != "fre" and self.spatial != "patch":
-            raise ValueError(
-                f"score_type is {kind!r}, of which a whole picture has no map; pass "
-                "score_type='fre', or fit with spatial='patch'"
-            )
-        check_number("smoothing", smoothing, 0, math.inf)
-        model, n_threads = self.model_, resolve_threads(self.n_threads)
+        self.model_.check_maps(kind)
+        assert self.feature_spec_ is not None
         size = self.feature_spec_.preprocessing.size
+        check_number("smoothing", smoothing, 0, max(size))
+        model, n_threads = self.model_, resolve_threads(self.n_threads)
         return self._apply(
             X,
             None,
@@ -924,8 +921,12 @@ class DFM(BaseEstimator):  # type: ignore[misc]
         """Return what scores the features of known outliers by the layers of `model`."""
         source = open_source(outliers, self.on_error)
         parts = [rows for _, rows in self._batches(source, extractor, "outliers", model.n_features)]
-        if not parts:
-            raise ValueError("outliers holds no picture that can be read")
+        if isinstance(source, ImageSource) and source.skipped:
+            if not parts:
+                raise ValueError(
+                    f"outliers holds no picture that can be read; {source.skipped[0].reason}"
+                )
+            _warn_of_skipped(source, "outliers")
         rows, n_threads = np.concatenate(parts), resolve_threads(self.n_threads)
         return lambda kinds: model.layer_scores(rows, kinds, n_threads)
 
@@ -1032,11 +1033,7 @@ class DFM(BaseEstimator):  # type: ignore[misc]
     def _report(self, source: ImageSource) -> None:
         self.skipped_ = source.skipped
         if source.skipped:
-            warnings.warn(
-                f"{len(source.skipped)} of {source.count} images were skipped; the first: "
-                f"{source.skipped[0].reason}",
-                stacklevel=4,
-            )
+            _warn_of_skipped(source, "images")
 
     def _check_feature_names(self, X: Any, *, reset: bool = False) -> None:
         # Only data frames have names; the check costs as much as scoring a row.
@@ -1067,8 +1064,21 @@ def _one_of(y: Any, labels: Any) -> Any:
     return labels if y is None else y
 
 
-def _check_combine(combine: str, outliers: Any) -> None:
-    if combine == "logistic" and outliers is None:
+def _warn_of_skipped(source: ImageSource, what: str) -> None:
+    warnings.warn(
+        f"{len(source.skipped)} of {source.count} {what} were skipped; the first: "
+        f"{source.skipped[0].reason}",
+        stacklevel=5,
+    )
+
+
+def _check_combine(combine: str, outliers: Any, n_layers: int) -> None:
+    if n_layers == 1 and outliers is not None:
+        raise ValueError(
+            "outliers are given, of which is learnt how layers are combined, and there is one "
+            "layer; name several, or leave them out"
+        )
+    if combine == "logistic" and outliers is None and n_layers > 1:
         raise ValueError(
             "combine is 'logistic', which is learnt from known outliers; pass fit(X, outliers=...)"
         )

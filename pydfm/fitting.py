@@ -396,8 +396,7 @@ class LayerFitter:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", UserWarning)  # the fit of all rows has told it
                 density = fitter.fit(order.tolist())
-            known = np.isin(classes, order) | (len(density.subspaces) == 1)
-            out = (places % len(self._parts) == f) & known
+            out = (places % len(self._parts) == f) & np.isin(classes, order)
             if not out.any():
                 continue
             model = replace(self._model, density=density, columns=slice(0, rows.shape[1]))

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from pydfm import _core
 from pydfm.density import Density
-from pydfm.features import blocks
+from pydfm.features import blocks, check_finite
 from pydfm.labels import by_class
 from pydfm.maps import Grid
 
@@ -76,11 +76,17 @@ class LayerModel:
         """Scores (N, height, width) of the layer's positions, under a picture's nearest class.
 
         Of patches, their scores; of a whole picture, what each position has of its fre.
+
+        Raises
+        ------
+        ValueError
+            If a row holds NaN or infinity.
         """
         assert self.grid is not None
         own = self._own(features)
         parts = []
-        for _, rows in _pieces(own):
+        for at, rows in _pieces(own):
+            check_finite(rows, at.start)
             nearest = None
             if len(self.density.subspaces) > 1:
                 nearest = self._score(rows, [score_type], n_threads, None)[1][0].astype(np.intp)
@@ -104,12 +110,11 @@ class LayerModel:
     ) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
         if not self.patch:
             return self.density.score(own, score_types, n_threads, classes)
-        parts = [
-            self._score_patches(
-                rows, score_types, n_threads, None if classes is None else classes[at]
-            )
-            for at, rows in _pieces(own)
-        ]
+        parts = []
+        for at, rows in _pieces(own):
+            check_finite(rows, at.start)  # the density would name the patch
+            theirs = None if classes is None else classes[at]
+            parts.append(self._score_patches(rows, score_types, n_threads, theirs))
         scores, nearest = zip(*parts, strict=True)
         return np.concatenate(scores, axis=1), np.concatenate(nearest, axis=1)
 

@@ -11,6 +11,9 @@ from pydfm.combination import Combination
 from pydfm.layer import LayerModel
 from pydfm.maps import smooth
 
+# Maps are float64 while they are made, of so many pictures at once.
+_MAPS_AT_ONCE = 32
+
 
 @dataclass(frozen=True)
 class Model:
@@ -52,9 +55,8 @@ class Model:
         return ", ".join(parts)
 
     def check_scores(self, score_types: Sequence[str]) -> None:
-        """Raise ValueError where the model cannot give one of the `score_types`."""
-        for layer in self.layers:
-            layer.density.check_scores(score_types, self.classes)
+        """Raise ValueError where the layers, together, cannot give one of the `score_types`."""
+        self.check_layer_scores(score_types)
         for kind in score_types:
             if len(self.layers) > 1 and kind not in self.combinations:
                 raise ValueError(
@@ -62,6 +64,30 @@ class Model:
                     "since fitted images do not have it without themselves; fit with that "
                     "score_type, or with more images"
                 )
+
+    def check_layer_scores(self, score_types: Sequence[str]) -> None:
+        """Raise ValueError where a layer cannot give one of the `score_types`."""
+        for layer in self.layers:
+            layer.density.check_scores(score_types, self.classes)
+
+    def check_maps(self, score_type: str) -> None:
+        """Raise ValueError where the model has no maps of `score_type`."""
+        if any(layer.grid is None for layer in self.layers):
+            raise ValueError(
+                "the model was fitted on features, which have no place on a picture; fit it on "
+                "images"
+            )
+        if score_type != "fre" and not all(layer.patch for layer in self.layers):
+            raise ValueError(
+                f"score_type is {score_type!r}, of which a whole picture has no map; pass "
+                "score_type='fre', or fit with spatial='patch'"
+            )
+        if all(layer.grid is not None and layer.grid.positions == 1 for layer in self.layers):
+            names = ", ".join(repr(layer.name) for layer in self.layers)
+            raise ValueError(
+                f"features of {names} have one position in a picture, so that there is no map; fit "
+                "with a layer that has more, such as 'layer3', and spatial='flatten' or 'patch'"
+            )
 
     def layer_scores(
         self,
@@ -111,11 +137,17 @@ class Model:
         smoothing: float,
     ) -> NDArray[np.float32]:
         """Return maps (N, *size); of several layers, the sum of each over its mean."""
-        total = np.zeros((len(features), *size))
-        for i, layer in enumerate(self.layers):
-            assert layer.grid is not None
-            own = layer.grid.enlarge(layer.maps(features, score_type, n_threads), size)
-            if len(self.layers) > 1:
-                own /= max(float(self.combinations[score_type].mean[i]), np.finfo(float).tiny)
-            total += own
-        return (smooth(total, smoothing) if smoothing else total).astype(np.float32)
+        each = [layer.maps(features, score_type, n_threads) for layer in self.layers]
+        maps = np.empty((len(features), *size), dtype=np.float32)
+        for first in range(0, len(features), _MAPS_AT_ONCE):
+            part = slice(first, first + _MAPS_AT_ONCE)
+            total = np.zeros(maps[part].shape)
+            for i, (layer, own) in enumerate(zip(self.layers, each, strict=True)):
+                assert layer.grid is not None
+                enlarged = layer.grid.enlarge(own[part], size)
+                if len(self.layers) > 1:
+                    mean = float(self.combinations[score_type].mean[i])
+                    enlarged /= max(mean, np.finfo(float).tiny)
+                total += enlarged
+            maps[part] = smooth(total, smoothing) if smoothing else total
+        return maps

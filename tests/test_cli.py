@@ -1,4 +1,5 @@
 import csv
+import inspect
 import io
 import os
 import re
@@ -9,7 +10,9 @@ import subprocess
 import sys
 import time
 from types import SimpleNamespace
+from typing import get_args
 
+import matplotlib
 import numpy as np
 import pytest
 import safetensors
@@ -20,7 +23,14 @@ from safetensors.numpy import save_file
 from safetensors.torch import save_file as save_weights
 
 import pydfm
-from pydfm import cli, networks
+from pydfm import cli, cli_fit, networks
+from pydfm.backbone import PRECISIONS
+from pydfm.datasets import load_category, load_masks
+from pydfm.density import COVARIANCES, DENSITIES, SCORE_TYPES
+from pydfm.evaluation import aupro, pixel_auroc
+from pydfm.fitting import CALIBRATIONS
+from pydfm.images import list_images
+from pydfm.layer import PATCH_RULES, SPATIAL_FORMS
 
 OPTIONS = ("--image-size", "40", "--device", "cpu")
 
@@ -118,6 +128,11 @@ def test_every_option_of_fit_reaches_the_model(run, picture_folder, tiny_network
         "--pool": "3",
         "--image-size": "24",
         "--precision": "bfloat16",
+        "--combine": "max",
+        "--regularization": "1e-3",
+        "--calibration": "kfold",
+        "--top-share": "0.3",
+        "--image-score": "mean",
         "--random-state": "3",
         "--batch-size": "5",
         "--threads": "2",
@@ -127,10 +142,12 @@ def test_every_option_of_fit_reaches_the_model(run, picture_folder, tiny_network
     model = tmp_path / "m"
     got = run("fit", picture_folder, "--output", model, *flat, "--layer", "layer1")
     assert got.code == 0, got.err
-    assert b"12 images, 2 of 512 components" in got.out
+    assert b"12 images, layer1.0.conv1: 2 of 256 components, layer1: 2 of 256 comp" in got.out
     dfm = pydfm.load(model, device="cpu")
     spec = dfm.feature_spec_
     assert (dfm.n_components, dfm.score_type, dfm.batch_size) == (2, "ppca", 5)
+    assert (dfm.combine, dfm.regularization, dfm.calibration) == ("max", 1e-3, "kfold")
+    assert (dfm.top_share, dfm.image_score, dfm.spatial) == (0.3, "mean", "flatten")
     assert (spec.backbone, spec.weights) == ("resnet18", str(tmp_path / "w.safetensors"))
     assert spec.layers == ("layer1.0.conv1", "layer1")
     assert (spec.pool, spec.precision, spec.random_state) == (3, "bfloat16", 3)
@@ -198,7 +215,199 @@ def test_eval_measures_as_the_library_does(run, model, category):
         f"AUPR         {want['aupr']:.4f}",
         f"F1-max       {want['f1_max']:.4f} at score >= {want['threshold']:.6g}",
         f"FPR95        {want['fpr95']:.4f}",
+        "pixels       not measured: no defective picture has a mask in ground_truth",
     ]
+
+
+@pytest.fixture
+def mask(category):
+    """Gives the first picture of a hole a mask, the second one not."""
+    folder = category / "ground_truth" / "hole"
+    folder.mkdir(parents=True)
+    pixels = np.zeros((40, 48), dtype=np.uint8)
+    pixels[8:20, 10:30] = 255
+    Image.fromarray(pixels).save(folder / "0_mask.png")
+
+
+@pytest.mark.usefixtures("mask")
+def test_eval_measures_pixels_where_there_are_masks(run, model, category):
+    got = run("eval", model, category)
+    assert (got.code, got.err) == (0, "")
+    dfm = pydfm.load(model)
+    test = load_category(category)
+    known = test.select(
+        bool(m) or d == "good" for m, d in zip(test.masks, test.defects, strict=True)
+    )
+    maps, masks = dfm.score_map(known.test), load_masks(known, dfm.feature_spec_.preprocessing)
+    assert got.out.decode().splitlines()[5:] == [
+        f"pixel AUROC  {pixel_auroc(maps, masks):.4f} (without 4 defective pictures that have no "
+        "mask)",
+        f"AUPRO        {aupro(maps, masks):.4f}",
+    ]
+    got = run("eval", model, category, "--score-type", "nll")
+    assert (got.code, got.err) == (0, "")
+    assert (
+        got.out.decode()
+        .splitlines()[5]
+        .startswith(
+            "pixels       not measured: score_type is 'nll', of which a whole picture has no map"
+        )
+    )
+
+
+@pytest.mark.filterwarnings("default:.*images were skipped")
+def test_classes_are_the_subfolders_and_a_column(run, script, pictures, tmp_path):
+    for i, picture in enumerate(pictures):
+        folder = tmp_path / "in" / "ab"[i % 2]
+        folder.mkdir(parents=True, exist_ok=True)
+        picture.save(folder / f"{i:02}.png")
+    options = ("--backbone", script, *OPTIONS, "--classes", "--spatial", "mean", "--n-components")
+    tied = ("2", "--covariance", "tied", "--score-type", "relative_mahalanobis")
+    got = run("fit", tmp_path / "in", "-o", tmp_path / "m", *options, *tied)
+    assert (got.code, got.err) == (0, "")
+    assert b"12 images, 2 classes, 2 of 6 components" in got.out
+    dfm = pydfm.load(tmp_path / "m", device="cpu")
+    assert (dfm.covariance, dfm.spatial) == ("tied", "mean")
+    scores, predicted = dfm.score(tmp_path / "in"), dfm.predict_class(tmp_path / "in")
+    header, *lines = csv.reader(
+        io.StringIO(run("score", tmp_path / "m", tmp_path / "in").out.decode())
+    )
+    assert header == ["path", "score", "class"]
+    assert [line[2] for line in lines] == predicted.tolist()
+    assert np.array_equal(np.float32([line[1] for line in lines]), scores)
+    (tmp_path / "in" / "a" / "00.png").write_bytes(b"text")
+    got = run("score", tmp_path / "m", tmp_path / "in", "--skip-unreadable")
+    assert "warning: 1 of 12 images were skipped" in got.err
+    first, second = got.out.decode().splitlines()[1:3]
+    assert first.endswith("00.png,nan,")
+    assert second == ",".join(lines[1])
+
+
+def test_several_score_types_are_columns(run, model, picture_folder):
+    types = ("--score-type", "fre", "--score-type", "ppca")
+    got = run("score", model, picture_folder, *types)
+    assert (got.code, got.err) == (0, "")
+    header, *lines = csv.reader(io.StringIO(got.out.decode()))
+    assert header == ["path", "fre", "ppca"]
+    want = pydfm.load(model).score(picture_folder, score_type=("fre", "ppca"))
+    assert np.array_equal(np.float32([line[1:] for line in lines]).T, want)
+    assert_told(
+        run("score", model, picture_folder, "--score-type", "mse"), "score_type is 'mse'; it must"
+    )
+
+
+def test_several_layers_and_patches(run, picture_folder, tmp_path):
+    layers = ("--layer", "layer1.0.conv1", "--layer", "layer1", "--pool", "3", "--pool", "2")
+    base = ("--weights", "none", "--image-size", "24", "--device", "cpu", "--threads", "2")
+    got = run("fit", picture_folder, "-o", tmp_path / "m", *layers, *base, "--spatial", "patch")
+    assert (got.code, got.err) == (0, "")
+    dfm = pydfm.load(tmp_path / "m", device="cpu")
+    assert dfm.feature_spec_.pool == (3, 2)
+    assert dfm.spatial == "patch"
+    assert run("score", tmp_path / "m", picture_folder, "--score-type", "ppca").code == 0
+
+
+def test_choices_are_those_of_the_library():
+    def choices(function, name):
+        return get_args(get_args(inspect.signature(function).parameters[name].annotation)[0])
+
+    assert choices(cli_fit.fit, "score_type") == SCORE_TYPES
+    assert choices(cli_fit.fit, "covariance") == COVARIANCES
+    assert choices(cli_fit.fit, "density") == DENSITIES
+    assert choices(cli_fit.fit, "spatial") == SPATIAL_FORMS
+    assert set(choices(cli_fit.fit, "image_score")) <= set(PATCH_RULES)
+    assert choices(cli_fit.fit, "precision") == PRECISIONS
+    assert choices(cli_fit.fit, "calibration") == (*CALIBRATIONS, "none")
+
+
+# Heatmaps
+
+
+def png(path):
+    with Image.open(path) as image:
+        assert (image.format, image.mode) == ("PNG", "RGB")
+        return np.asarray(image)
+
+
+def test_maps_are_drawn_over_the_pictures(run, model, pictures, tmp_path):
+    pictures_of = tmp_path / "in"
+    (pictures_of / "deep").mkdir(parents=True)
+    pictures[0].save(pictures_of / "0.png")
+    pictures[1].save(pictures_of / "0.jpg")
+    pictures[2].save(pictures_of / "deep" / "0.png")
+    got = run("score", model, pictures_of, "--maps", tmp_path / "new" / "maps")
+    assert (got.code, got.err) == (0, "")
+    assert [score for _, score in rows(got.out)] == pytest.approx(
+        pydfm.load(model).score(pictures_of), rel=1e-6
+    )
+    files = sorted(p for p in (tmp_path / "new" / "maps").rglob("*") if p.is_file())
+    assert [str(p.relative_to(tmp_path / "new" / "maps")) for p in files] == [
+        "0.jpg.png",
+        "0.png.png",
+        "deep/0.png.png",
+    ]
+    dfm = pydfm.load(model)
+    paths = list_images(pictures_of)
+    maps = dfm.score_map(paths).astype(np.float64)
+    shares = (maps - maps.min()) / (maps.max() - maps.min())
+    colours = matplotlib.colormaps["inferno"](shares)[..., :3] * 255
+    for path, share, coloured, file in zip(paths, shares, colours, files, strict=True):
+        with Image.open(path) as image:
+            seen = np.asarray(image.convert("RGB").resize((40, 40), Image.Resampling.BILINEAR))
+        want = seen + 0.8 * share[:, :, None] * (coloured - seen)
+        np.testing.assert_allclose(png(file), want, atol=1.01)
+
+
+def test_maps_of_one_picture_and_smoothed(run, model, picture_folder, tmp_path):
+    picture = picture_folder / "03.png"
+    for folder, options in (("a", ()), ("b", ("--smoothing", "3"))):
+        got = run("score", model, picture, "--maps", tmp_path / folder, *options)
+        assert (got.code, got.err) == (0, "")
+        assert names(tmp_path / folder) == ["03.png.png"]
+    rough, smoothed = (png(tmp_path / folder / "03.png.png") for folder in "ab")
+    assert not np.array_equal(rough, smoothed)
+    assert_told(
+        run("score", model, picture, "--maps", tmp_path / "c", "--smoothing", "-1"),
+        "smoothing is -1.0; it must be a number of at least 0",
+    )
+
+
+@pytest.mark.filterwarnings("default:.*images were skipped")
+def test_pictures_that_were_skipped_have_no_map(run, model, pictures, tmp_path):
+    (tmp_path / "in").mkdir()
+    for i in range(3):
+        pictures[i].save(tmp_path / "in" / f"{i}.png")
+    (tmp_path / "in" / "1.png").write_bytes(b"text")
+    got = run("score", model, tmp_path / "in", "--maps", tmp_path / "maps", "--skip-unreadable")
+    assert got.code == 0
+    assert "1 of 3 images were skipped" in got.err
+    assert [np.isnan(score) for _, score in rows(got.out)] == [False, True, False]
+    assert names(tmp_path / "maps") == ["0.png.png", "2.png.png"]
+    for i in (0, 2):
+        (tmp_path / "in" / f"{i}.png").write_bytes(b"text")
+    got = run("score", model, tmp_path / "in", "--maps", tmp_path / "none", "--skip-unreadable")
+    assert (got.code, names(tmp_path / "none")) == (0, [])
+
+
+def test_maps_that_cannot_be_drawn_are_told(
+    run, model, script, picture_folder, tmp_path, monkeypatch
+):
+    maps = ("--maps", tmp_path / "maps")
+    told = run("score", model, picture_folder, *maps, "--score-type", "nll")
+    assert_told(told, "score_type is 'nll', of which a whole picture has no map")
+    both = ("--score-type", "fre", "--score-type", "ppca")
+    told = run("score", model, picture_folder, *maps, *both)
+    assert_told(told, "--maps are of one type, and there are fre, ppca; name one with --score-type")
+    inside = ("--maps", picture_folder / "maps")
+    assert_told(run("score", model, picture_folder, *inside), "would be scored next time; name a")
+    assert_told(run("score", model, picture_folder, "--maps", model), "is a file; name a folder")
+    mean = ("--backbone", script, *OPTIONS, "--spatial", "mean")
+    assert run("fit", picture_folder, "-o", tmp_path / "m", *mean).code == 0
+    told = run("score", tmp_path / "m", picture_folder, *maps)
+    assert_told(told, "features of 'output' have one position in a picture")
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    told = run("score", model, picture_folder, *maps)
+    assert_told(told, r"heatmaps need matplotlib; install it with `pip install .*'\.\[plot\]'`")
 
 
 def test_config_help_and_version_are_printed(run):
@@ -276,6 +485,8 @@ def test_errors_about_paths_of_any_bytes_are_one_line(run, model, tmp_path):
         (("score", "m", "a", "b"), "unexpected extra argument"),
         (("eval", "m", "a", "--pool", "2"), "No such option: --pool"),
         (("fit", ".", "-o", "m", "--score-type", "mse"), "'mse' is not one of 'fre', 'mahal"),
+        (("fit", ".", "-o", "m", "--covariance", "all"), "'all' is not one of 'class', 'tied'"),
+        (("fit", ".", "-o", "m", "--combine", "logistic"), "'logistic' is not one of 'sum', 'max'"),
         (("fit", ".", "-o", "m", "--precision", "half"), "'half' is not one of 'float32'"),
         (("fit", ".", "-o", "m", "--pool", "two"), "Invalid value for '--pool': .* integer"),
         (("demo", "extra"), "unexpected extra argument"),
@@ -304,6 +515,12 @@ def test_wrong_usage_is_one_line(run, arguments, says):
         (("--backbone", "resnet18", "--layer", "layer9"), "layers has 'layer9'"),
         (("--backbone", "resnet18", "--weights", "gone.pth"), "weights is 'gone.pth', which is no"),
         (("--backbone", "resnet18", "--weights", "none", "--random-state", "-1"), "random_state"),
+        (("--regularization", "ridge"), "--regularization is 'ridge'; it must be none, shrinkage,"),
+        (("--regularization", "-1"), "regularization is -1"),
+        (("--top-share", "2"), r"top_share is 2\.0"),
+        (("--density", "gmm", "--covariance", "tied"), "a mixture is of one class"),
+        (("--classes",), "lies in no subfolder of"),
+        (("--pool", "1", "--pool", "2"), "pool has 2 kernels for 1 layers"),
         (("--device", "cuda:99"), "device is 'cuda:99', which cannot be used here"),
         (("--device", "gpu"), "device is 'gpu', which cannot be used here"),
     ],

@@ -13,13 +13,13 @@ from sklearn.preprocessing import StandardScaler
 
 from benchmarks.report import Table, verdict
 from benchmarks.results.cifar import LAYERS, load_cifar
-from benchmarks.results.densities import Densities
 from benchmarks.results.resnet20 import FromPixels
 from pydfm.evaluation import evaluate
 
 N_IMAGES, EPSILON, SHARE = 500, 8 / 255, 0.97
 TARGETS = {"FGSM": 0.9, "PGD": 0.9}
 SCORES = ("nll", "fre")
+COLUMNS = tuple((layer, kind) for layer in LAYERS for kind in SCORES)
 
 
 def tables(data: Path) -> dict[str, tuple[str, Table]]:
@@ -31,35 +31,47 @@ def tables(data: Path) -> dict[str, tuple[str, Table]]:
 
 def measure(data: Path, n_images: int) -> dict[str, tuple[str, Table]]:
     cifar = load_cifar(data)
-    right = np.flatnonzero(cifar.logits(cifar.test_x).argmax(axis=1) == cifar.test_y)[:n_images]
+    right = np.flatnonzero(cifar.predicted(cifar.test_x) == cifar.test_y)[:n_images]
     clean, classes = cifar.test_x[right], cifar.test_y[right]
-    scorer = Scorer(cifar)
-    clean_scores = scorer.score(clean)
+    summed, largest = (cifar.fitted(SHARE, combine=rule) for rule in ("sum", "max"))
+    clean_scores = _columns(summed, cifar, clean)
 
     sides = {}  # attack -> the samples' scores, labels, and whether to learn from them
     singles, combined = [], []
     half = np.arange(len(clean)) % 2 == 0  # by image: no image is on both sides
+    joined = {}  # attack -> AUROCs of pydfm's combinations
     for name, attacked in _attacks(cifar.network, clean, classes):
-        fooled = cifar.logits(attacked).argmax(axis=1) != classes
+        fooled = cifar.predicted(attacked) != classes
         distance = np.linalg.norm((attacked - clean)[fooled].reshape(fooled.sum(), -1), axis=1)
-        samples = np.concatenate([clean_scores, scorer.score(attacked[fooled])])
+        samples = np.concatenate([clean_scores, _columns(summed, cifar, attacked[fooled])])
         labels = np.repeat([False, True], [len(clean), fooled.sum()])
         sides[name] = samples, labels, np.concatenate([half, half[fooled]])
         facts = [name, f"{fooled.mean():.1%}", f"{distance.mean():.2f}"]
         aurocs = [evaluate(column, labels)["auroc"] for column in samples.T]
         singles.append([*facts, *(f"{auroc:.3f}" for auroc in aurocs)])
+
+        learnt = cifar.fitted(SHARE, combine="logistic", outliers=attacked[fooled & half])
+        measured = np.concatenate([clean[~half], attacked[fooled & ~half]])
+        labels = np.repeat([False, True], [(~half).sum(), (fooled & ~half).sum()])
+        predicted = cifar.predicted(measured)
+        joined[name] = [
+            evaluate(dfm.score(measured, predicted, score_type="nll"), labels)["auroc"]
+            for dfm in (summed, largest, learnt)
+        ]
     columns = {
-        "nll of all layers": [i for i, (_, kind) in enumerate(scorer.columns) if kind == "nll"],
-        "fre of all layers": [i for i, (_, kind) in enumerate(scorer.columns) if kind == "fre"],
-        "both": list(range(len(scorer.columns))),
+        "nll of all layers": [i for i, (_, kind) in enumerate(COLUMNS) if kind == "nll"],
+        "fre of all layers": [i for i, (_, kind) in enumerate(COLUMNS) if kind == "fre"],
+        "both": list(range(len(COLUMNS))),
     }
     for name, side in sides.items():
         aurocs = [_combine(side, side, chosen) for chosen in columns.values()]
         unseen = _combine(sides["FGSM"], side, columns["both"])
+        every = [*joined[name], *aurocs]
         target = TARGETS.get(name)
-        told = "" if target is None else verdict(max(aurocs) >= target, f"best >= {target}")
-        combined.append([name, *(f"{auroc:.3f}" for auroc in aurocs), f"{unseen:.3f}", told])
-    titles = [f"{layer} {kind}" for layer, kind in scorer.columns]
+        told = "" if target is None else verdict(max(every) >= target, f"best >= {target}")
+        combined.append([name, *(f"{auroc:.3f}" for auroc in (*every, unseen)), told])
+    titles = [f"{layer} {kind}" for layer, kind in COLUMNS]
+    ours = [f"nll, {rule}" for rule in ("sum", "max", "logistic")]
     return {
         "adversarial": (
             "Attacks: one layer, one score",
@@ -67,33 +79,15 @@ def measure(data: Path, n_images: int) -> dict[str, tuple[str, Table]]:
         ),
         "adversarial-combined": (
             "Attacks: layers combined",
-            Table(("attack", *columns, "both, trained on FGSM", "target"), combined),
+            Table(("attack", *ours, *columns, "both, trained on FGSM", "target"), combined),
         ),
     }
 
 
-class Scorer:
-    """Scores per layer, under the class that the network gives an image."""
-
-    columns = tuple((layer, kind) for layer in LAYERS for kind in SCORES)
-
-    def __init__(self, cifar):
-        self.cifar = cifar
-        self.models = {
-            layer: Densities("class", SHARE).fit(
-                cifar.features(cifar.train_x, layer), cifar.train_y
-            )
-            for layer in LAYERS
-        }
-
-    def score(self, images):
-        """Scores (N, columns)."""
-        classes = self.cifar.logits(images).argmax(axis=1)
-        scores = []
-        for layer in LAYERS:
-            features = self.cifar.features(images, layer)
-            scores += [self.models[layer].score(features, kind, classes) for kind in SCORES]
-        return np.stack(scores, axis=1)
+def _columns(dfm, cifar, images):
+    """Scores (N, columns) under the class that the network gives an image."""
+    scores = dfm.layer_scores(images, cifar.predicted(images), score_type=SCORES)
+    return np.concatenate([scores[layer] for layer in LAYERS]).T
 
 
 def _combine(learn_from, measure_on, columns):

@@ -1,4 +1,4 @@
-"""CIFAR-10 through ResNet-20: images, labels, features of its layers, logits."""
+"""CIFAR-10 through ResNet-20: images, labels, the classes that it predicts."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.results.resnet20 import CHANNELS, FromPixels, load_resnet20
+from benchmarks.results.resnet20 import FromPixels, load_resnet20
 from pydfm import DFM
 
 LAYERS = ("layer1", "layer2", "avgpool")
@@ -24,16 +24,23 @@ class Cifar:
     test_y: Any
     mnist_x: Any
 
-    def features(self, images, layer):
-        """Features (N, channels) of `layer`, averaged over the image."""
-        dfm = DFM(backbone=self.network, layers=layer, image_size=32).fit(images[:2])
-        maps = dfm.extract(images)
-        return maps.reshape(len(images), CHANNELS[layer], -1).mean(axis=2)
+    def fitted(self, n_components, outliers=None, **parameters):
+        """A DFM of the classifier's layers, each averaged over the image, fitted to its classes."""
+        dfm = DFM(
+            n_components,
+            backbone=self.network,
+            layers=LAYERS,
+            spatial="mean",
+            image_size=32,
+            **parameters,
+        )
+        return dfm.fit(self.train_x, self.train_y, outliers=outliers)
 
-    def logits(self, images):
+    def predicted(self, images):
+        """Classes (N,) that the network gives."""
         pixels = torch.from_numpy(images)
         with torch.inference_mode():
-            parts = [FromPixels(self.network)(part) for part in pixels.split(250)]
+            parts = [FromPixels(self.network)(part).argmax(dim=1) for part in pixels.split(250)]
         return torch.cat(parts).numpy()
 
 

@@ -3,16 +3,36 @@
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from benchmarks.report import Table, verdict
 from pydfm import DFM
+from pydfm.benchmark.category import measure_category
 from pydfm.datasets import load_category, load_masks
 from pydfm.evaluation import aupro, evaluate, pixel_auroc
 
-SIZE, POOL, SHARE, TARGET = 256, 2, 0.97, 0.92
+SIZE, SHARE, TARGET = 256, 0.97, 0.92
 WEIGHTS = "resnet18_imagenet_to_layer3.safetensors"
+LAYER3 = {"layers": "layer3", "pool": 2}
+BOTH = {"layers": ("layer2", "layer3"), "pool": (4, 2)}
 
+# With ImageNet's weights; what is not fre has no map of a whole picture.
+VARIANTS = {
+    "layer3, ppca": {**LAYER3, "score_type": "ppca"},
+    "layer3, mahalanobis, shrinkage": {
+        **LAYER3,
+        "score_type": "mahalanobis",
+        "regularization": "shrinkage",
+    },
+    "layer2": {"layers": "layer2", "pool": 4},
+    "layer2 + layer3, sum": BOTH,
+    "layer2 + layer3, max": {**BOTH, "combine": "max"},
+    "layer2, patches": {"layers": "layer2", "spatial": "patch"},
+    "layer3, patches": {"layers": "layer3", "spatial": "patch"},
+    "layer3, patches, ppca": {"layers": "layer3", "spatial": "patch", "score_type": "ppca"},
+    "layer2 + layer3, patches, sum": {"layers": ("layer2", "layer3"), "spatial": "patch"},
+}
+
+_IMAGE = ("auroc", "aupr", "f1_max", "fpr95")
 _HEADER = ("who", "k", "image AUROC", "AUPR", "F1", "FPR95", "pixel AUROC", "AUPRO", "target")
 
 
@@ -22,54 +42,47 @@ def tables(data: Path) -> dict[str, tuple[str, Table]]:
     labels = np.array(category.labels)
     rows = []
     for title, weights in (("ImageNet", data / WEIGHTS), ("random weights", None)):
-        dfm = DFM(SHARE, weights=weights, layers="layer3", pool=POOL, image_size=SIZE)
-        dfm.fit(category.train)
-        train, test = dfm.extract(category.train), dfm.extract(category.test)
-        residuals = _residuals(test, dfm.mean_, dfm.components_)
-        scores = dfm.score(category.test)
-        # The maps below are made of the very residuals whose squared norm is the score.
-        np.testing.assert_allclose(scores, (residuals**2).sum(axis=1), rtol=1e-4)
+        dfm = _fitted(category, weights, LAYER3)
         target = TARGET if weights is not None else None
-        k = dfm.n_components_
-        rows.append(
-            [f"pydfm, {title}", str(k), *_measure(scores, labels, residuals, masks, target)]
-        )
-        mean, components = _anomalib_pca(train)
-        residuals = _residuals(test, mean, components)
-        scores = (residuals**2).sum(axis=1)
-        figures = _measure(scores, labels, residuals, masks, None)
-        rows.append([f"anomalib's formula, {title}", str(len(components)), *figures])
-    return {"glassfiber": ("Glass fiber", Table(_HEADER, rows))}
+        rows.append([f"pydfm, {title}", *_measured(dfm, category, target)])
+        rows.append([f"anomalib's formula, {title}", *_anomalib(dfm, category, labels, masks)])
+    variants = [
+        [title, *_measured(_fitted(category, data / WEIGHTS, parameters), category)[:-1]]
+        for title, parameters in VARIANTS.items()
+    ]
+    return {
+        "glassfiber": ("Glass fiber", Table(_HEADER, rows)),
+        "glassfiber-variants": ("Other layers, scores and forms", Table(_HEADER[:-1], variants)),
+    }
 
 
-def _measure(scores, labels, residuals, masks, target):
-    image = evaluate(scores, labels)
-    maps = _maps(residuals)
-    values = [image[name] for name in ("auroc", "aupr", "f1_max", "fpr95")]
-    values += [pixel_auroc(maps, masks), aupro(maps, masks)]
-    told = "" if target is None else verdict(image["auroc"] >= target, f"AUROC >= {target}")
-    return [*(f"{value:.3f}" for value in values), told]
+def _fitted(category, weights, parameters):
+    return DFM(SHARE, weights=weights, image_size=SIZE, **parameters).fit(category.train)
 
 
-def _residuals(features, mean, components):
-    centred = features.astype(np.float64) - mean
-    return centred - (centred @ components.T) @ components
+def _measured(dfm, category, target=None):
+    metrics = measure_category(dfm, category)
+    counts = (len(layer.density.subspaces[0].components) for layer in dfm.model_.layers)
+    values = [metrics.image[name] for name in _IMAGE]
+    values += [metrics.pixel.get(name) for name in ("pixel_auroc", "aupro")]
+    figures = ("" if value is None else f"{value:.3f}" for value in values)
+    return [", ".join(map(str, counts)), *figures, _told(metrics.image["auroc"], target)]
 
 
-def _maps(residuals):
-    """Squared residuals summed over the channels, resized to the picture."""
-    side = SIZE // 16 // POOL
-    squares = torch.from_numpy((residuals**2).reshape(len(residuals), -1, side, side).sum(axis=1))
-    maps = torch.nn.functional.interpolate(
-        squares[:, None], (SIZE, SIZE), mode="bilinear", align_corners=False
-    )
-    return maps[:, 0].float().numpy()
-
-
-def _anomalib_pca(features):
+def _anomalib(dfm, category, labels, masks):
     """As its DFM defines it: SVD of the centred rows; k is an index, so one fewer than needed."""
-    rows = features.astype(np.float64)
-    mean = rows.mean(axis=0)
-    _, singular, directions = np.linalg.svd(rows - mean, full_matrices=False)
+    train, test = (dfm.extract(paths).astype(float) for paths in (category.train, category.test))
+    mean = train.mean(axis=0)
+    _, singular, directions = np.linalg.svd(train - mean, full_matrices=False)
     shares = np.cumsum(singular**2) / np.sum(singular**2)
-    return mean, directions[: int(np.argmax(shares >= SHARE))]
+    components = directions[: int(np.argmax(shares >= SHARE))]
+    residuals = test - mean - ((test - mean) @ components.T) @ components
+    image = evaluate((residuals**2).sum(axis=1), labels)
+    grid = dfm.feature_spec_.grids[0]
+    maps = grid.enlarge(grid.energies(residuals), (SIZE, SIZE)).astype(np.float32)
+    values = [*(image[name] for name in _IMAGE), pixel_auroc(maps, masks), aupro(maps, masks)]
+    return [str(len(components)), *(f"{value:.3f}" for value in values), ""]
+
+
+def _told(auroc, target):
+    return "" if target is None else verdict(auroc >= target, f"AUROC >= {target}")

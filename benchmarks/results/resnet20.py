@@ -9,8 +9,6 @@ from torch.nn import functional
 
 from pydfm.preprocessing import IMAGENET_MEAN, IMAGENET_STD
 
-CHANNELS = {"layer1": 16, "layer2": 32, "layer3": 64, "avgpool": 64}
-
 
 class _Block(nn.Module):
     """Two convolutions beside a shortcut without parameters (option A of the paper)."""

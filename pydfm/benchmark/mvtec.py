@@ -6,18 +6,15 @@ import time
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
-import numpy as np
-from numpy.typing import NDArray
-
+from pydfm.benchmark.category import measure_category
 from pydfm.benchmark.configuration import Configuration
 from pydfm.benchmark.published import PUBLISHED, SOURCE
 from pydfm.benchmark.record import Record
 from pydfm.benchmark.table import figure, markdown, mean
-from pydfm.datasets import Category, find_categories, load_category, load_masks
+from pydfm.datasets import find_categories, load_category
 from pydfm.dfm import DFM
-from pydfm.evaluation import aupro, evaluate, pixel_auroc
 
 DEFAULTS: Final = (
     Configuration(
@@ -118,43 +115,16 @@ def _measure(path: str, dfm: DFM) -> dict[str, float | str | None]:
     if not category.train:
         raise FileNotFoundError(f"'{path}' has no pictures to fit on in train/good")
     dfm.fit(category.train)
-    features = dfm.extract(category.test)
-    # All of them, unless on_error is "skip".
-    read = np.asarray(np.isfinite(features).all(axis=1))
-    metrics = evaluate(dfm.score(features[read]), np.array(category.labels)[read])
-    values: dict[str, float | str | None] = {
+    metrics = measure_category(dfm, category)
+    return {
         "n_train": str(dfm.n_samples_),
-        "n_test": str(int(read.sum())),
+        "n_test": str(int(metrics.read.sum())),
         "n_masks": str(sum(bool(masks) for masks in category.masks)),
-        "image_auroc": metrics["auroc"],
-        **{name: metrics[name] for name in ("aupr", "f1_max", "fpr95")},
+        "image_auroc": metrics.image["auroc"],
+        **{name: metrics.image[name] for name in ("aupr", "f1_max", "fpr95")},
+        **metrics.pixel,
+        "seconds": f"{time.perf_counter() - start:.1f}",
     }
-    values.update(_measure_pixels(category, dfm, features, read))
-    values["seconds"] = f"{time.perf_counter() - start:.1f}"
-    return values
-
-
-def _measure_pixels(
-    category: Category, dfm: DFM, features: NDArray[np.float32], read: NDArray[np.bool_]
-) -> dict[str, float]:
-    """Pixel metrics over the good pictures and those with a mask; none where there are no masks."""
-    masked = np.array([bool(masks) for masks in category.masks])
-    known = read & (masked | ~np.array(category.labels))
-    if not (masked & read).any() or dfm.feature_spec_ is None:
-        return {}
-    maps = _score_maps(dfm, features[known])
-    if maps is None:
-        return {}
-    masks = load_masks(category.select(known), dfm.feature_spec_.preprocessing)
-    return {"pixel_auroc": pixel_auroc(maps, masks), "aupro": aupro(maps, masks)}
-
-
-def _score_maps(dfm: Any, features: NDArray[np.float32]) -> NDArray[np.float32] | None:
-    """Score maps (N, H, W) where the model has them."""
-    if not hasattr(dfm, "score_map"):
-        return None
-    maps: NDArray[np.float32] = dfm.score_map(features)
-    return maps
 
 
 def mvtec_table(results: Sequence[dict[str, str]]) -> str:

@@ -243,6 +243,11 @@ def _layers(configuration: Configuration, train: DataSet) -> tuple[str, ...]:
     if _holds_features(train):
         return ("features",)
     layers = configuration.parameters.get("layers")
+    if configuration.parameters.get("spatial") == "patch":
+        raise ValueError(
+            f"configuration '{configuration.name}' has spatial = 'patch'; layers are measured here "
+            "as 'flatten' or 'mean' only"
+        )
     if not layers:
         raise ValueError(
             f"configuration '{configuration.name}' names no layers; give the ones to measure, such "

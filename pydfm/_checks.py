@@ -28,3 +28,11 @@ def check_number(name: str, value: Any, low: float, high: float) -> float:
         most = "" if high == math.inf else f" and at most {high:g}"
         raise ValueError(f"{name} is {value!r}; it must be a number of at least {low:g}{most}")
     return number
+
+
+def check_share(name: str, value: Any) -> float:
+    """Return `value` as a float within (0, 1), both excluded."""
+    number = float(value) if isinstance(value, numbers.Real) else math.nan
+    if not 0 < number < 1:
+        raise ValueError(f"{name} is {value!r}; it must be a number above 0 and below 1")
+    return number

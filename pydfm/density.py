@@ -24,7 +24,7 @@ from pydfm.features import blocks, check_finite
 from pydfm.labels import by_class
 from pydfm.mixture import Mixture, fit_mixture
 from pydfm.sample import RowSample
-from pydfm.subspace import GAUSSIAN_SCORES, PooledFitter, Subspace, SubspaceFitter
+from pydfm.subspace import GAUSSIAN_SCORES, PooledFitter, Reduction, Subspace, SubspaceFitter
 
 SCORE_TYPES: Final = (*GAUSSIAN_SCORES, "relative_mahalanobis")
 COVARIANCES: Final = ("class", "tied", "global")
@@ -183,11 +183,14 @@ class LeftOutScores:
         With the class, what tells rows apart: the same rows have the same in every layer.
     scores : dict of str to ndarray of shape (n,)
         By score type; NaN where the others make no model.
+    maps : ndarray of shape (n, height, width), float32, or None
+        Scores of the positions; NaN where the others make no model.
     """
 
     classes: NDArray[np.intp]
     places: NDArray[np.intp]
     scores: dict[str, NDArray[np.float64]]
+    maps: NDArray[np.float32] | None = None
 
 
 class DensityFitter:
@@ -322,19 +325,29 @@ class DensityFitter:
         if self._pooled is not None:
             self._pooled.release()
 
-    def left_out(self) -> LeftOutScores:
+    def left_out(self, maps: Reduction | None = None) -> LeftOutScores:
         """Scores of rows under the class they are of, fitted without them, after `fit`.
 
         Exact for Gaussians without regularization (`pydfm.leave_one_out`).
+
+        Parameters
+        ----------
+        maps : callable, optional
+            Makes maps of residuals; needs the rows, so that `release` must come later.
         """
+        found: NDArray[np.float32] | None
         if self._pooled is not None:
-            places, classes, scores = self._pooled.left_out()
+            places, classes, scores, found = self._pooled.left_out(maps)
         else:
-            parts = [fitter.left_out() for fitter in self._fitters]
+            parts = [fitter.left_out(maps) for fitter in self._fitters]
             places = np.concatenate([part[0] for part in parts])
             classes = np.repeat(np.arange(len(parts)), [len(part[0]) for part in parts])
             scores = np.concatenate([part[1] for part in parts], axis=1)
-        return LeftOutScores(classes, places, dict(zip(GAUSSIAN_SCORES, scores, strict=True)))
+            each = [part[2] for part in parts if part[2] is not None]
+            found = np.concatenate(each) if each else None
+        return LeftOutScores(
+            classes, places, dict(zip(GAUSSIAN_SCORES, scores, strict=True)), found
+        )
 
     def _sample(self, size: int) -> RowSample | None:
         return RowSample(size, self._random_state) if self._left_out else None

@@ -18,6 +18,7 @@ from pydfm.density import Density
 from pydfm.features import blocks
 from pydfm.labels import by_class
 from pydfm.maps import Grid
+from pydfm.positions import PositionScale
 
 SPATIAL_FORMS: Final = ("flatten", "mean", "patch")
 PATCH_RULES: Final = ("max", "top", "mean", "sum")
@@ -44,6 +45,8 @@ class LayerModel:
         How scores of positions make that of a picture.
     top_share : float in (0, 1]
         Of the positions, for the rule "top".
+    scale : PositionScale or None
+        Of the residual energies of whole pictures, where pictures are scored by standardised maps.
     """
 
     name: str
@@ -53,6 +56,7 @@ class LayerModel:
     patch: bool = False
     rule: str = "top"
     top_share: float = 0.1
+    scale: PositionScale | None = None
 
     def score(
         self,
@@ -72,17 +76,23 @@ class LayerModel:
         every = [np.full(len(features), c, dtype=np.intp) for c in range(n_classes)]
         return np.stack([self.score(features, [score_type], n_threads, c)[0][0] for c in every])
 
-    def maps(self, features: NDArray[Any], score_type: str, n_threads: int) -> NDArray[np.float64]:
-        """Scores (N, height, width) of the layer's positions, under a picture's nearest class.
+    def maps(
+        self,
+        features: NDArray[Any],
+        score_type: str,
+        n_threads: int,
+        classes: NDArray[np.intp] | None = None,
+    ) -> NDArray[np.float64]:
+        """Scores (N, height, width) of the layer's positions, under a picture's class or nearest.
 
         Of patches, their scores; of a whole picture, what each position has of its fre.
         """
         assert self.grid is not None
         own = self._own(features)
         parts = []
-        for _, rows in _pieces(own):
-            nearest = None
-            if len(self.density.subspaces) > 1:
+        for at, rows in _pieces(own):
+            nearest = None if classes is None else classes[at]
+            if nearest is None and len(self.density.subspaces) > 1:
                 nearest = self._score(rows, [score_type], n_threads, None)[1][0].astype(np.intp)
             if self.patch:
                 scores = self._patch_scores(rows, [score_type], n_threads, nearest)[0]

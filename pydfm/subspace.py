@@ -22,6 +22,7 @@ Variances may be regularised (`regularised`): "shrinkage" turns the covariance C
 merged moments; a floor f raises every variance below f lambda_1 to it. Components stay as they are.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Final, TypeAlias, cast
@@ -38,9 +39,14 @@ from pydfm.sample import RowSample
 GAUSSIAN_SCORES: Final = ("fre", "mahalanobis", "nll", "ppca")
 """The scores that one subspace gives."""
 
+Reduction: TypeAlias = Callable[[NDArray[np.float64]], NDArray[np.float64]]
+"""Makes numbers (b, ...) of residuals (b, D)."""
+
 _Moments: TypeAlias = tuple[int, NDArray[np.float64], NDArray[np.float64]]
 
 _EPS = float(np.finfo(np.float64).eps)
+# Residuals of rows that are left out are made of about this many bytes at once.
+_RESIDUAL_BYTES = 32 << 20
 
 
 @dataclass(frozen=True)
@@ -187,8 +193,16 @@ class SubspaceFitter:
         """Let go of rows that are kept; what `left_out` needs stays."""
         self._kept, self._n_kept = [], 0
 
-    def left_out(self) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
+    def left_out(
+        self, reduce: Reduction | None = None
+    ) -> tuple[NDArray[np.intp], NDArray[np.float64], NDArray[np.float32] | None]:
         """Scores of rows, each under the subspace that the others have, after `fit`.
+
+        Parameters
+        ----------
+        reduce : callable, optional
+            Makes numbers (b, ...) of the residuals (b, D) of some rows, x less its mean and less
+            its projection, both of the others. Rows that are kept must not be released then.
 
         Returns
         -------
@@ -197,16 +211,20 @@ class SubspaceFitter:
         scores : ndarray of shape (4, n), float64
             Of `GAUSSIAN_SCORES`, without regularization; NaN where the others cannot give it: all
             but fre of two rows, every score of a single one.
+        reduced : ndarray of shape (n, ...), float32, or None
+            What `reduce` made of the residuals; NaN where there are none.
         """
+        kept: Rows | None = None
         if self._gram is not None and self._moments is None:
             mean, products = self._gram
             rows, places = None, np.arange(self.n_samples)
+            kept = self._kept[0] if reduce is not None else None
         else:
             assert self._moments is not None
             assert self._sample is not None
             _, mean, products = self._moments
             places, rows, _ = self._sample.take()
-        scores = _left_out(
+        scores, reduced = _left_out(
             products,
             rows,
             mean,
@@ -216,8 +234,10 @@ class SubspaceFitter:
             1,
             self._n_components,
             self._n_threads,
+            reduce,
+            kept,
         )
-        return places, scores
+        return places, scores, reduced
 
     def _fold(self) -> None:
         rows = self._take_kept()
@@ -373,19 +393,24 @@ class PooledFitter:
         """Let go of rows that are kept; what `left_out` needs stays."""
         self._kept, self._n_kept = [], 0
 
-    def left_out(self) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.float64]]:
-        """Return places, classes and scores of rows; see `SubspaceFitter.left_out`."""
+    def left_out(
+        self, reduce: Reduction | None = None
+    ) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.float64], NDArray[np.float32] | None]:
+        """Return places, classes, scores and so on; see `SubspaceFitter.left_out`."""
         n_features = self._means.shape[1]
+        kept: Rows | None = None
         if self._scatter is None:
             assert self._gram is not None
             products, classes = self._gram
             rows, places = None, np.arange(self.n_samples)
+            if reduce is not None:
+                kept = np.concatenate([part for part, _ in self._kept]) - self._means[classes]
         else:
             assert self._sample is not None
             products = self._scatter
             places, rows, classes = self._sample.take()
             rows = rows - self._means[classes]
-        scores = _left_out(
+        scores, reduced = _left_out(
             products,
             rows,
             np.zeros(n_features),
@@ -395,8 +420,10 @@ class PooledFitter:
             int(np.count_nonzero(self._counts)),
             self._n_components,
             self._n_threads,
+            reduce,
+            kept,
         )
-        return places, classes, scores
+        return places, classes, scores, reduced
 
     def _deviations(self) -> tuple[NDArray[np.float64], NDArray[np.intp]]:
         """Rows whose products make up what the kept rows add to the scatter; counts and means move.
@@ -442,8 +469,13 @@ def _left_out(
     n_classes: int,
     n_components: int,
     n_threads: int,
-) -> NDArray[np.float64]:
-    """Left-out scores (4, n) of some `rows`, or of those whose Gram matrix `products` is."""
+    reduce: Reduction | None = None,
+    kept: Rows | None = None,
+) -> tuple[NDArray[np.float64], NDArray[np.float32] | None]:
+    """Left-out scores (4, n) of some `rows`, or of those `kept` whose Gram matrix is `products`.
+
+    And what `reduce` makes of their residuals.
+    """
     values, vectors = _core.eigh(products, n_threads=n_threads)
     resolution = _resolution(values, mean, n_samples, n_features)
     model = LeftOut(
@@ -467,7 +499,40 @@ def _left_out(
         scores[: len(kinds), known] = model.scores(
             coordinates[known], sizes[known].astype(np.intp), kinds, n_threads
         )
-    return scores
+    if reduce is None:
+        return scores, None
+    if rows is None:
+        assert kept is not None
+        axes = _core.components_from_gram(
+            kept, mean, model.eigenvalues, vectors, n_threads=n_threads
+        )
+    else:
+        axes = vectors
+    return scores, _reduced(model, coordinates, sizes, axes, n_threads, reduce)
+
+
+def _reduced(
+    model: LeftOut,
+    coordinates: NDArray[np.float64],
+    class_sizes: NDArray[Any],
+    axes: NDArray[np.float64],
+    n_threads: int,
+    reduce: Reduction,
+) -> NDArray[np.float32]:
+    """Apply `reduce` to the left-out residuals, which lie in the `axes` (r, D), block by block."""
+    parts = []
+    step = max(1, _RESIDUAL_BYTES // (8 * axes.shape[1]))
+    for first in range(0, len(coordinates), step):
+        block = slice(first, first + step)
+        known = class_sizes[block] >= 2
+        residuals = np.full((len(known), axes.shape[1]), np.nan)
+        if known.any():
+            inner = model.residuals(
+                coordinates[block][known], class_sizes[block][known].astype(np.intp), n_threads
+            )
+            residuals[known] = inner @ axes
+        parts.append(reduce(residuals).astype(np.float32))
+    return np.concatenate(parts)
 
 
 def _resolution(

@@ -50,7 +50,7 @@ def save(dfm: DFM, path: "str | os.PathLike[str]") -> None:
     described, tensors = to_tensors(dfm.model_)
     left_out = None
     if dfm.calibration_ is not None:
-        left_out, scores = calibration_to_tensors(dfm._ready_calibrations())
+        left_out, scores = calibration_to_tensors(dfm._ready_calibrations(), dfm.model_)
         tensors |= scores
     header = {
         "format_version": FORMAT_VERSION,

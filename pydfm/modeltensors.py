@@ -10,7 +10,7 @@ are scored by standardised maps, each layer has ``position_mean`` and ``position
 height, width).
 
 A calibration has, by score type, ``calibration.TYPE.scores`` (1 + L, n), float32, and
-``calibration.TYPE.classes`` (n,), and perhaps ``calibration.map_maxima`` (m,), float32.
+``calibration.TYPE.classes`` (n,) where the model has any, and perhaps ``calibration.map_maxima`` (m,), float32.
 """
 
 from collections.abc import Sequence
@@ -116,12 +116,15 @@ def from_tensors(header: dict[str, Any], tensors: Tensors) -> Model:
     return Model(layers, classes, combinations, int(header["n_samples"]))
 
 
-def calibration_to_tensors(calibration: ModelCalibration) -> tuple[dict[str, Any], Tensors]:
-    """Return what describes `calibration`, and its numbers."""
+def calibration_to_tensors(
+    calibration: ModelCalibration, model: Model
+) -> tuple[dict[str, Any], Tensors]:
+    """Return what describes the `calibration` of `model`, and its numbers."""
     tensors: Tensors = {}
     for kind, scores in calibration.scores.items():
         tensors[f"calibration.{kind}.scores"] = np.ascontiguousarray(scores)
-        tensors[f"calibration.{kind}.classes"] = calibration.classes[kind].astype(np.int64)
+        if model.classes is not None:
+            tensors[f"calibration.{kind}.classes"] = calibration.classes[kind].astype(np.int64)
     if calibration.map_maxima is not None:
         tensors["calibration.map_maxima"] = calibration.map_maxima
     header = {
@@ -145,7 +148,9 @@ def calibration_from_tensors(
     n_classes = 1 if model.classes is None else len(model.classes)
     for kind in header["score_types"]:
         own = _float32(tensors, f"calibration.{kind}.scores", 2)
-        theirs = tensors[f"calibration.{kind}.classes"]
+        theirs = np.zeros(own.shape[1], dtype=np.int64)
+        if model.classes is not None:
+            theirs = tensors[f"calibration.{kind}.classes"]
         known = theirs.dtype == np.int64 and ((theirs >= 0) & (theirs < n_classes)).all()
         if not known or own.shape != (1 + len(model.layers), *theirs.shape):
             raise ValueError(f"calibration.{kind}: its scores and classes do not fit together")

@@ -224,6 +224,24 @@ class ModelCalibration:
 
 
 @dataclass(frozen=True)
+class Assessment:
+    """What a model makes of N images.
+
+    Attributes
+    ----------
+    scores : ndarray of shape (N,), float32
+    p_values : ndarray of shape (N,), float64
+        Both NaN for pictures that were skipped.
+    verdicts : ndarray of shape (N,)
+        +1 for normal, -1 for anomalous, 0 for skipped.
+    """
+
+    scores: NDArray[np.float32]
+    p_values: NDArray[np.float64]
+    verdicts: NDArray[np.intp]
+
+
+@dataclass(frozen=True)
 class Drift:
     """Whether rows that come still score as the normal rows do that were left out.
 

@@ -6,6 +6,7 @@ output was closed by what reads it (`| head`). Nothing heavy is imported before 
 
 import csv
 import io
+import math
 import os
 import sys
 import warnings
@@ -135,6 +136,14 @@ def score(
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="CSV file; default: standard output.")
     ] = None,
+    alpha: Annotated[
+        float | None,
+        typer.Option(help="Share of good pictures that may be called anomalous; default: 0.01."),
+    ] = None,
+    fdr: Annotated[
+        float | None,
+        typer.Option(help="In place of it: share of good ones among those called anomalous."),
+    ] = None,
     weights: _Weights = None,
     backbone: _Backbone = None,
     device: _Device = None,
@@ -142,7 +151,7 @@ def score(
     threads: _Threads = None,
     skip_unreadable: _Skip = False,
 ) -> None:
-    """Score pictures: CSV with path and score, larger = more anomalous."""
+    """Score pictures: CSV with path, score, p-value and verdict; larger = more anomalous."""
     from pydfm.files import check_output, write_file
     from pydfm.images import list_images
 
@@ -152,7 +161,7 @@ def score(
         raise OSError("standard output is closed; name a file with --output")
     paths = list_images(folder)
     dfm = _load(model, weights, backbone, device, batch_size, threads, skip_unreadable)
-    table = _csv(paths, dfm.score(paths))
+    table = _csv(paths, _judge(dfm, paths, alpha, fdr))
     if output is None:
         sys.stdout.write(table)
     else:
@@ -316,11 +325,30 @@ def _load(
     )
 
 
-def _csv(paths: list[str], scores: Any) -> str:
+def _judge(dfm: Any, paths: list[str], alpha: float | None, fdr: float | None) -> Any:
+    """Return score, p-value and verdict of each picture, as text."""
+    verdicts = {1: "ok", -1: "anomalous", 0: "unreadable"}
+    if dfm.calibration_ is None and alpha is None and fdr is None:
+        return [(f"{score:.9g}", "", "") for score in dfm.score(paths)]
+    if alpha is None and fdr is None and dfm.smallest_alpha_ > dfm.alpha:
+        least = dfm.smallest_alpha_
+        alpha = math.ceil(least * 1e4) / 1e4
+        _tell(
+            f"warning: verdicts are at alpha = {alpha:.4g}, the smallest that is possible with "
+            f"{round(1 / least) - 1} normal pictures"
+        )
+    found = dfm.assess(paths, alpha=alpha, fdr=fdr)
+    return [
+        (f"{score:.9g}", f"{p:.6g}", verdicts[int(verdict)])
+        for score, p, verdict in zip(found.scores, found.p_values, found.verdicts, strict=True)
+    ]
+
+
+def _csv(paths: list[str], judged: Any) -> str:
     table = io.StringIO()
     writer = csv.writer(table, lineterminator="\n")
-    writer.writerow(("path", "score"))
-    writer.writerows((path, f"{value:.9g}") for path, value in zip(paths, scores, strict=True))
+    writer.writerow(("path", "score", "p_value", "verdict"))
+    writer.writerows((path, *texts) for path, texts in zip(paths, judged, strict=True))
     return table.getvalue()
 
 

@@ -13,7 +13,7 @@ from sklearn.exceptions import NotFittedError
 from sklearn.utils.validation import _check_feature_names
 
 from pydfm._checks import check_choice, check_integer, check_number, check_share
-from pydfm.calibration import Calibration, Drift, ModelCalibration, uniformity
+from pydfm.calibration import Assessment, Calibration, Drift, ModelCalibration, uniformity
 from pydfm.combination import COMBINATIONS
 from pydfm.density import COVARIANCES, DENSITIES, SCORE_TYPES
 from pydfm.extraction import Extractor, FeatureSpec
@@ -139,6 +139,9 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         What scores of positions make the score of a picture.
     threshold_ : float, or ndarray of shape (C,) of C classes
         The score, under each class, above which an image is anomalous at the level `alpha`.
+    smallest_alpha_ : float
+        The lowest level there is a threshold for, 1 / (n + 1) with n left-out images of the
+        smallest class.
     offset_ : float
         ``-threshold_``, scikit-learn's convention; only with one class.
     map_threshold_ : float
@@ -473,7 +476,15 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         ndarray of shape (N,), float32
             NaN for pictures that were skipped.
         """
-        return self._decide(X, _one_of(y, labels), self.alpha, None)
+        thresholds = self._thresholds(self.alpha, None)
+        kind = self._score_types(self.score_type)[0]
+        model, n_threads = self.model_, resolve_threads(self.n_threads)
+
+        def margins(rows: NDArray[Any], classes: NDArray[np.intp] | None) -> NDArray[np.float64]:
+            scores = _under_classes(model, rows, kind, n_threads, classes)
+            return _best(lambda own, c: thresholds[c] - own, scores, classes)
+
+        return self._apply(X, _one_of(y, labels), margins, (), "score")
 
     def predict(
         self,
@@ -510,22 +521,59 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
             As `p_value`; and if a level is not within (0, 1), or so low that the left-out images
             of a class are too few for it.
         """
-        if fdr is None:
-            level = self.alpha if alpha is None else alpha
-            margin = self._decide(X, _one_of(y, labels), level, tail)
-            return np.where(np.isnan(margin), 0, np.where(margin >= 0, 1, -1))
-        if alpha is not None:
-            raise ValueError("alpha and fdr are both given; one of them decides, so pass one")
-        from scipy.stats import false_discovery_control
+        return self.assess(X, y, labels=labels, alpha=alpha, fdr=fdr, tail=tail).verdicts
 
-        check_share("fdr", fdr)
-        kind = self._score_types(self.score_type)[0]
-        p = self.p_value(X, y, labels=labels, score_type=kind, tail=tail)
-        verdicts = np.zeros(len(p), dtype=np.intp)
-        read = np.isfinite(p)
-        if read.any():
-            verdicts[read] = np.where(false_discovery_control(p[read]) <= fdr, -1, 1)
-        return verdicts
+    def assess(
+        self,
+        X: Any,
+        y: Any = None,
+        *,
+        labels: Any = None,
+        alpha: float | None = None,
+        fdr: float | None = None,
+        tail: str | None = None,
+    ) -> Assessment:
+        """Return scores, p-values and verdicts together, from one pass over the images.
+
+        Parameters
+        ----------
+        X, y, labels, alpha, fdr, tail
+            As in `predict`.
+
+        Returns
+        -------
+        Assessment
+            What `score`, `p_value` and `predict` give.
+        """
+        self._check_fitted()
+        if alpha is not None and fdr is not None:
+            raise ValueError("alpha and fdr are both given; one of them decides, so pass one")
+        kind = self._ready_scores(self.score_type)[0]
+        calibration = self._ready_calibration(kind, tail)
+        level = self.alpha if alpha is None else alpha
+        thresholds = np.full(len(calibration.scores), np.nan)
+        if fdr is None:
+            thresholds = self._thresholds(level, tail)
+        else:
+            check_share("fdr", fdr)
+        model, n_threads = self.model_, resolve_threads(self.n_threads)
+
+        def assess(rows: NDArray[Any], classes: NDArray[np.intp] | None) -> NDArray[np.float64]:
+            under = _under_classes(model, rows, kind, n_threads, classes)
+            score = under[0] if len(under) == 1 else model.score(rows, [kind], n_threads)[0]
+            p = _best(calibration.p_values, under, classes)
+            margin = _best(lambda own, c: thresholds[c] - own, under, classes)
+            return np.stack([score.astype(np.float64), p, margin])
+
+        score, p, margin = self._apply(X, _one_of(y, labels), assess, (3,), "score")
+        read = ~np.isnan(p)
+        anomalous = margin < 0
+        if fdr is not None and read.any():
+            from scipy.stats import false_discovery_control
+
+            anomalous[read] = false_discovery_control(p[read]) <= fdr
+        verdicts = np.where(read, np.where(anomalous, -1, 1), 0)
+        return Assessment(score.astype(np.float32), p, verdicts)
 
     def drift(self, X: Any, y: Any = None, *, labels: Any = None) -> Drift:
         """Test whether images still score as the normal ones did, and what has moved.
@@ -742,6 +790,12 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
     def threshold_(self) -> float | NDArray[np.float64]:  # noqa: D102
         thresholds = self._thresholds(self.alpha, None)
         return float(thresholds[0]) if self.model_.classes is None else thresholds
+
+    @property
+    def smallest_alpha_(self) -> float:  # noqa: D102
+        self._check_fitted()
+        kind = self._ready_scores(self.score_type)[0]
+        return self._ready_calibration(kind, None).smallest_alpha
 
     @property
     def offset_(self) -> float:  # noqa: D102
@@ -984,18 +1038,6 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         self._check_fitted()
         calibration = self._ready_calibration(self._ready_scores(self.score_type)[0], tail)
         return np.array([calibration.threshold(alpha, c) for c in range(len(calibration.scores))])
-
-    def _decide(self, X: Any, labels: Any, alpha: float, tail: str | None) -> NDArray[np.float64]:
-        """Thresholds less scores (N,), the largest over the classes."""
-        thresholds = self._thresholds(alpha, tail)
-        kind = self._score_types(self.score_type)[0]
-        model, n_threads = self.model_, resolve_threads(self.n_threads)
-
-        def margins(rows: NDArray[Any], classes: NDArray[np.intp] | None) -> NDArray[np.float64]:
-            scores = _under_classes(model, rows, kind, n_threads, classes)
-            return _best(lambda own, c: thresholds[c] - own, scores, classes)
-
-        return self._apply(X, labels, margins, (), "score")
 
     def _outlier_scores(
         self, model: Model, extractor: Extractor | None, outliers: Any

@@ -9,8 +9,9 @@ Gaussians of the mixture of class c, beside whose subspaces stand its ``weights`
 are scored by standardised maps, each layer has ``position_mean`` and ``position_deviation`` (C,
 height, width).
 
-A calibration has, by score type, ``calibration.TYPE.scores`` (1 + L, n), float32, and
-``calibration.TYPE.classes`` (n,) where the model has any, and perhaps ``calibration.map_maxima`` (m,), float32.
+A calibration has, by score type, ``calibration.TYPE.scores`` (1 + L, n), float32, and, where the
+model has classes, ``calibration.TYPE.classes`` (n,); and perhaps ``calibration.map_maxima`` (m,),
+float32.
 """
 
 from collections.abc import Sequence

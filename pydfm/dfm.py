@@ -582,8 +582,8 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         ----------
         X, y, labels
             As in `score`: a batch of what comes in now. Of several classes without labels, each
-            image counts for the class it suits best; such p-values run high, and only smaller ones
-            count as a drift.
+            image counts for the nearest one, with the largest of its p-values; since these run
+            high, only smaller ones count as a drift.
 
         Returns
         -------
@@ -609,11 +609,8 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
                 _best(calibration.p_values, theirs, classes)
                 for calibration, theirs in zip(calibrations, scores, strict=True)
             ]
-            own = classes
-            if own is None:
-                under = [calibrations[0].p_values(s, c) for c, s in enumerate(scores[0])]
-                own = np.argmax(under, axis=0)
-            return np.stack([*each, own])
+            nearest = scores[0].argmin(axis=0) if classes is None else classes
+            return np.stack([*each, nearest])
 
         found = self._apply(X, _one_of(y, labels), p_values, (n_layers + 2,), "drift")
         found = found[:, np.isfinite(found).all(axis=0)]

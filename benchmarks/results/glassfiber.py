@@ -22,7 +22,14 @@ def tables(data: Path) -> dict[str, tuple[str, Table]]:
     labels = np.array(category.labels)
     rows = []
     for title, weights in (("ImageNet", data / WEIGHTS), ("random weights", None)):
-        dfm = DFM(SHARE, weights=weights, layers="layer3", pool=POOL, image_size=SIZE)
+        dfm = DFM(
+            SHARE,
+            weights=weights,
+            layers="layer3",
+            image_score="sum",
+            pool=POOL,
+            image_size=SIZE,
+        )
         dfm.fit(category.train)
         train, test = dfm.extract(category.train), dfm.extract(category.test)
         residuals = _residuals(test, dfm.mean_, dfm.components_)

@@ -19,12 +19,15 @@ from pydfm.features import blocks
 from pydfm.labels import by_class
 from pydfm.maps import Grid
 from pydfm.positions import PositionScale
+from pydfm.subspace import Subspace
 
 SPATIAL_FORMS: Final = ("flatten", "mean", "patch")
 PATCH_RULES: Final = ("max", "top", "mean", "sum")
 
 # Patches and residuals are made of about this many bytes of features at once.
 _BLOCK_BYTES = 32 << 20
+# Products of other numbers of rows may differ in the last bits, so residuals are of these many.
+_TILE = 16
 
 
 @dataclass(frozen=True)
@@ -172,11 +175,21 @@ class LayerModel:
         own = np.zeros(len(rows), dtype=np.intp) if nearest is None else nearest
         for c, places in by_class(own):
             subspace = self.density.subspaces[c]
-            for first, part in blocks(rows[places]):
-                z = _core.coordinates(part, subspace.mean, subspace.components, n_threads=n_threads)
-                at = places[first : first + len(part)]
-                residuals[at] = part - subspace.mean - z @ subspace.components
+            for first, block in blocks(rows[places]):
+                for start in range(0, len(block), _TILE):
+                    part = block[start : start + _TILE]
+                    at = places[first + start : first + start + len(part)]
+                    residuals[at] = _residuals(part, subspace, n_threads)
         return residuals
+
+
+def _residuals(rows: NDArray[Any], subspace: Subspace, n_threads: int) -> NDArray[np.float64]:
+    """Residuals of up to a tile of `rows`, whose bits do not depend on how many there are."""
+    tile = np.zeros((_TILE, rows.shape[1]), dtype=rows.dtype)
+    tile[: len(rows)] = rows
+    z = _core.coordinates(tile, subspace.mean, subspace.components, n_threads=n_threads)
+    residuals: NDArray[np.float64] = tile - subspace.mean - z @ subspace.components
+    return residuals[: len(rows)]
 
 
 def pool_positions(

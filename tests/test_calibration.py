@@ -409,6 +409,18 @@ def test_which_score_a_picture_has(images, parameters, n, want):
     assert dfm.fit(images[:n]).image_score_ == want
 
 
+@pytest.mark.parametrize("labels", [None, np.array([0, 1] * 20)])
+def test_a_picture_scores_the_same_bits_in_any_batch(images, labels):
+    dfm = maps_model().fit(images, labels)
+    features = dfm.extract(images)
+    scores, maps = dfm.score(features), dfm.score_map(features)
+    for places in ([7], [0, 39], np.arange(5, 38)[::-1]):
+        assert np.array_equal(dfm.score(features[places]), scores[places])
+        assert np.array_equal(dfm.score_map(features[places]), maps[places])
+    dfm.set_params(n_threads=1)
+    assert np.array_equal(dfm.score(features), scores)
+
+
 @pytest.mark.parametrize("n", [1, 2, 3])
 def test_other_score_types_are_those_of_whole_pictures(images, n):
     kinds = ("ppca", "fre", "nll")[:n]

@@ -45,3 +45,11 @@ def parse_bytes(name: str, value: Any) -> int | None:
     if isinstance(value, bool) or not 0 < number < math.inf:
         raise ValueError(f"{name} is {value!r}; it must be a number of bytes, or a text like '2GB'")
     return int(number)
+
+
+def check_share(name: str, value: Any) -> float:
+    """Return `value` as a float within (0, 1), both excluded."""
+    number = float(value) if isinstance(value, numbers.Real) else math.nan
+    if not 0 < number < 1:
+        raise ValueError(f"{name} is {value!r}; it must be a number above 0 and below 1")
+    return number

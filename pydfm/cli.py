@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import typer
 
 from pydfm import cli_benchmark, cli_fit, cli_score
-from pydfm.cli_options import read_weights
+from pydfm.cli_options import read_weights, tell
 
 app = typer.Typer(
     name="pydfm",
@@ -87,13 +87,13 @@ def main(args: list[str] | None = None) -> int:
         except Exception as error:
             if os.environ.get("PYDFM_DEBUG"):
                 raise
-            _tell(_message(error))
+            tell(_message(error))
             _drop_stdout()
             return 2
     if code == 130:
         if sys.stderr is not None and sys.stderr.isatty():
             print(file=sys.stderr)  # a bar that was being drawn, or ^C, stands on the line
-        _tell("stopped")
+        tell("stopped")
     return code if isinstance(code, int) else 0
 
 
@@ -104,12 +104,6 @@ def _message(error: Exception) -> str:
     context = getattr(error, "ctx", None)
     command = context.command_path if context is not None else "pydfm"
     return f"{usage().rstrip('.')} (see {command} --help)"
-
-
-def _tell(message: str) -> None:
-    """Write one line to stderr, whatever is in the message."""
-    if sys.stderr is not None:  # or print would take stdout
-        print("pydfm: " + " ".join(message.split()), file=sys.stderr)
 
 
 def _drop_stdout() -> None:
@@ -129,4 +123,4 @@ def _show_warning(
     file: Any = None,
     line: str | None = None,
 ) -> None:
-    _tell(f"warning: {message}")
+    tell(f"warning: {message}")

@@ -49,10 +49,14 @@ def fit(
         typer.Option(help="A layer's map as a row, its mean, or a row for each position."),
     ] = "flatten",
     image_score: Annotated[
-        Literal["top", "max", "mean", "sum"],
-        typer.Option(help="How scores of patches make that of a picture."),
-    ] = "top",
-    top_share: Annotated[float, typer.Option(help="Share of the patches that top averages.")] = 0.1,
+        Literal["calibrated", "top", "max", "mean", "sum"] | None,
+        typer.Option(
+            help="How positions make the score of a picture; default: calibrated, of patches top."
+        ),
+    ] = None,
+    top_share: Annotated[
+        float, typer.Option(help="Share of the positions that calibrated and top average.")
+    ] = 0.1,
     pool: Annotated[
         list[int] | None,
         typer.Option(
@@ -66,9 +70,19 @@ def fit(
         Literal["float32", "bfloat16", "float16"], typer.Option(help="Of the network.")
     ] = "float32",
     calibration: Annotated[
-        Literal["loo", "kfold", "none"],
+        Literal["loo", "kfold", "split", "none"],
         typer.Option(help="How pictures are scored by a model without them."),
     ] = "loo",
+    alpha: Annotated[
+        float, typer.Option(help="Share of good pictures that may be called anomalous.")
+    ] = 0.01,
+    max_memory: Annotated[
+        str | None, typer.Option(metavar="BYTES", help="Of the statistics, such as 2GB.")
+    ] = None,
+    checkpoint: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Folder to go on from if the fit is stopped or killed."),
+    ] = None,
     random_state: Annotated[
         int, typer.Option(help="Seed of random weights, mixtures and samples.")
     ] = 0,
@@ -105,6 +119,8 @@ def fit(
         image_size=image_size,
         precision=precision,
         calibration=None if calibration == "none" else calibration,
+        alpha=alpha,
+        max_memory=max_memory,
         random_state=random_state,
         device=device,
         batch_size=batch_size,
@@ -112,7 +128,11 @@ def fit(
         on_error="skip" if skip_unreadable else "raise",
         verbose=True,
     )
-    dfm.fit(folder, labels="folders" if classes else None).save(output)
+    dfm.fit(folder, labels="folders" if classes else None, checkpoint=checkpoint).save(output)
+    if checkpoint is not None:
+        from pydfm.checkpoint import delete_checkpoint
+
+        delete_checkpoint(checkpoint)
     typer.echo(f"{output}: {dfm.model_.summary()}; next: pydfm score {output} FOLDER")
 
 

@@ -1,5 +1,6 @@
 """Options that several commands have, and how their text is read."""
 
+import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias
 
@@ -51,3 +52,9 @@ def load_model(
 def read_weights(text: str) -> str | None:
     """Return what `DFM` takes for the option --weights."""
     return None if text.lower() == "none" else text
+
+
+def tell(message: str) -> None:
+    """Write one line to stderr, whatever is in the message."""
+    if sys.stderr is not None:  # or print would take stdout
+        print("pydfm: " + " ".join(message.split()), file=sys.stderr)

@@ -2,7 +2,9 @@
 
 import csv
 import io
+import math
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -18,10 +20,13 @@ from pydfm.cli_options import (
     Skip,
     Threads,
     load_model,
+    tell,
 )
 
 if TYPE_CHECKING:
     from pydfm.dfm import DFM
+
+_VERDICTS = {1: "ok", -1: "anomalous", 0: "unreadable"}
 
 
 def score(
@@ -33,6 +38,14 @@ def score(
     score_type: Annotated[
         list[str] | None,
         typer.Option(metavar="TYPE", help="In place of the model's; repeated, a column for each."),
+    ] = None,
+    alpha: Annotated[
+        float | None,
+        typer.Option(help="Share of good pictures that may be called anomalous; default: 0.01."),
+    ] = None,
+    fdr: Annotated[
+        float | None,
+        typer.Option(help="In place of it: share of good ones among those called anomalous."),
     ] = None,
     maps: Annotated[
         Path | None,
@@ -48,7 +61,7 @@ def score(
     threads: Threads = None,
     skip_unreadable: Skip = False,
 ) -> None:
-    """Score pictures: CSV with path and score, larger = more anomalous, and class if there are."""
+    """Score pictures: CSV with path, score (larger = more anomalous), p-value and verdict."""
     import numpy as np
 
     from pydfm.files import check_output, write_file
@@ -66,20 +79,22 @@ def score(
     dfm = load_model(model, weights, backbone, device, batch_size, threads, skip_unreadable)
     if score_type:
         dfm.set_params(score_type=score_type[0] if len(score_type) == 1 else tuple(score_type))
-    if maps is None and dfm.model_.classes is None:
-        scores, classes = dfm.score(paths), None
-    else:
+    if maps is not None:
+        dfm.model_.check_maps(_one_type(dfm))
+    alpha = _possible_alpha(dfm, alpha, fdr)
+    X: Any = paths
+    read = np.ones(len(paths), dtype=bool)
+    several = maps is not None or dfm.model_.classes is not None
+    if several or not isinstance(dfm.score_type, str):
         # Once through the network; of all pictures, since heatmaps have one scale.
-        if maps is not None:
-            dfm.model_.check_maps(_one_type(dfm))
-        features = dfm.extract(paths)
-        read = np.isfinite(features).all(axis=1)
-        scores, classes = _scores(dfm, features, read)
-        if maps is not None:
-            from pydfm.heatmaps import write_heatmaps
+        X = dfm.extract(paths)
+        read = np.isfinite(X).all(axis=1)
+    columns = _columns(dfm, X, read, alpha, fdr)
+    if maps is not None:
+        from pydfm.heatmaps import write_heatmaps
 
-            write_heatmaps(dfm, paths, features, read, folder, maps, smoothing)
-    table = _csv(paths, dfm.score_type, scores, classes)
+        write_heatmaps(dfm, paths, X, read, folder, maps, smoothing)
+    table = _csv({"path": paths, **columns})
     if output is None:
         sys.stdout.write(table)
     else:
@@ -135,29 +150,68 @@ def _one_type(dfm: "DFM") -> str:
     )
 
 
-def _scores(dfm: "DFM", features: Any, read: Any) -> tuple[Any, Any]:
-    """Scores of the pictures that could be read, and their classes where the model has any."""
+def _possible_alpha(dfm: "DFM", alpha: float | None, fdr: float | None) -> float | None:
+    """Return the level of the verdicts; where the model's own is too low, the lowest there is."""
+    if dfm.calibration_ is None or alpha is not None or fdr is not None:
+        return alpha
+    least = dfm.smallest_alpha_
+    if least <= dfm.alpha:
+        return None
+    alpha = math.ceil(least * 1e4) / 1e4
+    tell(
+        f"warning: verdicts are at alpha = {alpha:.4g}, the smallest that is possible with "
+        f"{round(1 / least) - 1} normal pictures"
+    )
+    return alpha
+
+
+def _columns(
+    dfm: "DFM", X: Any, read: Any, alpha: float | None, fdr: float | None
+) -> dict[str, list[str]]:
+    """Texts of each column of the table; of several score types the first decides."""
     import numpy as np
 
-    several = () if isinstance(dfm.score_type, str) else (len(dfm.score_type),)
-    scores = np.full((*several, len(read)), np.nan, dtype=np.float32)
-    classes = None if dfm.model_.classes is None else np.full(len(read), "", dtype=object)
-    if read.any():
-        scores[..., read] = dfm.score(features[read])
-        if classes is not None:
-            classes[read] = dfm.predict_class(features[read])
-    return scores, classes
+    def column(values: Any, text: Callable[[Any], str], missing: str) -> list[str]:
+        texts = np.full(len(read), missing, dtype=object)
+        texts[read] = [text(value) for value in values]
+        return [str(value) for value in texts]
+
+    readable = X if read.all() else X[read]
+    columns: dict[str, list[str]] = {}
+    judged = dfm.calibration_ is not None or alpha is not None or fdr is not None
+    empty = len(read) > 0 and not read.any()
+    found = dfm.assess(readable, alpha=alpha, fdr=fdr) if judged and not empty else None
+    kinds = dfm.score_type
+    if not isinstance(kinds, str):
+        scores: Any = [] if empty else dfm.score(readable)
+        for i, kind in enumerate(kinds):
+            columns[kind] = column([] if empty else scores[i], _number, "nan")
+    else:
+        plain: Any = [] if empty else found.scores if found is not None else dfm.score(readable)
+        columns["score"] = column(plain, _number, "nan")
+    p: Any = [] if found is None else found.p_values
+    verdicts: Any = [] if found is None else found.verdicts
+    if not judged:
+        p = verdicts = [None] * int(read.sum())
+    columns["p_value"] = column(p, lambda v: "" if v is None else f"{v:.6g}", "nan")
+    columns["verdict"] = column(verdicts, _verdict, _VERDICTS[0])
+    if dfm.model_.classes is not None:
+        classes: Any = [] if empty else dfm.predict_class(readable)
+        columns["class"] = column(classes, str, "")
+    return columns
 
 
-def _csv(paths: list[str], score_type: Any, scores: Any, classes: Any) -> str:
-    one = isinstance(score_type, str)
-    names = ["path", *(["score"] if one else score_type)]
-    columns = [paths, *([f"{value:.9g}" for value in row] for row in ([scores] if one else scores))]
-    if classes is not None:
-        names.append("class")
-        columns.append(classes)
+def _verdict(value: int | None) -> str:
+    return "" if value is None else _VERDICTS[int(value)]
+
+
+def _number(value: float) -> str:
+    return f"{value:.9g}"
+
+
+def _csv(columns: dict[str, list[str]]) -> str:
     table = io.StringIO()
     writer = csv.writer(table, lineterminator="\n")
-    writer.writerow(names)
-    writer.writerows(zip(*columns, strict=True))
+    writer.writerow(columns)
+    writer.writerows(zip(*columns.values(), strict=True))
     return table.getvalue()

@@ -9,7 +9,7 @@ rows have without themselves, and t_l = (s_l - m_l) / d_l:
   those normal rows and outliers that are known (Ahuja et al. 2019, section 3; Lee et al. 2018).
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
@@ -65,6 +65,20 @@ class Combination:
         if self.rule == "max":
             return np.asarray(t.max(axis=0))
         return np.asarray(np.tensordot(self.weights, t, axes=1) + self.offset)
+
+    def combine_left_out(self, scores: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Scores (n,) of the normal rows (L, n) that this was learnt from.
+
+        Each is standardised by the others; weights are those of all.
+        """
+        n = scores.shape[1]
+        away = scores - scores.mean(axis=1, keepdims=True)
+        total = np.square(away).sum(axis=1, keepdims=True)
+        variance = (total - n / max(n - 1, 1) * away**2) / max(n - 1, 1)
+        scale = np.sqrt(np.maximum(variance, 0))
+        t = n / max(n - 1, 1) * away / np.where(scale > 0, scale, 1.0)
+        ones = np.ones(len(scores))
+        return replace(self, mean=np.zeros(len(scores)), scale=ones).combine(t)
 
     def _standardised(self, scores: NDArray[np.floating]) -> NDArray[np.float64]:
         shape = (len(self.mean),) + (1,) * (scores.ndim - 1)

@@ -13,6 +13,7 @@ from pydfm.density import Density
 from pydfm.labels import by_class
 from pydfm.mixture import fit_mixture
 from pydfm.pooled_fitter import PooledFitter
+from pydfm.row_keeping import Reduction
 from pydfm.sample import RowSample, find_rows
 from pydfm.subspace import GAUSSIAN_SCORES, Subspace
 from pydfm.subspace_fitter import SubspaceFitter
@@ -36,11 +37,14 @@ class LeftOutScores:
         With the class, what tells rows apart: the same rows have the same in every layer.
     scores : dict of str to ndarray of shape (n,)
         By score type; NaN where the others make no model.
+    maps : ndarray of shape (n, height, width), float32, or None
+        Scores of the positions; NaN where the others make no model.
     """
 
     classes: NDArray[np.intp]
     places: NDArray[np.intp]
     scores: dict[str, NDArray[np.float64]]
+    maps: NDArray[np.float32] | None = None
 
 
 class DensityFitter:
@@ -233,20 +237,29 @@ class DensityFitter:
             )
         return Density(subspaces, background, mixtures)
 
-    def left_out(self) -> LeftOutScores:
+    def left_out(self, maps: Reduction | None = None) -> LeftOutScores:
         """Scores of rows under the class they are of, fitted without them, after `fit`.
 
         Exact for Gaussians without regularization (`pydfm.leave_one_out`).
+
+        Parameters
+        ----------
+        maps : callable, optional
+            Makes maps of residuals.
         """
+        found: NDArray[np.float32] | None
         if self._pooled is not None:
-            places, classes, scores = self._pooled.left_out()
+            places, classes, scores, found = self._pooled.left_out(maps)
         else:
-            parts = [fitter.left_out() for fitter in self._fitters if fitter.n_samples]
+            parts = [fitter.left_out(maps) for fitter in self._fitters if fitter.n_samples]
             numbers = np.flatnonzero(self.counts())
             places = np.concatenate([part[0] for part in parts])
             classes = np.repeat(numbers, [len(part[0]) for part in parts])
             scores = np.concatenate([part[1] for part in parts], axis=1)
-        return LeftOutScores(classes, places, dict(zip(GAUSSIAN_SCORES, scores, strict=True)))
+            each = [part[2] for part in parts if part[2] is not None]
+            found = np.concatenate(each) if each else None
+        named = dict(zip(GAUSSIAN_SCORES, scores, strict=True))
+        return LeftOutScores(classes, places, named, found)
 
     def _own(self, c: int, sample_size: int) -> SubspaceFitter:
         """Return the fitter of class `c`, which no other has."""

@@ -8,18 +8,19 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.base import BaseEstimator, clone
+from sklearn.base import BaseEstimator, OutlierMixin, clone
 from sklearn.exceptions import NotFittedError
 from sklearn.utils.validation import _check_feature_names
 
-from pydfm._checks import check_choice, check_integer, check_number, parse_bytes
+from pydfm._checks import check_choice, check_integer, check_number, check_share, parse_bytes
+from pydfm.calibration import Assessment, Calibration, Drift, ModelCalibration, uniformity
 from pydfm.combination import COMBINATIONS
 from pydfm.density import COVARIANCES, DENSITIES, SCORE_TYPES
 from pydfm.extraction import Extractor, FeatureSpec
 from pydfm.features import FeatureSource
 from pydfm.fitting import CALIBRATIONS, LayerSettings, ModelFitter
 from pydfm.images import ImageSource, Skipped, open_source
-from pydfm.labels import RowLabels, as_labels, find_classes
+from pydfm.labels import RowLabels, as_labels, by_class, find_classes
 from pydfm.layer import PATCH_RULES, SPATIAL_FORMS
 from pydfm.maps import Grid
 from pydfm.model import Model
@@ -38,7 +39,7 @@ _OF_FEATURES = frozenset(
 )
 
 
-class DFM(BaseEstimator):  # type: ignore[misc]
+class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
     """Deep Feature Modeling: tells how far an image is from what a model knows.
 
     The features of a pretrained network are modelled by a principal subspace and a Gaussian in it;
@@ -88,9 +89,17 @@ class DFM(BaseEstimator):  # type: ignore[misc]
         What a layer's map becomes: one row with a feature for each channel and position, which
         suits pictures whose parts stand still; the mean over positions; or a row for each
         position, all of one model.
-    image_score : {"top", "max", "mean", "sum"}, default="top"
-        With spatial="patch", what scores of positions make the score of a picture: the mean of the
-        largest `top_share` of them, the largest, the mean, or the sum.
+    image_score : {"calibrated", "top", "max", "mean", "sum"}, optional
+        What scores of positions make the score of a picture.
+
+        - With spatial="patch": "top", the default, is the mean of the largest `top_share` of them;
+          or the largest, the mean, or the sum.
+        - With spatial="flatten": "sum" is the plain fre. "calibrated" standardises the residual
+          energy of each position by the mean and deviation that it has over the fitted images
+          without themselves, adds up these maps of all layers at the positions of the finest one,
+          and is the mean of the largest `top_share`. It is the default where the layers have
+          positions, `calibration` is not None, combine="sum", and there are ten images or more of
+          each class; "sum" is otherwise. Other score types than fre are those of whole images.
     top_share : float in [0, 1], default=0.1
         At least one position is taken.
     pool : int or sequence of int, optional
@@ -113,11 +122,15 @@ class DFM(BaseEstimator):  # type: ignore[misc]
     on_error : {"raise", "skip"}, default="raise"
         What happens at a picture that cannot be read. With "skip" it is left out of a fit and
         scores NaN, with a warning that counts them; ``skipped_`` lists them.
-    calibration : {"loo", "kfold"} or None, default="loo"
-        How the scores of normal images that a model has not seen are found, from those it was
-        fitted on: each left out by itself, exactly and without fitting again, or a fifth at a
-        time. Where there is no exact way (patches, mixtures, regularization, relative_mahalanobis)
-        "loo" is "kfold". Not needed with one layer if only scores are.
+    calibration : {"loo", "kfold", "split"} or None, default="loo"
+        How the scores of normal images that a model has not seen are found, which p-values and
+        thresholds come from. "loo": each image is left out by itself, exactly and without fitting
+        again; "kfold": a fifth at a time. Where there is no exact way (patches, mixtures,
+        regularization, relative_mahalanobis) "loo" is "kfold". "split": every fifth image of a
+        class is not fitted on at all, which costs images and guarantees the rate of false alarms.
+        None saves time where only plain scores are needed.
+    alpha : float in (0, 1), default=0.01
+        The share of normal images that `predict` may call anomalous.
     max_memory : str, int or None, default=None
         Bytes, or a text such as "2GB", that the statistics of the rows may take. Where the D x D
         scatter of the features does not fit, a sketch takes its place, whose error is known:
@@ -136,8 +149,19 @@ class DFM(BaseEstimator):  # type: ignore[misc]
         about min(N, D) x D numbers, and a sample of at most 10,000 rows. 0 for a loaded model.
     classes_ : ndarray of shape (C,)
         Sorted; only where it was fitted with labels.
-    calibration_ : {"loo", "kfold"} or None
+    calibration_ : {"loo", "kfold", "split"} or None
         How images are left out.
+    image_score_ : {"calibrated", "top", "max", "mean", "sum"}
+        What scores of positions make the score of a picture.
+    threshold_ : float, or ndarray of shape (C,) of C classes
+        The score, under each class, above which an image is anomalous at the level `alpha`.
+    smallest_alpha_ : float
+        The lowest level there is a threshold for, 1 / (n + 1) with n left-out images of the
+        smallest class.
+    offset_ : float
+        ``-threshold_``, scikit-learn's convention; only with one class.
+    map_threshold_ : float
+        What a share `alpha` of maps of normal images exceed anywhere.
     n_features_in_ : int
         D, of all layers together.
     n_samples_ : int
@@ -194,6 +218,7 @@ class DFM(BaseEstimator):  # type: ignore[misc]
     _fitter: ModelFitter | None
     skipped_: list[Skipped]
     _extractor: Extractor | None
+    _loaded_calibration: ModelCalibration | None
 
     def __init__(
         self,
@@ -208,7 +233,7 @@ class DFM(BaseEstimator):  # type: ignore[misc]
         layers: str | Sequence[str] | None = None,
         combine: str = "sum",
         spatial: str = "flatten",
-        image_score: str = "top",
+        image_score: str | None = None,
         top_share: float = 0.1,
         pool: int | Sequence[int] | None = None,
         image_size: int | tuple[int, int] | None = None,
@@ -221,6 +246,7 @@ class DFM(BaseEstimator):  # type: ignore[misc]
         on_error: str = "raise",
         calibration: str | None = "loo",
         max_memory: str | int | None = None,
+        alpha: float = 0.01,
         random_state: int = 0,
         verbose: bool = False,
     ) -> None:
@@ -247,6 +273,7 @@ class DFM(BaseEstimator):  # type: ignore[misc]
         self.on_error = on_error
         self.calibration = calibration
         self.max_memory = max_memory
+        self.alpha = alpha
         self.random_state = random_state
         self.verbose = verbose
 
@@ -318,7 +345,7 @@ class DFM(BaseEstimator):  # type: ignore[misc]
         model.check_scores(self._score_types(self.score_type))
         fitter.own()
         self._check_feature_names(X, reset=True)
-        self._set_fitted(model, self._calibration(model.layers), extractor)
+        self._set_fitted(model, self._left_out_by(), extractor)
         self._fitter = fitter
         return self
 
@@ -371,7 +398,7 @@ class DFM(BaseEstimator):  # type: ignore[misc]
         fitter = self._added(fitter, source, row_labels, extractor, owned=False)
         if not fitted:
             self._check_feature_names(X, reset=True)
-        self._set_fitted(None, self._calibration(fitter.names), extractor)
+        self._set_fitted(None, self._left_out_by(), extractor)
         self._fitter = fitter
         return self
 
@@ -536,6 +563,230 @@ class DFM(BaseEstimator):  # type: ignore[misc]
             for layer, theirs in zip(model.layers, scores, strict=True)
         }
 
+    def p_value(
+        self,
+        X: Any,
+        y: Any = None,
+        *,
+        labels: Any = None,
+        score_type: Any = None,
+        tail: str | None = None,
+    ) -> NDArray[np.float64]:
+        """Share of normal images that score as high; small = anomalous.
+
+        Parameters
+        ----------
+        X, y, labels, score_type
+            As in `score`.
+        tail : {"gpd"}, optional
+            p-values below 1 / (n + 1), which n left-out images cannot tell, by a generalised Pareto
+            distribution of the largest scores: a model, not a count (`pydfm.calibration`).
+
+        Returns
+        -------
+        ndarray of shape (N,) or (T, N), float64
+            (1 + the number of left-out images that score at least as high) / (n + 1), of several
+            classes the largest. NaN for pictures that were skipped.
+
+        Raises
+        ------
+        NotFittedError
+            If `fit` was not called yet.
+        ValueError, TypeError, FileNotFoundError
+            As `score`; and if the model was fitted without calibration, or a class has no image
+            that could be left out.
+        """
+        self._check_fitted()
+        chosen = self.score_type if score_type is None else score_type
+        kinds = self._ready_scores(chosen)
+        calibrations = [self._ready_calibration(kind, tail) for kind in kinds]
+        model, n_threads = self.model_, resolve_threads(self.n_threads)
+
+        def p_values(rows: NDArray[Any], classes: NDArray[np.intp] | None) -> NDArray[np.float64]:
+            each = [
+                _best(
+                    calibration.p_values,
+                    _under_classes(model, rows, kind, n_threads, classes),
+                    classes,
+                )
+                for kind, calibration in zip(kinds, calibrations, strict=True)
+            ]
+            return np.stack(each)
+
+        p = self._apply(X, _one_of(y, labels), p_values, (len(kinds),), "score")
+        return p[0] if isinstance(chosen, str) else p
+
+    def decision_function(
+        self, X: Any, y: Any = None, *, labels: Any = None
+    ) -> NDArray[np.float64]:
+        """`threshold_` less the score: negative = anomalous; of several classes the largest.
+
+        Parameters
+        ----------
+        X, y, labels
+            As in `score`.
+
+        Returns
+        -------
+        ndarray of shape (N,), float32
+            NaN for pictures that were skipped.
+        """
+        thresholds = self._thresholds(self.alpha, None)
+        kind = self._score_types(self.score_type)[0]
+        model, n_threads = self.model_, resolve_threads(self.n_threads)
+
+        def margins(rows: NDArray[Any], classes: NDArray[np.intp] | None) -> NDArray[np.float64]:
+            scores = _under_classes(model, rows, kind, n_threads, classes)
+            return _best(lambda own, c: thresholds[c] - own, scores, classes)
+
+        return self._apply(X, _one_of(y, labels), margins, (), "score")
+
+    def predict(
+        self,
+        X: Any,
+        y: Any = None,
+        *,
+        labels: Any = None,
+        alpha: float | None = None,
+        fdr: float | None = None,
+        tail: str | None = None,
+    ) -> NDArray[np.intp]:
+        """Tell whether images are normal, +1, or anomalous, -1.
+
+        Parameters
+        ----------
+        X, y, labels
+            As in `score`. With a tuple of score types, the first decides.
+        alpha : float in (0, 1), optional
+            In place of the parameter: the share of normal images that may be called anomalous.
+        fdr : float in (0, 1), optional
+            In place of alpha: the share that normal images may have of those that are called
+            anomalous in this batch, by the procedure of Benjamini and Hochberg.
+        tail : {"gpd"}, optional
+            For levels that need p-values below 1 / (n + 1); see `p_value`.
+
+        Returns
+        -------
+        ndarray of shape (N,)
+            +1 or -1; 0 for pictures that were skipped.
+
+        Raises
+        ------
+        ValueError, TypeError, FileNotFoundError
+            As `p_value`; and if a level is not within (0, 1), or so low that the left-out images
+            of a class are too few for it.
+        """
+        return self.assess(X, y, labels=labels, alpha=alpha, fdr=fdr, tail=tail).verdicts
+
+    def assess(
+        self,
+        X: Any,
+        y: Any = None,
+        *,
+        labels: Any = None,
+        alpha: float | None = None,
+        fdr: float | None = None,
+        tail: str | None = None,
+    ) -> Assessment:
+        """Return scores, p-values and verdicts together, from one pass over the images.
+
+        Parameters
+        ----------
+        X, y, labels, alpha, fdr, tail
+            As in `predict`.
+
+        Returns
+        -------
+        Assessment
+            What `score`, `p_value` and `predict` give.
+        """
+        self._check_fitted()
+        if alpha is not None and fdr is not None:
+            raise ValueError("alpha and fdr are both given; one of them decides, so pass one")
+        kind = self._ready_scores(self.score_type)[0]
+        calibration = self._ready_calibration(kind, tail)
+        level = self.alpha if alpha is None else alpha
+        thresholds = np.full(len(calibration.scores), np.nan)
+        if fdr is None:
+            thresholds = self._thresholds(level, tail)
+        else:
+            check_share("fdr", fdr)
+        model, n_threads = self.model_, resolve_threads(self.n_threads)
+
+        def assess(rows: NDArray[Any], classes: NDArray[np.intp] | None) -> NDArray[np.float64]:
+            under = _under_classes(model, rows, kind, n_threads, classes)
+            score = under[0] if len(under) == 1 else model.score(rows, [kind], n_threads)[0]
+            p = _best(calibration.p_values, under, classes)
+            margin = _best(lambda own, c: thresholds[c] - own, under, classes)
+            return np.stack([score.astype(np.float64), p, margin])
+
+        score, p, margin = self._apply(X, _one_of(y, labels), assess, (3,), "score")
+        read = ~np.isnan(p)
+        anomalous = margin < 0
+        if fdr is not None and read.any():
+            from scipy.stats import false_discovery_control
+
+            anomalous[read] = false_discovery_control(p[read]) <= fdr
+        verdicts = np.where(read, np.where(anomalous, -1, 1), 0)
+        return Assessment(score.astype(np.float32), p, verdicts)
+
+    def drift(self, X: Any, y: Any = None, *, labels: Any = None) -> Drift:
+        """Test whether images still score as the normal ones did, and what has moved.
+
+        Parameters
+        ----------
+        X, y, labels
+            As in `score`: a batch of what comes in now. Of several classes without labels, each
+            image counts for the nearest one, with the largest of its p-values; since these run
+            high, only smaller ones count as a drift.
+
+        Returns
+        -------
+        Drift
+            P-values of the tests; small ones tell of a drift.
+        """
+        self._check_fitted()
+        kind = self._ready_scores(self.score_type)[0]
+        model, n_threads = self.model_, resolve_threads(self.n_threads)
+        n_layers = len(model.layers)
+        calibrations = [
+            self._ready_calibration(kind, None, layer) for layer in (None, *range(n_layers))
+        ]
+
+        def p_values(rows: NDArray[Any], classes: NDArray[np.intp] | None) -> NDArray[np.float64]:
+            scores = [_under_classes(model, rows, kind, n_threads, classes)]
+            for layer in model.layers:
+                if classes is None:
+                    scores.append(layer.class_scores(rows, kind, n_threads))
+                else:
+                    scores.append(layer.score(rows, [kind], n_threads, classes)[0])
+            each = [
+                _best(calibration.p_values, theirs, classes)
+                for calibration, theirs in zip(calibrations, scores, strict=True)
+            ]
+            nearest = scores[0].argmin(axis=0) if classes is None else classes
+            return np.stack([*each, nearest])
+
+        found = self._apply(X, _one_of(y, labels), p_values, (n_layers + 2,), "drift")
+        found = found[:, np.isfinite(found).all(axis=0)]
+        if found.shape[1] == 0:
+            raise ValueError("X holds no picture that can be read; drift needs at least one")
+        p, nearest = found[:-1], found[-1].astype(np.intp)
+        names = model.classes or []
+        n_classes = max(len(names), 1)
+        one_sided = n_classes > 1 and y is None and labels is None
+        own = [[c.own_p_values(k) for k in range(n_classes)] for c in calibrations]
+        tests = [
+            uniformity(row, np.concatenate(theirs), one_sided=one_sided)
+            for row, theirs in zip(p, own, strict=True)
+        ]
+        classes = {
+            names[c]: uniformity(p[0, nearest == c], own[0][c], one_sided=one_sided)
+            for c in (np.unique(nearest).tolist() if names else ())
+        }
+        layers = {layer.name: test for layer, test in zip(model.layers, tests[1:], strict=True)}
+        return Drift(tests[0], classes, layers, found.shape[1])
+
     def predict_class(self, X: Any) -> NDArray[Any]:
         """Classes that rows are nearest to, by the score type of this estimator.
 
@@ -573,9 +824,9 @@ class DFM(BaseEstimator):  # type: ignore[misc]
         predicted: NDArray[Any] = self.classes_[nearest.astype(np.intp)]
         return predicted
 
-    def score_samples(self, X: Any) -> NDArray[np.float32]:
+    def score_samples(self, X: Any) -> NDArray[np.float64]:
         """Return ``-score(X)``: larger = more normal, scikit-learn's convention for densities."""
-        return -self.score(X)
+        return -self.score(X).astype(np.float64)
 
     def score_map(
         self, X: Any, *, score_type: str | None = None, smoothing: float = 0.0
@@ -597,8 +848,10 @@ class DFM(BaseEstimator):  # type: ignore[misc]
         ndarray of shape (N, H, W), float32
             At the size of the network's input, ``feature_spec_.preprocessing.size``: the scores of
             the layer's positions, bilinear between them. Of several layers the sum, each divided
-            by its mean over the fitted images without themselves. NaN for pictures that were
-            skipped.
+            by its mean over the fitted images without themselves; where images are scored by
+            standardised maps (``image_score_ == "calibrated"``), these. NaN for pictures that were
+            skipped. A share `alpha` of the maps of normal images, without smoothing, exceed
+            `map_threshold_` anywhere.
 
         Raises
         ------
@@ -688,6 +941,47 @@ class DFM(BaseEstimator):  # type: ignore[misc]
         return subspaces[0]
 
     @property
+    def image_score_(self) -> str:  # noqa: D102
+        self._check_fitted()
+        layer = self.model_.layers[0]
+        if layer.patch:
+            return layer.rule
+        return "calibrated" if self.model_.calibrated else "sum"
+
+    @property
+    def threshold_(self) -> float | NDArray[np.float64]:  # noqa: D102
+        thresholds = self._thresholds(self.alpha, None)
+        return float(thresholds[0]) if self.model_.classes is None else thresholds
+
+    @property
+    def smallest_alpha_(self) -> float:  # noqa: D102
+        self._check_fitted()
+        kind = self._ready_scores(self.score_type)[0]
+        return self._ready_calibration(kind, None).smallest_alpha
+
+    @property
+    def offset_(self) -> float:  # noqa: D102
+        thresholds = self._thresholds(self.alpha, None)
+        if len(thresholds) > 1:
+            raise AttributeError(
+                f"the model has {len(thresholds)} classes, each with a threshold of its own: see "
+                "threshold_"
+            )
+        return -float(thresholds[0])
+
+    @property
+    def map_threshold_(self) -> float:  # noqa: D102
+        check_share("alpha", self.alpha)
+        maxima = self._ready_calibrations().map_maxima
+        if maxima is None:
+            raise ValueError(
+                "the model has no maps of images that were left out; fit to images, with layers "
+                "that have positions and a score type that has maps"
+            )
+        every = np.zeros(len(maxima), dtype=np.intp)
+        return Calibration.of(maxima, every).threshold(self.alpha)
+
+    @property
     def classes_(self) -> NDArray[Any]:  # noqa: D102
         self._check_fitted()
         if self.model_.classes is None:
@@ -743,11 +1037,12 @@ class DFM(BaseEstimator):  # type: ignore[misc]
         check_choice("density", self.density, DENSITIES)
         check_choice("combine", self.combine, COMBINATIONS)
         check_choice("spatial", self.spatial, SPATIAL_FORMS)
-        check_choice("image_score", self.image_score, PATCH_RULES)
+        self._check_image_score()
         check_number("top_share", self.top_share, 0, 1)
         parse_bytes("max_memory", self.max_memory)
         if self.calibration is not None:
             check_choice("calibration", self.calibration, CALIBRATIONS)
+        check_share("alpha", self.alpha)
         if self.density == "gmm" and self.covariance == "tied":
             raise ValueError(
                 "density is 'gmm' and covariance is 'tied'; a mixture is of one class: choose "
@@ -755,6 +1050,25 @@ class DFM(BaseEstimator):  # type: ignore[misc]
             )
         check_choice("on_error", self.on_error, ("raise", "skip"))
         check_integer("batch_size", self.batch_size, 1)
+
+    def _check_image_score(self) -> None:
+        rule = self.image_score
+        if rule is None:
+            return
+        check_choice("image_score", rule, ("calibrated", *PATCH_RULES))
+        allowed = PATCH_RULES if self.spatial == "patch" else ("calibrated", "sum")
+        if rule not in allowed:
+            listed = " or ".join(repr(choice) for choice in allowed)
+            raise ValueError(
+                f"image_score is {rule!r}, which spatial={self.spatial!r} does not have; choose "
+                f"{listed}"
+            )
+        if rule == "calibrated" and (self.calibration is None or self.combine != "sum"):
+            raise ValueError(
+                f"image_score is 'calibrated', which adds up maps by scores of images that were "
+                f"left out, but calibration is {self.calibration!r} and combine {self.combine!r}; "
+                "choose a calibration and combine='sum', or image_score='sum'"
+            )
 
     def _check_fitted(self) -> None:
         if not self.__sklearn_is_fitted__():
@@ -796,10 +1110,11 @@ class DFM(BaseEstimator):  # type: ignore[misc]
         self, model: Model | None, calibration: str | None, extractor: Extractor | None
     ) -> None:
         self._model = model
-        self._fitter = None
         self.calibration_ = calibration
         self.feature_spec_ = None if extractor is None else extractor.spec
         self._extractor = extractor
+        self._fitter = None
+        self._loaded_calibration = None
 
     def _build_fitter(
         self, n_features: int, extractor: Extractor | None, n_threads: int
@@ -808,19 +1123,39 @@ class DFM(BaseEstimator):  # type: ignore[misc]
         if extractor is not None:
             layers = list(zip(extractor.spec.layers, extractor.spec.grids, strict=True))
         most = parse_bytes("max_memory", self.max_memory)
+        has_maps = (
+            self.calibration is not None
+            and self.spatial != "mean"
+            and any(grid is not None and grid.positions > 1 for _, grid in layers)
+        )
+        if self.image_score == "calibrated" and not has_maps:
+            raise ValueError(
+                "image_score is 'calibrated', but the features have no positions; choose layers "
+                "that have maps and spatial='flatten', or image_score='sum'"
+            )
+        map_type, image_score = None, self.image_score
+        if has_maps:
+            map_type = "fre"
+        if self.spatial == "patch":
+            image_score = self.image_score or "top"
+            map_type = self._score_types(self.score_type)[0] if has_maps else None
+        elif image_score is None and self.combine != "sum":
+            image_score = "sum"
         settings = LayerSettings(
             n_components=self.n_components,
             covariance=self.covariance,
             density=self.density,
             regularization=self.regularization,
             spatial=self.spatial,
-            image_score=self.image_score,
+            image_score=image_score,
             top_share=self.top_share,
             random_state=self.random_state,
-            calibration=self._calibration(layers),
+            calibration=self._left_out_in_fit(layers),
             max_bytes=None if most is None else most // len(layers),
+            map_type=map_type,
         )
-        return ModelFitter(layers, n_features, settings, self.combine, n_threads)
+        split = self.calibration == "split"
+        return ModelFitter(layers, n_features, settings, self.combine, n_threads, split)
 
     def _added(
         self,
@@ -902,10 +1237,13 @@ class DFM(BaseEstimator):  # type: ignore[misc]
                 f"{other.n_features_in_}; models to be merged must have the same"
             )
 
-    def _calibration(self, layers: Sequence[Any]) -> str | None:
-        """How rows are left out: as asked for, or as it can be done; for layers it must be."""
-        if self.calibration is None and len(layers) == 1:
-            return None
+    def _left_out_by(self) -> str | None:
+        """How rows are left out: as asked for, or as it can be done."""
+        if self.calibration in (None, "split"):
+            return self.calibration
+        return self._exact_or_folds()
+
+    def _exact_or_folds(self) -> str:
         exact = (
             self.max_memory is None
             and self.spatial != "patch"
@@ -914,6 +1252,38 @@ class DFM(BaseEstimator):  # type: ignore[misc]
             and "relative_mahalanobis" not in self._score_types(self.score_type)
         )
         return "loo" if exact and self.calibration != "kfold" else "kfold"
+
+    def _left_out_in_fit(self, layers: Sequence[Any]) -> str | None:
+        """How fitted rows are left out for what the fit itself needs: scales of layers, maps."""
+        if self.calibration is None and len(layers) == 1:
+            return None
+        return self._exact_or_folds()
+
+    def _ready_calibrations(self) -> ModelCalibration:
+        """Return the scores of left-out rows, which are made when they are first needed."""
+        self._check_fitted()
+        if self._loaded_calibration is not None:
+            return self._loaded_calibration
+        if self.calibration_ is None or self._fitter is None:
+            raise ValueError(
+                "the model was fitted with calibration=None, and has no scores of images that were "
+                "left out; fit it with calibration='loo'"
+            )
+        size = None if self.feature_spec_ is None else self.feature_spec_.preprocessing.size
+        return self._fitter.calibration(self.model_, size)
+
+    def _ready_calibration(
+        self, kind: str, tail: str | None, layer: int | None = None
+    ) -> Calibration:
+        calibration = self._ready_calibrations().of(kind, self.model_.classes, layer)
+        return calibration if tail is None else calibration.with_tail(tail)
+
+    def _thresholds(self, alpha: float, tail: str | None) -> NDArray[np.float64]:
+        """Thresholds (C,) of the first score type under each class."""
+        check_share("alpha", alpha)
+        self._check_fitted()
+        calibration = self._ready_calibration(self._ready_scores(self.score_type)[0], tail)
+        return np.array([calibration.threshold(alpha, c) for c in range(len(calibration.scores))])
 
     def _outlier_scores(
         self, model: Model, extractor: Extractor | None, outliers: Any
@@ -945,12 +1315,12 @@ class DFM(BaseEstimator):  # type: ignore[misc]
         self,
         X: Any,
         labels: Any,
-        function: Callable[[NDArray[Any], NDArray[np.intp] | None], NDArray[np.float32]],
+        function: Callable[[NDArray[Any], NDArray[np.intp] | None], NDArray[Any]],
         shape: tuple[int, ...],
         task: str,
         *,
         axis: int = -1,
-    ) -> NDArray[np.float32]:
+    ) -> NDArray[Any]:
         """Results of `function` for the features, and classes, of all of X; NaN where skipped.
 
         They are of a `shape` to which the rows are added as the first `axis`, or as the last.
@@ -976,7 +1346,7 @@ class DFM(BaseEstimator):  # type: ignore[misc]
             return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=axis)
         self._report(source)
         shape = (source.count, *shape) if axis == 0 else (*shape, source.count)
-        results = np.full(shape, np.nan, dtype=np.float32)
+        results = np.full(shape, np.nan, dtype=parts[0].dtype if parts else np.float32)
         if parts:
             places = np.concatenate(taken)
             results[places if axis == 0 else (..., places)] = np.concatenate(parts, axis=axis)
@@ -1056,6 +1426,33 @@ def _open(
         names = source.names if isinstance(source, ImageSource) else None
         return source, RowLabels.of_folders(X, names)
     return open_source(X, on_error), RowLabels(labels)
+
+
+def _under_classes(
+    model: Model,
+    rows: NDArray[Any],
+    kind: str,
+    n_threads: int,
+    classes: NDArray[np.intp] | None,
+) -> NDArray[np.float32]:
+    """Scores (C, N) under each class, or (1, N) under the `classes` (N,) of the rows."""
+    if classes is None:
+        return model.class_scores(rows, kind, n_threads)
+    return model.score(rows, [kind], n_threads, classes)
+
+
+def _best(
+    function: Callable[[NDArray[np.float32], int], NDArray[np.float64]],
+    scores: NDArray[np.float32],
+    classes: NDArray[np.intp] | None,
+) -> NDArray[np.float64]:
+    """Largest values (N,) over classes of a function of scores and class, or under `classes`."""
+    if classes is None:
+        return np.asarray(np.max([function(own, c) for c, own in enumerate(scores)], axis=0))
+    values = np.empty(len(classes))
+    for c, places in by_class(classes):
+        values[places] = function(scores[0, places], c)
+    return values
 
 
 def _one_of(y: Any, labels: Any) -> Any:

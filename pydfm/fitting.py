@@ -1,7 +1,8 @@
 """Fits models to batches of features, and scores rows under the model that the others make.
 
 How rows are left out is the calibration: "loo", each by itself, exactly and from the one fit
-(`pydfm.leave_one_out`); or "kfold", a fifth of them at a time, by fits to the other fifths.
+(`pydfm.leave_one_out`); "kfold", a fifth of them at a time, by fits to the other fifths; or
+"split", every fifth row of a class, which nothing is fitted on.
 """
 
 import copy
@@ -14,36 +15,48 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from pydfm.calibration import ModelCalibration
 from pydfm.combination import Combination
 from pydfm.density import SCORE_TYPES
 from pydfm.density_fitter import DensityFitter, LeftOutScores
-from pydfm.labels import ClassCodes, as_labels
+from pydfm.labels import ClassCodes, as_labels, by_class
 from pydfm.layer import LayerModel
 from pydfm.maps import Grid
 from pydfm.model import Model
+from pydfm.positions import LEAST_ROWS, PositionScale, standardise_left_out
 from pydfm.sample import RowSample
 
-CALIBRATIONS: Final = ("loo", "kfold")
+CALIBRATIONS: Final = ("loo", "kfold", "split")
 
 _N_FOLDS = 5
 # Bytes of the features that are kept to be scored by a fit without them.
 _SAMPLE_BYTES = 256 << 20
+_SAMPLE_ROWS = 10_000
+# Rows of each class that standardised maps need to be what is taken without asking.
+_ENOUGH_ROWS = 10
+# Maps are made of about this many bytes at once.
+_MAP_BYTES = 64 << 20
 
 
 @dataclass(frozen=True)
 class LayerSettings:
-    """What a layer's model is fitted with; see the parameters of `DFM`."""
+    """What a layer's model is fitted with; see the parameters of `DFM`.
+
+    Here `calibration` is how the fitted rows are left out, "loo", "kfold" or None; and `map_type`
+    the score type of the maps that are made of them, None without.
+    """
 
     n_components: float | int | None
     covariance: str
     density: str
     regularization: str | float | None
     spatial: str
-    image_score: str
+    image_score: str | None
     top_share: float
     random_state: int
     calibration: str | None
     max_bytes: int | None = None
+    map_type: str | None = None
 
     @property
     def n_parts(self) -> int:
@@ -70,6 +83,25 @@ class LayerSettings:
         )
 
 
+@dataclass(frozen=True)
+class LeftOutLayers:
+    """Scores of rows under their classes, fitted without them.
+
+    Attributes
+    ----------
+    classes : ndarray of shape (n,)
+        Places of the rows' classes among those of the model.
+    scores : dict of str to ndarray of shape (L, n)
+        By score type, of each layer; NaN where the others make no model.
+    maps : list of ndarray of shape (n, height, width), or None
+        Of each layer; NaN likewise.
+    """
+
+    classes: NDArray[np.intp]
+    scores: dict[str, NDArray[np.float64]]
+    maps: list[NDArray[np.float32]] | None
+
+
 class ModelFitter:
     """Takes features and labels in any number of batches, and gives a model of all layers.
 
@@ -83,6 +115,8 @@ class ModelFitter:
     combine : str
         The rule for several layers; see `pydfm.combination`.
     n_threads : int
+    split : bool
+        Whether every fifth row of a class is kept for the calibration.
     """
 
     def __init__(
@@ -92,13 +126,25 @@ class ModelFitter:
         settings: LayerSettings,
         combine: str,
         n_threads: int,
+        split: bool = False,
     ) -> None:
-        self._arguments = (layers, n_features, settings, combine, n_threads)
+        self._arguments = (layers, n_features, settings, combine, n_threads, split)
         self._codes = ClassCodes()
         self._combine = combine
         self._labelled: bool | None = None
         self.n_features = n_features
         self.names = [name for name, _ in layers]
+        self._settings = settings
+        self._n_threads = n_threads
+        self._split = split
+        # Rows of each class that came, and those of them that are kept for the calibration.
+        self._n_of_class = np.zeros(0, dtype=np.intp)
+        self._n_held = 0
+        most = _SAMPLE_BYTES if settings.max_bytes is None else settings.max_bytes // 4
+        size = max(most // (4 * n_features), 1)
+        self._held = RowSample(min(size, _SAMPLE_ROWS), settings.random_state)
+        self._places: NDArray[np.intp] = np.zeros(1, dtype=np.intp)
+        self._calibration: ModelCalibration | None = None
         sizes = [n_features if grid is None else grid.size for _, grid in layers]
         ends = np.cumsum(sizes).tolist()
         self._layers = [
@@ -121,6 +167,8 @@ class ModelFitter:
         other = copy.copy(self)
         other._codes = self._codes.copy()
         other._layers = [layer.copy() for layer in self._layers]
+        if self._split:
+            other._held, other._n_of_class = self._held.copy(), self._n_of_class.copy()
         return other
 
     def emptied(self) -> "ModelFitter":
@@ -131,6 +179,11 @@ class ModelFitter:
         """Add rows `features` (N, D), with `labels` (N,); both must stay as they are."""
         self._check_labelled(labels is not None)
         classes = None if labels is None else self._codes.encode(labels)
+        if self._split:
+            fitted = ~self._hold(features, classes)
+            features, classes = features[fitted], None if classes is None else classes[fitted]
+            if len(features) == 0:
+                return
         for layer in self._layers:
             layer.add(features, classes)
 
@@ -145,6 +198,11 @@ class ModelFitter:
             return
         self._check_labelled(other._labelled)
         numbers = self._codes.numbers_of(other._codes) if self._labelled else None
+        if self._split:
+            self._held.merge(other._held, self._n_held, numbers)
+            self._n_held += other._n_held
+            where = np.arange(len(other._n_of_class)) if numbers is None else numbers
+            self._count(where, other._n_of_class)
         for layer, theirs in zip(self._layers, other._layers, strict=True):
             layer.merge(theirs, numbers)
 
@@ -152,6 +210,14 @@ class ModelFitter:
         """Take rows away again; see `SubspaceFitter.forget`."""
         self._check_labelled(labels is not None)
         classes = None if labels is None else self._codes.find(labels)
+        if self._split:
+            found = self._held.find(features, classes)
+            self._held = self._held.without(
+                features[found], None if classes is None else classes[found]
+            )
+            features, classes = features[~found], None if classes is None else classes[~found]
+            if len(features) == 0:
+                return
         for layer in self._layers:
             layer.forget(features, classes)
 
@@ -159,6 +225,7 @@ class ModelFitter:
         """Take all rows of a class away."""
         self._check_labelled(True)
         (c,) = self._codes.find(as_labels([label]))
+        self._held = self._held.without_tag(int(c))
         for layer in self._layers:
             layer.forget_class(int(c))
 
@@ -167,7 +234,11 @@ class ModelFitter:
         classes, order = None, None
         if self._labelled:
             classes, order = self._codes.sorted(self._layers[0].counts())
+        self._places = inverse(order or [0])
+        self._calibration = None
         layers = tuple(layer.fit(order, classes) for layer in self._layers)
+        if self._settings.image_score in (None, "calibrated") and self._settings.map_type == "fre":
+            layers = self._standardised(layers, classes)
         return Model(layers, classes, {}, self.n_samples)
 
     def _check_labelled(self, labelled: bool) -> None:
@@ -180,16 +251,8 @@ class ModelFitter:
                 "or never"
             )
 
-    def left_out(self) -> tuple[NDArray[np.intp], dict[str, NDArray[np.float64]]]:
-        """Scores of rows under their classes, fitted without them, after `fit`.
-
-        Returns
-        -------
-        classes : ndarray of shape (n,)
-            Places of the rows' classes among those of the model.
-        scores : dict of str to ndarray of shape (L, n)
-            By score type, of each layer; NaN where the others make no model.
-        """
+    def left_out(self) -> LeftOutLayers:
+        """Scores of rows under their classes, fitted without them, after `fit`."""
         parts = [layer.left_out() for layer in self._layers]
         # The same rows of all layers: those of the sample of each.
         keys = [np.stack([part.classes, part.places], axis=1) for part in parts]
@@ -201,7 +264,21 @@ class ModelFitter:
             kind: np.stack([p.scores[kind][pick] for p, pick in zip(parts, picks, strict=True)])
             for kind in kinds
         }
-        return parts[0].classes[picks[0]], scores
+        maps = [p.maps[pick] for p, pick in zip(parts, picks, strict=True) if p.maps is not None]
+        return LeftOutLayers(parts[0].classes[picks[0]], scores, maps or None)
+
+    def calibration(self, model: Model, size: tuple[int, int] | None) -> ModelCalibration:
+        """Scores of rows that `model`, which this fitted and combined, has not seen.
+
+        Parameters
+        ----------
+        size : (int, int), optional
+            Height and width of maps.
+        """
+        if self._calibration is None:
+            made = self._of_held if self._split else self._of_left_out
+            self._calibration = made(model, size)
+        return self._calibration
 
     def combined(
         self, model: Model, outliers: Callable[[list[str]], NDArray[np.float32]] | None
@@ -213,7 +290,7 @@ class ModelFitter:
         outliers : callable, optional
             Gives scores (L, T, m) of known outliers for T score types.
         """
-        _, scores = self.left_out()
+        scores = self.left_out().scores
         finite = {k: s[:, np.isfinite(s).all(axis=0)] for k, s in scores.items()}
         kinds = [kind for kind, normal in finite.items() if normal.shape[1] > 0]
         known = None if outliers is None else outliers(kinds).astype(np.float64)
@@ -224,6 +301,145 @@ class ModelFitter:
             for t, kind in enumerate(kinds)
         }
         return replace(model, combinations=combinations)
+
+    def _hold(self, features: NDArray[Any], classes: NDArray[np.intp] | None) -> NDArray[np.bool_]:
+        """Keep every fifth row of each class, and tell which they are."""
+        held = np.zeros(len(features), dtype=bool)
+        own = np.zeros(len(features), dtype=np.intp) if classes is None else classes
+        for c, places in by_class(own):
+            self._count(np.array([c]), np.zeros(1, dtype=np.intp))
+            numbers = self._n_of_class[c] + np.arange(len(places))
+            held[places] = numbers % _N_FOLDS == _N_FOLDS - 1
+            self._n_of_class[c] += len(places)
+        places = np.arange(self._n_held, self._n_held + int(held.sum()))
+        self._n_held += len(places)
+        self._held.add(features[held], places, own[held])
+        return held
+
+    def _count(self, classes: NDArray[np.intp], counts: NDArray[np.intp]) -> None:
+        """Count rows of some classes."""
+        n = max([len(self._n_of_class), *(int(c) + 1 for c in classes)])
+        total = np.zeros(n, dtype=np.intp)
+        total[: len(self._n_of_class)] = self._n_of_class
+        total[classes] += counts
+        self._n_of_class = total
+
+    def _standardised(
+        self, layers: tuple[LayerModel, ...], classes: Sequence[Any] | None
+    ) -> tuple[LayerModel, ...]:
+        """Give `layers` the scales of their maps, where there are rows enough."""
+        found = self.left_out()
+        assert found.maps is not None
+        finite = _are_finite(found.maps[0])
+        n_classes = len(layers[0].density.subspaces)
+        counts = np.bincount(found.classes[finite], minlength=n_classes)
+        asked = self._settings.image_score == "calibrated"
+        if counts.min() < (LEAST_ROWS if asked else _ENOUGH_ROWS):
+            if not asked:
+                return layers
+            least = int(counts.argmin())
+            named = "the model" if classes is None else f"the class {classes[least]!r}"
+            raise ValueError(
+                f"image_score is 'calibrated', which needs {LEAST_ROWS} pictures that can be left "
+                f"out, and {named} has {counts[least]}; give it more, or choose image_score='sum'"
+            )
+        own = found.classes[finite]
+        return tuple(
+            replace(layer, scale=PositionScale.fit(maps[finite], own, n_classes))
+            for layer, maps in zip(layers, found.maps, strict=True)
+        )
+
+    def _of_left_out(self, model: Model, size: tuple[int, int] | None) -> ModelCalibration:
+        found = self.left_out()
+        classes, scores, maxima, standard = {}, {}, None, None
+        if found.maps is not None:
+            standard, maxima = self._maps_of_left_out(model, found.maps, found.classes, size)
+        for kind, each in found.scores.items():
+            finite = np.isfinite(each).all(axis=0)
+            if not finite.any():
+                continue
+            own = each[:, finite]
+            if kind == "fre" and standard is not None:
+                together = model.score_maps(standard[finite]).astype(np.float64)
+            elif len(each) == 1:
+                together = own[0]
+            elif kind in model.combinations:
+                together = model.combinations[kind].combine_left_out(own)
+            else:
+                continue
+            classes[kind] = found.classes[finite]
+            scores[kind] = _as_scores(np.concatenate([together[None], own]))
+        return ModelCalibration(classes, scores, maxima)
+
+    def _maps_of_left_out(
+        self,
+        model: Model,
+        maps: Sequence[NDArray[np.float32]],
+        classes: NDArray[np.intp],
+        size: tuple[int, int] | None,
+    ) -> tuple[NDArray[np.float64] | None, NDArray[np.float32] | None]:
+        """Return standardised maps (n, height, width), where there are, and maxima (m,) of maps."""
+        kind = self._settings.map_type
+        assert kind is not None
+        assert size is not None
+        read = _are_finite(maps[0])
+        maps = [own[read] for own in maps]
+        if model.calibrated:
+            each = [standardise_left_out(own, classes[read]) for own in maps]
+            joined = model.join_standardised(each)
+            standard = np.full((len(read), *joined.shape[1:]), np.nan)
+            standard[read] = joined
+            return standard, _maxima(len(joined), lambda at: model.enlarge(joined[at], size), size)
+        if len(model.layers) > 1 and kind not in model.combinations:
+            return None, None
+        return None, _maxima(
+            len(maps[0]), lambda at: model.join_maps([own[at] for own in maps], kind, size), size
+        )
+
+    def _of_held(self, model: Model, size: tuple[int, int] | None) -> ModelCalibration:
+        classes: dict[str, NDArray[np.intp]] = {}
+        scores: dict[str, NDArray[np.float32]] = {}
+        maxima, map_type = None, self._settings.map_type
+        if self._n_held == 0:
+            return ModelCalibration(classes, scores, maxima)
+        _, rows, codes = self._held.take()
+        own = self._places[codes]
+        under = None if model.classes is None else own
+        for kind in SCORE_TYPES:
+            try:
+                model.check_scores([kind])
+            except ValueError:
+                continue
+            together = model.score(rows, [kind], self._n_threads, under)
+            each = model.layer_scores(rows, [kind], self._n_threads, under)[:, 0]
+            classes[kind], scores[kind] = own, np.concatenate([together, each])
+        if map_type is not None and map_type in scores:
+            assert size is not None
+
+            def maps(at: slice) -> NDArray[np.float32]:
+                theirs = None if under is None else under[at]
+                return model.maps(rows[at], map_type, self._n_threads, size, classes=theirs)
+
+            maxima = _maxima(len(rows), maps, size)
+        return ModelCalibration(classes, scores, maxima)
+
+
+def _maxima(
+    count: int, maps: Callable[[slice], NDArray[np.floating]], size: tuple[int, int]
+) -> NDArray[np.float32]:
+    """Largest values (count,) of the `maps` of pictures, which are made some at a time."""
+    step = max(1, _MAP_BYTES // (8 * size[0] * size[1]))
+    parts = [maps(slice(first, first + step)).max(axis=(1, 2)) for first in range(0, count, step)]
+    return _as_scores(np.concatenate(parts))
+
+
+def _are_finite(maps: NDArray[np.float32]) -> NDArray[np.bool_]:
+    return np.asarray(np.isfinite(maps).all(axis=(1, 2)))
+
+
+def _as_scores(values: NDArray[np.floating]) -> NDArray[np.float32]:
+    most = float(np.finfo(np.float32).max)
+    return np.asarray(values.clip(-most, most), dtype=np.float32)
 
 
 class LayerFitter:
@@ -252,8 +468,9 @@ class LayerFitter:
         self._parts = [settings.fitter(n_threads) for _ in range(settings.n_parts)]
         most = _SAMPLE_BYTES if settings.max_bytes is None else settings.max_bytes // 4
         size = max(most // (4 * (columns.stop - columns.start)), 1)
-        self._sample = RowSample(min(size, 10_000), settings.random_state)
+        self._sample = RowSample(min(size, _SAMPLE_ROWS), settings.random_state)
         self._model: LayerModel | None = None
+        self._found: LeftOutScores | None = None
         self._order: Sequence[int] = [0]
         self._n_seen = 0  # with those that were taken away since
         self.n_samples = 0
@@ -360,9 +577,10 @@ class LayerFitter:
             density=fitter.fit(order, classes),
             grid=self._grid,
             patch=self._patch,
-            rule=self._settings.image_score,
+            rule=self._settings.image_score or "top",
             top_share=self._settings.top_share,
         )
+        self._found = None
         return self._model
 
     def left_out(self) -> LeftOutScores:
@@ -370,9 +588,15 @@ class LayerFitter:
 
         Classes are numbered in the order that was given to `fit`.
         """
-        found = self._parts[0].left_out() if len(self._parts) == 1 else self._held_out()
-        places = np.zeros(max(self._order) + 1, dtype=np.intp)
-        places[list(self._order)] = np.arange(len(self._order))
+        if self._found is None:
+            maps = None
+            if self._settings.map_type is not None:
+                assert self._grid is not None
+                maps = self._grid.energies
+            single = len(self._parts) == 1
+            self._found = self._parts[0].left_out(maps) if single else self._held_out()
+        found = self._found
+        places = inverse(self._order)
         return replace(found, classes=places[found.classes])
 
     def _held_out(self) -> LeftOutScores:
@@ -380,6 +604,11 @@ class LayerFitter:
         assert self._model is not None
         places, rows, classes = self._sample.take()
         scores = {kind: np.full(len(places), np.nan) for kind in SCORE_TYPES}
+        map_type, maps = self._settings.map_type, None
+        if map_type is not None:
+            assert self._grid is not None
+            shape = (len(places), self._grid.height, self._grid.width)
+            maps = np.full(shape, np.nan, dtype=np.float32)
         for f in range(len(self._parts)):
             others = [part for g, part in enumerate(self._parts) if g != f]
             n_rows = sum(part.n_samples for part in others)
@@ -407,4 +636,13 @@ class LayerFitter:
                 except ValueError:
                     continue
                 scores[kind][out] = model.score(rows[out], [kind], self._n_threads, own)[0][0]
-        return LeftOutScores(classes, places, scores)
+                if maps is not None and kind == map_type:
+                    maps[out] = model.maps(rows[out], kind, self._n_threads, own)
+        return LeftOutScores(classes, places, scores, maps)
+
+
+def inverse(order: Sequence[int]) -> NDArray[np.intp]:
+    """Return the places of numbers in `order`, by the number."""
+    places = np.zeros(max(order) + 1, dtype=np.intp)
+    places[list(order)] = np.arange(len(order))
+    return places

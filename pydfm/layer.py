@@ -18,12 +18,16 @@ from pydfm.density import Density
 from pydfm.features import blocks, check_finite
 from pydfm.labels import by_class
 from pydfm.maps import Grid
+from pydfm.positions import PositionScale
+from pydfm.subspace import Subspace
 
 SPATIAL_FORMS: Final = ("flatten", "mean", "patch")
 PATCH_RULES: Final = ("max", "top", "mean", "sum")
 
 # Patches and residuals are made of about this many bytes of features at once.
 _BLOCK_BYTES = 32 << 20
+# Products of other numbers of rows may differ in the last bits, so residuals are of these many.
+_TILE = 16
 
 
 @dataclass(frozen=True)
@@ -44,6 +48,8 @@ class LayerModel:
         How scores of positions make that of a picture.
     top_share : float in (0, 1]
         Of the positions, for the rule "top".
+    scale : PositionScale or None
+        Of the residual energies of whole pictures, where pictures are scored by standardised maps.
     """
 
     name: str
@@ -53,6 +59,7 @@ class LayerModel:
     patch: bool = False
     rule: str = "top"
     top_share: float = 0.1
+    scale: PositionScale | None = None
 
     def score(
         self,
@@ -72,8 +79,14 @@ class LayerModel:
         every = [np.full(len(features), c, dtype=np.intp) for c in range(n_classes)]
         return np.stack([self.score(features, [score_type], n_threads, c)[0][0] for c in every])
 
-    def maps(self, features: NDArray[Any], score_type: str, n_threads: int) -> NDArray[np.float64]:
-        """Scores (N, height, width) of the layer's positions, under a picture's nearest class.
+    def maps(
+        self,
+        features: NDArray[Any],
+        score_type: str,
+        n_threads: int,
+        classes: NDArray[np.intp] | None = None,
+    ) -> NDArray[np.float64]:
+        """Scores (N, height, width) of the layer's positions, under a picture's class or nearest.
 
         Of patches, their scores; of a whole picture, what each position has of its fre.
 
@@ -87,8 +100,8 @@ class LayerModel:
         parts = []
         for at, rows in _pieces(own):
             check_finite(rows, at.start)
-            nearest = None
-            if len(self.density.subspaces) > 1:
+            nearest = None if classes is None else classes[at]
+            if nearest is None and len(self.density.subspaces) > 1:
                 nearest = self._score(rows, [score_type], n_threads, None)[1][0].astype(np.intp)
             if self.patch:
                 scores = self._patch_scores(rows, [score_type], n_threads, nearest)[0]
@@ -167,11 +180,21 @@ class LayerModel:
         own = np.zeros(len(rows), dtype=np.intp) if nearest is None else nearest
         for c, places in by_class(own):
             subspace = self.density.subspaces[c]
-            for first, part in blocks(rows[places]):
-                z = _core.coordinates(part, subspace.mean, subspace.components, n_threads=n_threads)
-                at = places[first : first + len(part)]
-                residuals[at] = part - subspace.mean - z @ subspace.components
+            for first, block in blocks(rows[places]):
+                for start in range(0, len(block), _TILE):
+                    part = block[start : start + _TILE]
+                    at = places[first + start : first + start + len(part)]
+                    residuals[at] = _residuals(part, subspace, n_threads)
         return residuals
+
+
+def _residuals(rows: NDArray[Any], subspace: Subspace, n_threads: int) -> NDArray[np.float64]:
+    """Residuals of up to a tile of `rows`, whose bits do not depend on how many there are."""
+    tile = np.zeros((_TILE, rows.shape[1]), dtype=rows.dtype)
+    tile[: len(rows)] = rows
+    z = _core.coordinates(tile, subspace.mean, subspace.components, n_threads=n_threads)
+    residuals: NDArray[np.float64] = tile - subspace.mean - z @ subspace.components
+    return residuals[: len(rows)]
 
 
 def pool_positions(

@@ -57,6 +57,12 @@ class Grid:
         across = _interpolation(size[1], self.width, self.reach[1])
         return down @ np.asarray(maps, dtype=np.float64) @ across.T
 
+    def resample(self, maps: NDArray[np.floating], other: "Grid") -> NDArray[np.float64]:
+        """Return `maps` (N, height, width) at the positions of `other`, bilinear."""
+        down = _interpolation(other.height, self.height, self.reach[0] / other.reach[0])
+        across = _interpolation(other.width, self.width, self.reach[1] / other.reach[1])
+        return down @ np.asarray(maps, dtype=np.float64) @ across.T
+
 
 def smooth(maps: NDArray[np.float64], sigma: float) -> NDArray[np.float64]:
     """Smooth maps (N, H, W) by a Gaussian with a standard deviation of `sigma` pixels."""

@@ -2,9 +2,10 @@
 
 Tensors: those of `pydfm.modeltensors`. Metadata: one entry, ``pydfm``, a JSON object with
 ``format_version``, ``pydfm_version``, ``parameters`` (those of the estimator that can be written),
-``model`` (what describes the tensors), ``calibration``, ``features`` (a FeatureSpec, or null for a
-model of features) and ``sha256`` of all the others and of the tensors, since a flipped bit would
-otherwise change scores without a word.
+``model`` (what describes the tensors), ``calibration`` (how rows were left out) and ``left_out``
+(what describes the tensors of their scores; both null without), ``features`` (a FeatureSpec, or
+null for a model of features) and ``sha256`` of all the others and of the tensors, since a flipped
+bit would otherwise change scores without a word.
 """
 
 import contextlib
@@ -23,7 +24,14 @@ from pydfm._version import __version__
 from pydfm.dfm import DFM
 from pydfm.extraction import Extractor, FeatureSpec
 from pydfm.files import write_file
-from pydfm.modeltensors import Tensors, from_tensors, grid_of, to_tensors
+from pydfm.modeltensors import (
+    Tensors,
+    calibration_from_tensors,
+    calibration_to_tensors,
+    from_tensors,
+    grid_of,
+    to_tensors,
+)
 from pydfm.preprocessing import Preprocessing
 
 if TYPE_CHECKING:
@@ -33,17 +41,24 @@ FORMAT_VERSION: Final = 1
 
 # What belongs to the machine and not to the model.
 _NOT_SAVED = frozenset({"device", "n_threads", "verbose"})
+# What names of tensors of a calibration begin with.
+_LEFT_OUT = "calibration."
 
 
 def save(dfm: DFM, path: "str | os.PathLike[str]") -> None:
     """Write the fitted `dfm` to `path`; see `DFM.save`."""
     described, tensors = to_tensors(dfm.model_)
+    left_out = None
+    if dfm.calibration_ is not None:
+        left_out, scores = calibration_to_tensors(dfm._ready_calibrations(), dfm.model_)
+        tensors |= scores
     header = {
         "format_version": FORMAT_VERSION,
         "pydfm_version": __version__,
         "parameters": _parameters(dfm),
         "model": described,
         "calibration": dfm.calibration_,
+        "left_out": left_out,
         "features": None if dfm.feature_spec_ is None else asdict(dfm.feature_spec_),
     }
     if hasattr(dfm, "feature_names_in_"):
@@ -92,7 +107,12 @@ def load(
         raise FileNotFoundError(f"there is no model file '{os.fspath(path)}'")
     try:
         header, tensors = _read(path)
+        left_out = {name: tensors.pop(name) for name in list(tensors) if name.startswith(_LEFT_OUT)}
         model = from_tensors(header["model"], tensors)
+        described = header["left_out"]
+        scores = None
+        if described is not None:
+            scores = calibration_from_tensors(described, left_out, model)
         spec = None if header["features"] is None else _feature_spec(header["features"])
         if spec is not None and model.n_features != spec.n_features:
             raise ValueError("its mean and its layers have different sizes")
@@ -118,6 +138,7 @@ def load(
         if weights != "as saved":
             dfm.set_params(weights=weights)
     dfm._set_fitted(model, calibration, extractor)
+    dfm._loaded_calibration = scores
     return dfm
 
 

@@ -5,7 +5,13 @@ The subspaces of C classes with k_1, ..., k_C components of D features are, unde
 ``explained_variance`` (k_1 + ... + k_C,), ``noise_variance``, ``total_variance`` and ``n_samples``
 (C,). Where the classes share their components, these stand there once. The prefix is the number of
 a layer for its classes, ``0.background`` for all rows together, and ``0.mixture.c`` for the
-Gaussians of the mixture of class c, beside whose subspaces stand its ``weights``.
+Gaussians of the mixture of class c, beside whose subspaces stand its ``weights``. Where pictures
+are scored by standardised maps, each layer has ``position_mean`` and ``position_deviation`` (C,
+height, width).
+
+A calibration has, by score type, ``calibration.TYPE.scores`` (1 + L, n), float32, and, where the
+model has classes, ``calibration.TYPE.classes`` (n,); and perhaps ``calibration.map_maxima`` (m,),
+float32.
 """
 
 from collections.abc import Sequence
@@ -15,12 +21,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pydfm.calibration import ModelCalibration
 from pydfm.combination import Combination
 from pydfm.density import Density
 from pydfm.layer import LayerModel
 from pydfm.maps import Grid
 from pydfm.mixture import Mixture
 from pydfm.model import Model
+from pydfm.positions import PositionScale
 from pydfm.subspace import Subspace
 
 Tensors = dict[str, NDArray[Any]]
@@ -40,6 +48,9 @@ def to_tensors(model: Model) -> tuple[dict[str, Any], Tensors]:
         for c, mixture in enumerate(density.mixtures or ()):
             _put(tensors, f"{i}.mixture.{c}", mixture.gaussians)
             tensors[f"{i}.mixture.{c}.weights"] = mixture.weights
+        if layer.scale is not None:
+            tensors[f"{i}.position_mean"] = layer.scale.mean
+            tensors[f"{i}.position_deviation"] = layer.scale.deviation
         layers.append(
             {
                 "name": layer.name,
@@ -48,6 +59,7 @@ def to_tensors(model: Model) -> tuple[dict[str, Any], Tensors]:
                 "patch": layer.patch,
                 "rule": layer.rule,
                 "top_share": layer.top_share,
+                "standardised": layer.scale is not None,
                 "shared_components": shared,
                 "background": density.background is not None,
                 "mixtures": density.mixtures is not None,
@@ -100,7 +112,60 @@ def from_tensors(header: dict[str, Any], tensors: Tensors) -> Model:
     }
     if not layers:
         raise ValueError("it has no layers")
+    if len({layer.scale is None for layer in layers}) > 1:
+        raise ValueError("some of its layers are standardised, and others are not")
     return Model(layers, classes, combinations, int(header["n_samples"]))
+
+
+def calibration_to_tensors(
+    calibration: ModelCalibration, model: Model
+) -> tuple[dict[str, Any], Tensors]:
+    """Return what describes the `calibration` of `model`, and its numbers."""
+    tensors: Tensors = {}
+    for kind, scores in calibration.scores.items():
+        tensors[f"calibration.{kind}.scores"] = np.ascontiguousarray(scores)
+        if model.classes is not None:
+            tensors[f"calibration.{kind}.classes"] = calibration.classes[kind].astype(np.int64)
+    if calibration.map_maxima is not None:
+        tensors["calibration.map_maxima"] = calibration.map_maxima
+    header = {
+        "score_types": list(calibration.scores),
+        "map_maxima": calibration.map_maxima is not None,
+    }
+    return header, tensors
+
+
+def calibration_from_tensors(
+    header: dict[str, Any], tensors: Tensors, model: Model
+) -> ModelCalibration:
+    """Return the calibration of `model` that `calibration_to_tensors` gave these of.
+
+    Raises
+    ------
+    KeyError, TypeError, ValueError
+        If they are not those of a calibration of the model.
+    """
+    classes, scores, maxima = {}, {}, None
+    n_classes = 1 if model.classes is None else len(model.classes)
+    for kind in header["score_types"]:
+        own = _float32(tensors, f"calibration.{kind}.scores", 2)
+        theirs = np.zeros(own.shape[1], dtype=np.int64)
+        if model.classes is not None:
+            theirs = tensors[f"calibration.{kind}.classes"]
+        known = theirs.dtype == np.int64 and ((theirs >= 0) & (theirs < n_classes)).all()
+        if not known or own.shape != (1 + len(model.layers), *theirs.shape):
+            raise ValueError(f"calibration.{kind}: its scores and classes do not fit together")
+        scores[str(kind)], classes[str(kind)] = own, theirs.astype(np.intp)
+    if header["map_maxima"]:
+        maxima = _float32(tensors, "calibration.map_maxima", 1)
+    return ModelCalibration(classes, scores, maxima)
+
+
+def _float32(tensors: Tensors, name: str, ndim: int) -> NDArray[np.float32]:
+    tensor = tensors[name]
+    if tensor.dtype != np.float32 or tensor.ndim != ndim or not np.isfinite(tensor).all():
+        raise ValueError(f"{name} is not float32 of {ndim} dimension(s), or not finite")
+    return tensor
 
 
 def _layer(i: int, fields: dict[str, Any], tensors: Tensors) -> LayerModel:
@@ -112,17 +177,27 @@ def _layer(i: int, fields: dict[str, Any], tensors: Tensors) -> LayerModel:
             Mixture(tensors[f"{i}.mixture.{c}.weights"], tuple(_take(tensors, f"{i}.mixture.{c}")))
             for c in range(len(subspaces))
         )
-    grid = fields["grid"]
+    grid = None if fields["grid"] is None else grid_of(fields["grid"])
+    scale = _scale(i, grid, len(subspaces), tensors) if fields["standardised"] else None
     start, stop = fields["columns"]
     return LayerModel(
         name=str(fields["name"]),
         columns=slice(int(start), int(stop)),
         density=Density(tuple(subspaces), background, mixtures),
-        grid=None if grid is None else grid_of(grid),
+        grid=grid,
         patch=bool(fields["patch"]),
         rule=str(fields["rule"]),
         top_share=float(fields["top_share"]),
+        scale=scale,
     )
+
+
+def _scale(i: int, grid: Grid | None, n_classes: int, tensors: Tensors) -> PositionScale:
+    mean, deviation = tensors[f"{i}.position_mean"], tensors[f"{i}.position_deviation"]
+    shape = None if grid is None else (n_classes, grid.height, grid.width)
+    if mean.shape != shape or deviation.shape != shape or not (deviation > 0).all():
+        raise ValueError(f"{i}.position_deviation is not positive, or not of the layer's positions")
+    return PositionScale(mean, deviation)
 
 
 def grid_of(fields: dict[str, Any]) -> Grid:

@@ -11,6 +11,7 @@ from pydfm import _core
 from pydfm.features import Rows, blocks, check_finite
 from pydfm.labels import by_class
 from pydfm.row_keeping import (
+    Reduction,
     check_rest,
     exact_mean,
     fits_memory,
@@ -211,13 +212,17 @@ class PooledFitter:
             together.add(rows)
         return together.fit(n_components, regularization)
 
-    def left_out(self) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.float64]]:
-        """Return places, classes and scores of rows; see `SubspaceFitter.left_out`."""
+    def left_out(
+        self, reduce: Reduction | None = None
+    ) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.float64], NDArray[np.float32] | None]:
+        """Return places, classes, scores and so on; see `SubspaceFitter.left_out`."""
         rows: Rows | None = None
+        kept: Rows | None = None
         if len(self._counts) == 0:
             assert self._gram is not None
             products, means, classes = self._gram
-            places = self._kept[0][2]
+            everyone, _, places = self._joined()
+            kept = everyone - means[classes] if reduce is not None else None
         else:
             assert self._sample is not None
             assert self._scatter is not None
@@ -225,7 +230,7 @@ class PooledFitter:
             places, sample, classes = self._sample.take()
             rows = sample - means[classes]
         sizes = self.counts()
-        scores = left_out(
+        scores, reduced = left_out(
             products,
             rows,
             np.zeros(means.shape[1]),
@@ -234,8 +239,10 @@ class PooledFitter:
             n_classes=int(np.count_nonzero(sizes)),
             n_components=self._n_components,
             n_threads=self._n_threads,
+            reduce=reduce,
+            kept=kept,
         )
-        return places, classes, scores
+        return places, classes, scores, reduced
 
     def _keep(self, rows: Rows, classes: NDArray[np.intp], places: NDArray[np.intp]) -> None:
         self._kept.append((rows, classes, places))

@@ -6,7 +6,8 @@ bounded by that of 2 D rows however many come. Under a limit of memory that neit
 scatter becomes a sketch of known error (`pydfm.sketch`).
 """
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +20,11 @@ from pydfm.subspace import GAUSSIAN_SCORES, resolution_of
 # What is left of a scatter, once rows are taken away, must be above this share of what it was: the
 # digits that are lost are those of the quotient.
 _LEAST_LEFT = 1e-8
+# Residuals of rows that are left out are made of about this many bytes at once.
+_RESIDUAL_BYTES = 32 << 20
+
+Reduction: TypeAlias = Callable[[NDArray[np.float64]], NDArray[np.float64]]
+"""Makes numbers (b, ...) of residuals (b, D)."""
 
 NOT_FITTED = (
     "X holds rows that the model was not fitted on: without them a variance would be negative"
@@ -72,8 +78,13 @@ def left_out(
     n_classes: int,
     n_components: int,
     n_threads: int,
-) -> NDArray[np.float64]:
-    """Left-out scores (4, n) of some `rows`, or of those whose Gram matrix `products` is."""
+    reduce: Reduction | None = None,
+    kept: Rows | None = None,
+) -> tuple[NDArray[np.float64], NDArray[np.float32] | None]:
+    """Left-out scores (4, n) of some `rows`, or of those `kept` whose Gram matrix is `products`.
+
+    And what `reduce` makes of their residuals.
+    """
     values, vectors = _core.eigh(products, n_threads=n_threads)
     n_features = len(mean)
     resolution = resolution_of(values, mean, n_samples, n_features)
@@ -98,4 +109,34 @@ def left_out(
         scores[: len(kinds), known] = model.scores(
             coordinates[known], sizes[known], kinds, n_threads
         )
-    return scores
+    if reduce is None:
+        return scores, None
+    axes = vectors
+    if rows is None:
+        assert kept is not None
+        axes = _core.components_from_gram(
+            kept, mean, model.eigenvalues, vectors, n_threads=n_threads
+        )
+    return scores, _reduced(model, coordinates, sizes, axes, n_threads, reduce)
+
+
+def _reduced(
+    model: LeftOut,
+    coordinates: NDArray[np.float64],
+    class_sizes: NDArray[np.intp],
+    axes: NDArray[np.float64],
+    n_threads: int,
+    reduce: Reduction,
+) -> NDArray[np.float32]:
+    """Apply `reduce` to the left-out residuals, which lie in the `axes` (r, D), block by block."""
+    parts = []
+    step = max(1, _RESIDUAL_BYTES // (8 * axes.shape[1]))
+    for first in range(0, len(coordinates), step):
+        block = slice(first, first + step)
+        known = class_sizes[block] >= 2
+        residuals = np.full((len(known), axes.shape[1]), np.nan)
+        if known.any():
+            inner = model.residuals(coordinates[block][known], class_sizes[block][known], n_threads)
+            residuals[known] = inner @ axes
+        parts.append(reduce(residuals).astype(np.float32))
+    return np.concatenate(parts)

@@ -77,6 +77,16 @@ class RowSample:
             places, rows, tags = other.take()
             self.add(rows, first + places, tags if numbers is None else numbers[tags])
 
+    def find(self, rows: NDArray[Any], tags: NDArray[np.intp] | None = None) -> NDArray[np.bool_]:
+        """Tell which of `rows` (N, D), with `tags` (N,), are in the sample."""
+        found = np.zeros(len(rows), dtype=bool)
+        if self._n_kept:
+            _, kept, kept_tags = self.take()
+            _, missing = find_rows(kept, np.asarray(rows, dtype=np.float64), kept_tags, tags)
+            found[:] = True
+            found[missing] = False
+        return found
+
     def without(
         self, rows: NDArray[np.float64], tags: NDArray[np.intp] | None = None
     ) -> "RowSample":

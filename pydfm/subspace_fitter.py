@@ -15,6 +15,7 @@ from pydfm import _core
 from pydfm.features import Rows, blocks, check_finite
 from pydfm.row_keeping import (
     NOT_FITTED,
+    Reduction,
     check_rest,
     exact_mean,
     fits_memory,
@@ -185,8 +186,16 @@ class SubspaceFitter:
         self._n_components = len(subspace.components)
         return subspace if self._sketch is None else replace(subspace, mean=mean)
 
-    def left_out(self) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
+    def left_out(
+        self, reduce: Reduction | None = None
+    ) -> tuple[NDArray[np.intp], NDArray[np.float64], NDArray[np.float32] | None]:
         """Scores of rows, each under the subspace that the others have, after `fit`.
+
+        Parameters
+        ----------
+        reduce : callable, optional
+            Makes numbers (b, ...) of the residuals (b, D) of some rows, x less its mean and less
+            its projection, both of the others.
 
         Returns
         -------
@@ -195,16 +204,19 @@ class SubspaceFitter:
         scores : ndarray of shape (4, n), float64
             Of `GAUSSIAN_SCORES`, without regularization; NaN where the others cannot give it: all
             but fre of two rows, every score of a single one.
+        reduced : ndarray of shape (n, ...), float32, or None
+            What `reduce` made of the residuals; NaN where there are none.
         """
+        rows, kept = None, None
         if self._moments is None:
             assert self._gram is not None
             mean, products = self._gram
-            rows, places = None, np.concatenate(self._places)
+            kept, places = self._joined(), np.concatenate(self._places)
         else:
             assert self.sample is not None
             _, mean, products = self._moments
             places, rows, _ = self.sample.take()
-        scores = left_out(
+        scores, reduced = left_out(
             products,
             rows,
             mean,
@@ -213,8 +225,10 @@ class SubspaceFitter:
             n_classes=1,
             n_components=self._n_components,
             n_threads=self._n_threads,
+            reduce=reduce,
+            kept=kept,
         )
-        return places, scores
+        return places, scores, reduced
 
     def _keep(self, rows: Rows, places: NDArray[np.intp]) -> None:
         self._kept.append(rows)

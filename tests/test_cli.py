@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from types import SimpleNamespace
-from typing import get_args
+from typing import Literal, get_args, get_origin
 
 import matplotlib
 import numpy as np
@@ -51,7 +51,7 @@ def script(tmp_path_factory):
 @pytest.fixture(scope="session")
 def model(script, picture_folder, tmp_path_factory):
     path = tmp_path_factory.mktemp("model") / "model.pydfm"
-    dfm = pydfm.DFM(3, backbone=script, image_size=40, device="cpu", n_threads=2)
+    dfm = pydfm.DFM(3, backbone=script, image_size=40, device="cpu", n_threads=2, alpha=0.1)
     dfm.fit(picture_folder).save(path)
     return path
 
@@ -92,8 +92,8 @@ def assert_told(result, says):
 
 def rows(out):
     header, *lines = csv.reader(io.StringIO(out.decode("utf-8", "surrogateescape"), newline=""))
-    assert header == ["path", "score"]
-    return [(path, float(score)) for path, score in lines]
+    assert header == ["path", "score", "p_value", "verdict"]
+    return [(path, float(score)) for path, score, _, _ in lines]
 
 
 def names(folder):
@@ -132,7 +132,8 @@ def test_every_option_of_fit_reaches_the_model(run, picture_folder, tiny_network
         "--regularization": "1e-3",
         "--calibration": "kfold",
         "--top-share": "0.3",
-        "--image-score": "mean",
+        "--image-score": "sum",
+        "--alpha": "0.2",
         "--random-state": "3",
         "--batch-size": "5",
         "--threads": "2",
@@ -147,7 +148,8 @@ def test_every_option_of_fit_reaches_the_model(run, picture_folder, tiny_network
     spec = dfm.feature_spec_
     assert (dfm.n_components, dfm.score_type, dfm.batch_size) == (2, "ppca", 5)
     assert (dfm.combine, dfm.regularization, dfm.calibration) == ("max", 1e-3, "kfold")
-    assert (dfm.top_share, dfm.image_score, dfm.spatial) == (0.3, "mean", "flatten")
+    assert (dfm.top_share, dfm.image_score, dfm.spatial) == (0.3, "sum", "flatten")
+    assert dfm.alpha == 0.2
     assert (spec.backbone, spec.weights) == ("resnet18", str(tmp_path / "w.safetensors"))
     assert spec.layers == ("layer1.0.conv1", "layer1")
     assert (spec.pool, spec.precision, spec.random_state) == (3, "bfloat16", 3)
@@ -272,23 +274,25 @@ def test_classes_are_the_subfolders_and_a_column(run, script, pictures, tmp_path
     header, *lines = csv.reader(
         io.StringIO(run("score", tmp_path / "m", tmp_path / "in").out.decode())
     )
-    assert header == ["path", "score", "class"]
-    assert [line[2] for line in lines] == predicted.tolist()
+    assert header == ["path", "score", "p_value", "verdict", "class"]
+    assert [line[4] for line in lines] == predicted.tolist()
+    assert {line[3] for line in lines} <= {"ok", "anomalous"}
     assert np.array_equal(np.float32([line[1] for line in lines]), scores)
     (tmp_path / "in" / "a" / "00.png").write_bytes(b"text")
     got = run("score", tmp_path / "m", tmp_path / "in", "--skip-unreadable")
     assert "warning: 1 of 12 images were skipped" in got.err
     first, second = got.out.decode().splitlines()[1:3]
-    assert first.endswith("00.png,nan,")
+    assert first.endswith("00.png,nan,nan,unreadable,")
     assert second == ",".join(lines[1])
 
 
 def test_several_score_types_are_columns(run, model, picture_folder):
     types = ("--score-type", "fre", "--score-type", "ppca")
-    got = run("score", model, picture_folder, *types)
+    got = run("score", model, picture_folder, *types, "--alpha", "0.1")
     assert (got.code, got.err) == (0, "")
     header, *lines = csv.reader(io.StringIO(got.out.decode()))
-    assert header == ["path", "fre", "ppca"]
+    assert header == ["path", "fre", "ppca", "p_value", "verdict"]
+    lines = [line[:3] for line in lines]
     want = pydfm.load(model).score(picture_folder, score_type=("fre", "ppca"))
     assert np.array_equal(np.float32([line[1:] for line in lines]).T, want)
     assert_told(
@@ -309,13 +313,15 @@ def test_several_layers_and_patches(run, picture_folder, tmp_path):
 
 def test_choices_are_those_of_the_library():
     def choices(function, name):
-        return get_args(get_args(inspect.signature(function).parameters[name].annotation)[0])
+        annotation = get_args(inspect.signature(function).parameters[name].annotation)[0]
+        literal = annotation if get_origin(annotation) is Literal else get_args(annotation)[0]
+        return get_args(literal)
 
     assert choices(cli_fit.fit, "score_type") == SCORE_TYPES
     assert choices(cli_fit.fit, "covariance") == COVARIANCES
     assert choices(cli_fit.fit, "density") == DENSITIES
     assert choices(cli_fit.fit, "spatial") == SPATIAL_FORMS
-    assert set(choices(cli_fit.fit, "image_score")) <= set(PATCH_RULES)
+    assert set(choices(cli_fit.fit, "image_score")) == {"calibrated", *PATCH_RULES}
     assert choices(cli_fit.fit, "precision") == PRECISIONS
     assert choices(cli_fit.fit, "calibration") == (*CALIBRATIONS, "none")
 

@@ -84,7 +84,8 @@ def test_left_out_rows_are_told_by_their_class():
     rows, labels = labelled()
     for calibration in ("loo", "kfold"):
         fitter, model = fitted(rows, labels, calibration=calibration)
-        classes, scores = fitter.left_out()
+        found = fitter.left_out()
+        classes, scores = found.classes, found.scores
         counts = np.bincount(classes, minlength=3)
         assert counts.tolist() == [(labels == c).sum() for c in model.classes]
         assert all(values.shape == (1, 60) for values in scores.values())
@@ -103,7 +104,8 @@ def test_tied_folds_of_more_rows_than_features_are_merged():
 def test_folds_are_scored_by_the_others(batches):
     rows, labels = labelled()
     fitter, _ = fitted(rows, labels, calibration="kfold", batches=batches)
-    classes, scores = fitter.left_out()
+    found = fitter.left_out()
+    classes, scores = found.classes, found.scores
     want = folded_reference(rows.astype(np.float64), labels)
     order = np.argsort(classes, kind="stable")
     by_class = np.concatenate([np.flatnonzero(labels == c) for c in ("a", "b", "c")])
@@ -126,7 +128,7 @@ def test_pictures_of_patches_are_left_out_whole(rule):
     )
     assert model.layers[0].patch
     assert model.layers[0].density.n_features == 4
-    _, scores = fitter.left_out()
+    scores = fitter.left_out().scores
     folds = np.arange(30) % 5
     want = np.empty(30)
     for i in range(30):
@@ -143,11 +145,12 @@ def test_a_fold_may_lack_a_class_or_all_others():
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         fitter, _ = fitted(rows, labels, calibration="kfold", n_components=2)
-    classes, scores = fitter.left_out()
+    found = fitter.left_out()
+    classes, scores = found.classes, found.scores
     assert np.isnan(scores["fre"][0][classes == 1]).all()
     assert np.isfinite(scores["fre"][0][classes == 0]).all()
     fitter, _ = fitted(rows[:2], calibration="kfold", n_components=1)
-    assert np.isnan(fitter.left_out()[1]["fre"]).all()
+    assert np.isnan(fitter.left_out().scores["fre"]).all()
 
 
 @pytest.mark.parametrize("calibration", ["loo", "kfold"])
@@ -161,7 +164,7 @@ def test_the_same_rows_of_all_layers_are_left_out(monkeypatch, calibration, with
     wide = np.concatenate([rows, falling_rows(90, 14, 3).astype(np.float32), rows], axis=1)
     layers = [("a", Grid(6, 1, 1)), ("b", Grid(14, 1, 1)), ("c", Grid(6, 1, 1))]
     fitter, _ = fitted(wide, labels, layers=layers, calibration=calibration)
-    _, scores = fitter.left_out()
+    scores = fitter.left_out().scores
     assert scores["fre"].shape[1] >= 20
     np.testing.assert_array_equal(scores["fre"][0], scores["fre"][2])
 
@@ -251,4 +254,4 @@ def test_samples_are_bounded_by_their_bytes(monkeypatch):
     monkeypatch.setattr(fitting_module, "_SAMPLE_BYTES", 24 * 4 * 15)
     rows, _ = labelled(100)
     fitter, _ = fitted(rows, calibration="kfold")
-    assert fitter.left_out()[1]["fre"].shape == (1, 15)
+    assert fitter.left_out().scores["fre"].shape == (1, 15)

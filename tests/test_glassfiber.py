@@ -4,9 +4,12 @@ import os
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+import pydfm
 from pydfm import cli
+from pydfm.datasets import load_category
 
 DATA = Path(os.environ.get("PYDFM_TEST_DATA", "."))
 WEIGHTS = DATA / "resnet18_imagenet_to_layer3.safetensors"
@@ -30,3 +33,13 @@ def test_defects_of_glass_fibre_are_found(tmp_path, capsys):
     assert out.startswith("category     glassfiber (20 defective, 18 good)\n")
     auroc = float(re.search(r"^image AUROC  ([\d.]+)$", out, re.MULTILINE).group(1))
     assert 0.90 <= auroc <= 1, auroc
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")
+def test_standardised_maps_of_two_layers_find_more():
+    category = load_category(DATA / "glassfiber")
+    dfm = pydfm.DFM(weights=WEIGHTS, layers=("layer2", "layer3"), pool=2, image_size=256)
+    scores = dfm.fit(category.train).score(category.test)
+    assert dfm.image_score_ == "calibrated"
+    auroc = pydfm.evaluate(scores, np.array(category.labels))["auroc"]
+    assert 0.97 <= auroc <= 1, auroc

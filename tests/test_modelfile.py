@@ -203,9 +203,10 @@ def test_nothing_in_the_file_is_pickled(file):
     header = json.loads(data[8 : 8 + length])
     metadata = header.pop("__metadata__")
     assert set(metadata) == {"pydfm"}
-    assert {entry["dtype"] for entry in header.values()} == {"F64", "I64"}
+    assert {entry["dtype"] for entry in header.values()} == {"F32", "F64", "I64"}
     # Numbers fill what is behind the header, to the last byte.
-    assert len(data) == 8 + length + 8 * (12 + 5 * 12 + 5 + 4)
+    scores = 4 * 2 * len(ROWS)  # of rows left out: four types, of the model and of its one layer
+    assert len(data) == 8 + length + 8 * (12 + 5 * 12 + 5 + 4) + 4 * scores
     assert json.loads(metadata["pydfm"])["format_version"] == 1
 
 

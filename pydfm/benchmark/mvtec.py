@@ -16,16 +16,13 @@ from pydfm.benchmark.table import figure, markdown, mean
 from pydfm.datasets import find_categories, load_category
 from pydfm.dfm import DFM
 
+_ANOMALIB: Final = {"layers": ("layer3",), "image_size": 256, "image_score": "sum"}
+
 DEFAULTS: Final = (
-    Configuration(
-        "resnet18", {"backbone": "resnet18", "layers": ("layer3",), "pool": 2, "image_size": 256}
-    ),
-    Configuration(
-        "wide_resnet50_2",
-        {"backbone": "wide_resnet50_2", "layers": ("layer3",), "pool": 4, "image_size": 256},
-    ),
+    Configuration("resnet18", {"backbone": "resnet18", "pool": 2, **_ANOMALIB}),
+    Configuration("wide_resnet50_2", {"backbone": "wide_resnet50_2", "pool": 4, **_ANOMALIB}),
 )
-"""anomalib's features: layer3 at 256 pixels, averaged by 2 and by 4."""
+"""anomalib's features, layer3 at 256 pixels, averaged by 2 and by 4; and its score."""
 
 _METRICS: Final = ("image_auroc", "aupr", "f1_max", "fpr95", "pixel_auroc", "aupro")
 

@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from pydfm import DFM, cli
+from pydfm.benchmark.category import measure_category
 from pydfm.benchmark.configuration import Configuration, read_configurations
 from pydfm.benchmark.mvtec import DEFAULTS, mvtec_table, run_mvtec
 from pydfm.benchmark.outliers import (
@@ -193,6 +194,32 @@ def test_pixel_metrics_leave_out_pictures_without_a_mask(root, monkeypatch):
     masks = load_masks(category, (32, 32))[kept]
     assert float(row["pixel_auroc"]) == pytest.approx(pixel_auroc(maps, masks), abs=1e-6)
     assert float(row["aupro"]) == pytest.approx(aupro(maps, masks), abs=1e-6)
+
+
+def test_configurations_may_take_several_layers_and_patches(root):
+    layers = {**FAST, "layers": ("layer1", "layer2"), "pool": None, "spatial": "patch"}
+    configurations = [
+        Configuration("patches", {**layers, "n_components": 4, "combine": "max"}),
+        Configuration("no maps", {**FAST, "score_type": "ppca"}),
+    ]
+    patches, no_maps = run_mvtec(root / "carpet", configurations)
+    category = load_category(root / "carpet")
+    dfm = configurations[0].build().fit(category.train)
+    expected = evaluate(dfm.score(category.test), category.labels)["auroc"]
+    assert float(patches["image_auroc"]) == pytest.approx(expected, abs=1e-6)
+    assert float(patches["pixel_auroc"]) > 0.5
+    assert (no_maps["pixel_auroc"], no_maps["aupro"]) == ("", "")
+    assert float(no_maps["image_auroc"]) >= 0
+
+
+def test_metrics_are_of_one_score_type(root):
+    category = load_category(root / "carpet")
+    dfm = DFM(score_type=("fre", "ppca"), **FAST).fit(category.train)
+    with pytest.raises(ValueError, match=r"score_type is \('fre', 'ppca'\); metrics are of one"):
+        measure_category(dfm, category)
+    metrics = measure_category(dfm, category, "fre")
+    assert set(metrics.pixel) == {"pixel_auroc", "aupro"}
+    assert metrics.no_pixels == ""
 
 
 @pytest.mark.filterwarnings("ignore:1 of . images were skipped")

@@ -17,12 +17,7 @@ from pydfm.subspace import GAUSSIAN_SCORES
 SHARE, TARGET, VIM_DIMENSION = 0.97, 0.97, 32
 
 # Beside the plain Gaussians of the first table, which have a covariance per class.
-VARIANTS = {
-    "sum of layers": {"combine": "sum"},
-    "max of layers": {"combine": "max"},
-    "mixtures": {"density": "gmm"},
-    "shrinkage": {"regularization": "shrinkage"},
-}
+DENSITIES = {"mixtures": {"density": "gmm"}, "shrinkage": {"regularization": "shrinkage"}}
 
 _METRICS = {"auroc": "AUROC", "aupr_in": "AUPR-in", "aupr": "AUPR-out", "fpr95": "FPR95"}
 _UNIT = "avgpool, unit length"
@@ -59,7 +54,7 @@ def tables(data: Path) -> dict[str, tuple[str, Table]]:
         for *names, metrics in found
     ]
     peers = [
-        [layer, name, *_figures(evaluate(scores, labels))]
+        [layer, name, *_of(scores, labels)]
         for layer, (train, others) in features.items()
         for name, scores in _pytorch_ood(layer, cifar, train, others)
     ]
@@ -70,7 +65,10 @@ def tables(data: Path) -> dict[str, tuple[str, Table]]:
         ),
         "outliers-variants": (
             "Layers together, and other densities",
-            Table(("what", "layer", "score", *_METRICS.values()), _variants(cifar, both, labels)),
+            Table(
+                ("what", "layer", "score", *_METRICS.values()),
+                _variants(cifar, features, both, labels),
+            ),
         ),
     }
     if peers:
@@ -90,18 +88,24 @@ def _features(cifar, dfm, both):
     return features
 
 
-def _variants(cifar, both, labels):
+def _variants(cifar, features, both, labels):
     rows = []
-    for title, parameters in VARIANTS.items():
-        together = "combine" in parameters
+    for rule in ("sum", "max"):
         # Naming the relative score has rows left out in a way that gives it too.
-        kinds = SCORE_TYPES if together else ("mahalanobis", "nll", "ppca")
-        dfm = cifar.fitted(SHARE, score_type=kinds, **parameters)
-        scores = {"all": dfm.score(both)} if together else dfm.layer_scores(both)
-        for layer, of_kinds in scores.items():
-            for kind, row in zip(kinds, of_kinds, strict=True):
-                rows.append([title, layer, kind, *_figures(evaluate(row, labels))])
+        dfm = cifar.fitted(SHARE, combine=rule, score_type=SCORE_TYPES)
+        scores = zip(SCORE_TYPES, dfm.score(both), strict=True)
+        rows += [[f"{rule} of layers", "all", kind, *_of(row, labels)] for kind, row in scores]
+    kinds = ("mahalanobis", "nll", "ppca")
+    for title, parameters in DENSITIES.items():
+        for layer, (train, others) in features.items():
+            dfm = DFM(SHARE, calibration=None, **parameters).fit(train, cifar.train_y)
+            scores = zip(kinds, dfm.score(others, score_type=kinds), strict=True)
+            rows += [[title, layer, kind, *_of(row, labels)] for kind, row in scores]
     return rows
+
+
+def _of(scores, labels):
+    return _figures(evaluate(scores, labels))
 
 
 def _figures(found):

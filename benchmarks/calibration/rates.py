@@ -11,6 +11,7 @@ from pydfm import DFM
 from pydfm.calibration import Calibration
 from pydfm.fitting import LayerSettings, ModelFitter
 from pydfm.maps import Grid
+from pydfm.model import Model
 
 METHODS = ("loo", "kfold", "split", "in sample")
 LEVELS = (0.01, 0.05, 0.1)
@@ -38,6 +39,19 @@ def of_features(method: str, draw: Draw, **parameters: Any) -> Any:
 
 def of_layers(method: str, draw: Draw, layers: Sequence[tuple[str, Grid]], image_score: str) -> Any:
     """As `of_features`, of the features of several layers, through the network once for all."""
+    fitter, model = fit_layers(method, draw.rows, layers, image_score)
+    if method == "in sample":
+        own = model.score(draw.rows, ["fre"], 1)[0]
+        calibration = Calibration.of(own, np.zeros(len(own), dtype=np.intp))
+    else:
+        calibration = fitter.calibration(model, (64, 64)).of("fre", None)
+    return calibration.p_values(model.score(draw.fresh, ["fre"], 1)[0])
+
+
+def fit_layers(
+    method: str, rows: Any, layers: Sequence[tuple[str, Grid]], image_score: str
+) -> tuple[ModelFitter, Model]:
+    """Fit a model of several layers to `rows` of features."""
     settings = LayerSettings(
         n_components=0.97,
         covariance="class",
@@ -50,16 +64,23 @@ def of_layers(method: str, draw: Draw, layers: Sequence[tuple[str, Grid]], image
         calibration="kfold" if method == "kfold" else "loo",
         map_type="fre",
     )
-    width = draw.rows.shape[1]
-    fitter = ModelFitter(layers, width, settings, "sum", 1, split=method == "split")
-    fitter.add(draw.rows)
-    model = fitter.combined(fitter.fit(), None)
-    if method == "in sample":
-        own = model.score(draw.rows, ["fre"], 1)[0]
-        calibration = Calibration.of(own, np.zeros(len(own), dtype=np.intp))
-    else:
-        calibration = fitter.calibration(model, (64, 64)).of("fre", None)
-    return calibration.p_values(model.score(draw.fresh, ["fre"], 1)[0])
+    fitter = ModelFitter(layers, rows.shape[1], settings, "sum", 1, split=method == "split")
+    fitter.add(rows)
+    return fitter, fitter.combined(fitter.fit(), None)
+
+
+def left_out_wholly(rows: Any, layers: Sequence[tuple[str, Grid]], image_score: str) -> Any:
+    """Scores (2, N) of rows left out as `pydfm` does, and by fits that have never seen them.
+
+    The second way takes every mean and deviation anew from rows left out among the others.
+    """
+    fitter, model = fit_layers("loo", rows, layers, image_score)
+    ours = fitter.calibration(model, (64, 64)).scores["fre"][0]
+    wholly = []
+    for i in range(len(rows)):
+        _, others = fit_layers("loo", np.delete(rows, i, 0), layers, image_score)
+        wholly.append(others.score(rows[i : i + 1], ["fre"], 1)[0, 0])
+    return np.stack([ours, wholly])
 
 
 def measure(draws: Iterable[Draw], p_values: Any, methods: Sequence[str] = METHODS) -> Any:

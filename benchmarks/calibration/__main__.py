@@ -87,11 +87,13 @@ def _cifar(data, quick, panels):
         rows.append(row("CIFAR-10", n, d, found))
         if n == 300:
             panels["CIFAR-10, N = 300, D = 64"] = found
+    n, n_class = 1000, 80  # about a hundred to a class, and some have fewer
     for kind in ("fre", "ppca"):
-        n = 1000
-        draws = pool.draws(n, _repeats(n, quick), labelled=True)
-        found = measure(draws, partial(of_features, score_type=kind))
-        rows.append(row(f"CIFAR-10 by class, {kind}", n, d, found, n_class=n // 10))
+        for known in (True, False):
+            draws = pool.draws(n, _repeats(n, quick), labelled=True)
+            found = measure(draws, partial(of_features, score_type=kind, known=known))
+            name = f"by class, {kind}, class {'known' if known else 'not known'}"
+            rows.append(row(name, n, d, found, n_class, bound=not known))
     return {"cifar": ("CIFAR-10", Table(HEADER, rows))}
 
 

@@ -213,7 +213,8 @@ class ModelFitter:
             numbers = self._n_of_class[c] + np.arange(len(places))
             held[places] = numbers % _N_FOLDS == _N_FOLDS - 1
             self._n_of_class[c] += len(places)
-        self._held.add(features[held], own[held])
+        if held.any():
+            self._held.add(features[held], own[held])
         return held
 
     def _standardised(
@@ -275,6 +276,8 @@ class ModelFitter:
         assert kind is not None
         assert size is not None
         read = _are_finite(maps[0])
+        if not read.any():
+            return None, None
         maps = [own[read] for own in maps]
         if model.calibrated:
             each = [standardise_left_out(own, classes[read]) for own in maps]

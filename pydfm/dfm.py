@@ -508,7 +508,7 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         ndarray of shape (N,) or (T, N), float32
             In the order of X (a folder's pictures are sorted by path); a row for each where
             `score_type` is a tuple of T. Of several classes that of the nearest, of several layers
-            what `combine` makes of them. NaN for pictures that were skipped.
+            what `combine` or `image_score` makes of them. NaN for pictures that were skipped.
 
         Raises
         ------
@@ -1123,24 +1123,7 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         if extractor is not None:
             layers = list(zip(extractor.spec.layers, extractor.spec.grids, strict=True))
         most = parse_bytes("max_memory", self.max_memory)
-        has_maps = (
-            self.calibration is not None
-            and self.spatial != "mean"
-            and any(grid is not None and grid.positions > 1 for _, grid in layers)
-        )
-        if self.image_score == "calibrated" and not has_maps:
-            raise ValueError(
-                "image_score is 'calibrated', but the features have no positions; choose layers "
-                "that have maps and spatial='flatten', or image_score='sum'"
-            )
-        map_type, image_score = None, self.image_score
-        if has_maps:
-            map_type = "fre"
-        if self.spatial == "patch":
-            image_score = self.image_score or "top"
-            map_type = self._score_types(self.score_type)[0] if has_maps else None
-        elif image_score is None and self.combine != "sum":
-            image_score = "sum"
+        image_score, map_type = self._rules_of_maps([grid for _, grid in layers])
         settings = LayerSettings(
             n_components=self.n_components,
             covariance=self.covariance,
@@ -1236,6 +1219,24 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
                 f"one model has {self.n_features_in_} features and the other "
                 f"{other.n_features_in_}; models to be merged must have the same"
             )
+
+    def _rules_of_maps(self, grids: Sequence[Grid | None]) -> tuple[str | None, str | None]:
+        """Return the image_score, None to choose by the rows, and the type of left-out maps."""
+        has_maps = (
+            self.calibration is not None
+            and self.spatial != "mean"
+            and any(grid is not None and grid.positions > 1 for grid in grids)
+        )
+        if self.spatial == "patch":
+            kind = self._score_types(self.score_type)[0]
+            return self.image_score or "top", kind if has_maps else None
+        if self.image_score == "calibrated" and not has_maps:
+            raise ValueError(
+                "image_score is 'calibrated', but the features have no positions; choose layers "
+                "that have maps and spatial='flatten', or image_score='sum'"
+            )
+        chosen = "sum" if self.combine != "sum" else self.image_score
+        return chosen, "fre" if has_maps else None
 
     def _left_out_by(self) -> str | None:
         """How rows are left out: as asked for, or as it can be done."""

@@ -313,7 +313,8 @@ class ModelFitter:
             self._n_of_class[c] += len(places)
         places = np.arange(self._n_held, self._n_held + int(held.sum()))
         self._n_held += len(places)
-        self._held.add(features[held], places, own[held])
+        if held.any():
+            self._held.add(features[held], places, own[held])
         return held
 
     def _count(self, classes: NDArray[np.intp], counts: NDArray[np.intp]) -> None:
@@ -383,6 +384,8 @@ class ModelFitter:
         assert kind is not None
         assert size is not None
         read = _are_finite(maps[0])
+        if not read.any():
+            return None, None
         maps = [own[read] for own in maps]
         if model.calibrated:
             each = [standardise_left_out(own, classes[read]) for own in maps]

@@ -631,6 +631,17 @@ def test_a_class_that_is_too_small_is_named():
         split.predict(FRESH)
 
 
+@pytest.mark.filterwarnings("ignore:n_components is 5, but 6 of 6 classes")
+@pytest.mark.parametrize("calibration", ["loo", "kfold", "split"])
+def test_classes_of_one_picture_are_scored_and_saved_without(images, tmp_path, calibration):
+    dfm = maps_model(calibration=calibration, layers="0").fit(images[:6], np.arange(6))
+    dfm.save(tmp_path / "model")
+    other = pydfm.load(tmp_path / "model", backbone=dfm.backbone, device="cpu")
+    assert np.array_equal(other.score(images), dfm.score(images))
+    with pytest.raises(ValueError, match="which the rows that were left out do not have; fit"):
+        other.p_value(images)
+
+
 def test_rules_that_do_not_fit_are_told(images):
     for parameters, says in [
         ({"image_score": "top"}, "image_score is 'top', which spatial='flatten' does not have"),

@@ -32,6 +32,7 @@ def dfm(tiny_network):
         layers=("stem", "block"),
         pool=4,
         image_size=(40, 48),
+        image_score="sum",
         n_threads=2,
         device="cpu",
     )

@@ -7,10 +7,20 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+from scipy.stats import spearmanr
 
 from benchmarks.calibration import populations
 from benchmarks.calibration.plot import reliability
-from benchmarks.calibration.rates import HEADER, LEVELS, measure, of_features, of_layers, rate, row
+from benchmarks.calibration.rates import (
+    HEADER,
+    LEVELS,
+    left_out_wholly,
+    measure,
+    of_features,
+    of_layers,
+    rate,
+    row,
+)
 from benchmarks.report import Table, write
 from pydfm.calibration import uniformity
 
@@ -23,22 +33,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.calibration", description=__doc__)
     parser.add_argument("--data", type=Path, metavar="DIR", help="real data too, from this folder")
     parser.add_argument("--quick", action="store_true", help="few repeats, small shapes")
+    parser.add_argument("--only", nargs="+", choices=_SECTIONS, metavar="NAME")
     parser.add_argument("--write", type=Path, metavar="FILE", help="put the tables into this file")
     options = parser.parse_args()
     panels: dict[str, dict[str, np.ndarray]] = {}
-    sections = [(_synthetic, (options.quick, panels)), (_kinds, (options.quick,))]
-    if options.data:
-        sections.append((_cifar, (options.data, options.quick, panels)))
-        sections.append((_glassfiber, (options.data, options.quick, panels)))
-    for section, arguments in sections:
+    names = options.only or [n for n in _SECTIONS if options.data or n not in _OF_DATA]
+    for name in names:
         start = time.perf_counter()
-        tables = section(*arguments)
+        tables = _SECTIONS[name](options.data, options.quick, panels)
         for title, table in tables.values():
             print(f"\n{title}\n\n{table}", flush=True)
         if options.write:
             write(options.write, tables)
-        print(f"{section.__name__[1:]}: {time.perf_counter() - start:.0f} s", file=sys.stderr)
-    if options.write:
+        print(f"{name}: {time.perf_counter() - start:.0f} s", file=sys.stderr)
+    if options.write and list(names) == list(_SECTIONS):
         reliability(panels, options.write.with_suffix(".png"))
 
 
@@ -46,7 +54,7 @@ def _repeats(n: int, quick: bool) -> int:
     return 4 if quick else 60 if n < 100 else 30 if n < 1000 else 15
 
 
-def _synthetic(quick, panels):
+def _synthetic(_, quick, panels):
     rows = []
     for heavy, widths in ((False, _WIDTHS[:2] if quick else _WIDTHS), (True, (512,))):
         name = "heavy tails" if heavy else "Gaussian"
@@ -61,7 +69,7 @@ def _synthetic(quick, panels):
     return {"synthetic": ("Drawn rows", Table(HEADER, rows))}
 
 
-def _kinds(quick):
+def _kinds(_, quick, __):
     rows = []
     for kind in _KINDS:
         for n, d in ((100, 512), (300, 64)):
@@ -79,11 +87,13 @@ def _cifar(data, quick, panels):
         rows.append(row("CIFAR-10", n, d, found))
         if n == 300:
             panels["CIFAR-10, N = 300, D = 64"] = found
+    n, n_class = 1000, 80  # about a hundred to a class, and some have fewer
     for kind in ("fre", "ppca"):
-        n = 1000
-        draws = pool.draws(n, _repeats(n, quick), labelled=True)
-        found = measure(draws, partial(of_features, score_type=kind))
-        rows.append(row(f"CIFAR-10 by class, {kind}", n, d, found, n_class=n // 10))
+        for known in (True, False):
+            draws = pool.draws(n, _repeats(n, quick), labelled=True)
+            found = measure(draws, partial(of_features, score_type=kind, known=known))
+            name = f"by class, {kind}, class {'known' if known else 'not known'}"
+            rows.append(row(name, n, d, found, n_class, bound=not known))
     return {"cifar": ("CIFAR-10", Table(HEADER, rows))}
 
 
@@ -111,11 +121,34 @@ def _glassfiber(data, quick, panels):
         caught = " / ".join(f"{100 * rate(p[labels], level):.0f}" for level in LEVELS[1:])
         drift = uniformity(p[~labels], every, one_sided=False)
         shifted.append([image_score, rates, caught, f"{drift:.1g}"])
+    nested = []
+    for image_score in ("sum", "calibrated"):
+        train = known.train[:30] if quick else known.train
+        ours, wholly = left_out_wholly(train, known.layers, image_score)
+        away = (ours - wholly) / wholly.std()
+        nested.append(
+            [
+                image_score,
+                f"{away.mean():+.3f}",
+                f"{np.abs(away).max():.3f}",
+                f"{spearmanr(ours, wholly).statistic:.4f}",
+            ]
+        )
+    columns = ("image score", "mean difference", "largest", "rank correlation")
     header = ("image score", "good called anomalous", "defective called anomalous", "p of drift")
     return {
         "glassfiber": ("Glass fibre", Table(HEADER, rows)),
+        "nested": ("Left out wholly", Table(columns, nested)),
         "shift": ("The test set of glass fibre", Table(header, shifted)),
     }
 
+
+_SECTIONS = {
+    "synthetic": _synthetic,
+    "kinds": _kinds,
+    "cifar": _cifar,
+    "glassfiber": _glassfiber,
+}
+_OF_DATA = ("cifar", "glassfiber")
 
 main()

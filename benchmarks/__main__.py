@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks import eigensolver, extract, fit, machine, processes, score
+from benchmarks import eigensolver, extract, fit, machine, processes, scale, score
 from benchmarks.measure import compare
 from benchmarks.report import HEADER, Table, rows, write
 
@@ -14,12 +14,15 @@ _SECTIONS = {"score": score, "fit": fit, "eigensolver": eigensolver, "extract": 
 _TABLES: dict[str, tuple[str, Callable[[bool], Table]]] = {
     "import": ("Import", processes.imports),
     "memory": ("Memory", processes.memory),
+    "scale": ("Rows in batches", scale.table),
 }
 
 
 def main() -> None:
     options = _options()
-    names = options.only or [n for n in (*_SECTIONS, *_TABLES) if n != "memory" or options.memory]
+    names = options.only or [
+        n for n in (*_SECTIONS, *_TABLES) if n not in ("memory", "scale") or options.memory
+    ]
     tables = {"machine": ("Machine", machine.table())}
     _show(*tables["machine"])
     for name in names:
@@ -41,7 +44,9 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="smaller shapes, fewer rounds")
     parser.add_argument("--threads", type=int, nargs="+", help="default: 1 2; 2 with --quick")
     parser.add_argument("--only", nargs="+", choices=names, metavar="NAME", help=", ".join(names))
-    parser.add_argument("--memory", action="store_true", help="memory too (2 GB of disk)")
+    parser.add_argument(
+        "--memory", action="store_true", help="memory and batches too (4 GB of disk)"
+    )
     parser.add_argument("--write", type=Path, metavar="FILE", help="put the tables into this file")
     options = parser.parse_args()
     options.threads = options.threads or ([2] if options.quick else [1, 2])

@@ -117,7 +117,21 @@ def _fit(path: str) -> Callable[[], object]:
     return lambda: dfm.fit(rows)
 
 
-_WORKS: Final = {"score": _score, "fit": _fit}
+def _partial_fit(path: str) -> Callable[[], object]:
+    import pydfm
+
+    rows = np.load(path, mmap_mode="r")
+    dfm = pydfm.DFM(_POPULATION.n_components).partial_fit(rows[:1000])
+
+    def run() -> None:
+        for first in range(1000, len(rows), 10_000):
+            dfm.partial_fit(rows[first : first + 10_000])
+        dfm.subspace_  # noqa: B018 (the model is computed when it is asked for)
+
+    return run
+
+
+_WORKS: Final = {"score": _score, "fit": _fit, "partial_fit": _partial_fit}
 
 
 def _main(work: str, path: str) -> None:

@@ -20,7 +20,7 @@ from pydfm.subspace_fitter import SubspaceFitter
 
 # Rows that are scored without themselves at most, in all and of a class; and bytes of them, but for
 # a tenth as many rows.
-_SAMPLE = 10_000
+_SAMPLE = 5_000
 _CLASS_SAMPLE = 1_000
 _SAMPLE_BYTES = 32 << 20
 
@@ -111,23 +111,30 @@ class DensityFitter:
             other._pooled = self._pooled.copy()
         return other
 
-    def add(self, features: NDArray[Any], classes: NDArray[np.intp] | None = None) -> None:
-        """Add `features` (N, D), of `classes` (N,) numbered from 0; both must stay as they are."""
+    def add(
+        self,
+        features: NDArray[Any],
+        classes: NDArray[np.intp] | None = None,
+        *,
+        owned: bool = True,
+    ) -> None:
+        """Add `features` (N, D), of `classes` (N,) numbered from 0; see `SubspaceFitter.add`."""
         self.n_samples += len(features)
         size = _SAMPLE if classes is None or self._tied else _CLASS_SAMPLE
         size = max(min(size, _SAMPLE_BYTES // (4 * features.shape[1])), size // 10)
         if classes is None:
             classes = np.zeros(len(features), dtype=np.intp)
         if self._mixtures:
-            self._rows.append((features, classes))
+            self._rows.append((features if owned else features.copy(), classes))
         if self._tied:
             if self._pooled is None:
                 self._pooled = PooledFitter(self._n_threads, self._sample(size), self._max_bytes)
-            self._pooled.add(features, classes)
+            self._pooled.add(features, classes, owned=owned)
             return
         for c, places in by_class(classes):
             whole = len(places) == len(features)
-            self._own(c, size).add(features if whole else features[places])
+            rows = features if whole else features[places]
+            self._own(c, size).add(rows, owned=owned or not whole)
         if self._max_bytes is not None and len(self._fitters) > 1:
             self._check_memory(self._max_bytes)
 

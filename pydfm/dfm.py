@@ -1163,8 +1163,8 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
                 n_threads = resolve_threads(self.n_threads)
                 fitter = self._build_fitter(features.shape[1], extractor, n_threads)
             theirs = None if row_labels is None else row_labels.take(places)
-            rows = features if owned or extractor is not None else features.copy()
-            fitter.add(rows, None if self.covariance == "global" else theirs)
+            theirs = None if self.covariance == "global" else theirs
+            fitter.add(features, theirs, owned=owned or extractor is not None)
         if row_labels is not None:
             row_labels.check_count(source.count)
         if isinstance(source, ImageSource):

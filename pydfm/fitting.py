@@ -175,8 +175,10 @@ class ModelFitter:
         """Return a fitter of the same layers and settings, without rows."""
         return ModelFitter(*self._arguments)
 
-    def add(self, features: NDArray[Any], labels: NDArray[Any] | None = None) -> None:
-        """Add rows `features` (N, D), with `labels` (N,); both must stay as they are."""
+    def add(
+        self, features: NDArray[Any], labels: NDArray[Any] | None = None, *, owned: bool = True
+    ) -> None:
+        """Add rows `features` (N, D), with `labels` (N,); see `SubspaceFitter.add`."""
         self._check_labelled(labels is not None)
         classes = None if labels is None else self._codes.encode(labels)
         if self._split:
@@ -185,7 +187,7 @@ class ModelFitter:
             if len(features) == 0:
                 return
         for layer in self._layers:
-            layer.add(features, classes)
+            layer.add(features, classes, owned=owned)
 
     def own(self) -> None:
         """Copy rows that are kept where they may be the caller's, who may change them."""
@@ -491,11 +493,17 @@ class LayerFitter:
             other._sample = self._sample.copy()
         return other
 
-    def add(self, features: NDArray[Any], classes: NDArray[np.intp] | None) -> None:
-        """Add rows `features` (N, D) of `classes` (N,); both must stay as they are."""
+    def add(
+        self,
+        features: NDArray[Any],
+        classes: NDArray[np.intp] | None,
+        *,
+        owned: bool = True,
+    ) -> None:
+        """Add rows `features` (N, D) of `classes` (N,); see `SubspaceFitter.add`."""
         rows = self._own_columns(features)
         if len(self._parts) == 1:
-            self._parts[0].add(*self._samples(rows, classes))
+            self._parts[0].add(*self._samples(rows, classes), owned=owned)
         else:
             places = np.arange(self._n_seen, self._n_seen + len(rows))
             self._sample.add(rows, places, classes)

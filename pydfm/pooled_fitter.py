@@ -72,14 +72,17 @@ class PooledFitter:
             other._sketch = self._sketch.copy()
         return other
 
-    def add(self, features: NDArray[Any], classes: NDArray[np.intp]) -> None:
-        """Add `features` (N, D) of `classes` (N,), numbered from 0; both must stay as they are."""
+    def add(self, features: NDArray[Any], classes: NDArray[np.intp], *, owned: bool = True) -> None:
+        """Add `features` (N, D) of `classes` (N,); see `SubspaceFitter.add`."""
         for first, rows in blocks(features):
             if not np.isfinite(rows).all():
                 check_finite(rows, self.n_samples)
             places = np.arange(self._n_seen, self._n_seen + len(rows))
             self._n_seen += len(rows)
             self._keep(rows, classes[first : first + len(rows)], places)
+        if not owned and self._kept:
+            rows, theirs, places = self._kept[-1]
+            self._kept[-1] = rows.copy(), theirs, places
 
     def own(self) -> None:
         """Copy rows that are kept where they may be the caller's, who may change them."""

@@ -82,12 +82,14 @@ class SubspaceFitter:
             other._sketch = self._sketch.copy()
         return other
 
-    def add(self, features: NDArray[Any]) -> None:
-        """Add `features` (N, D), which must stay as they are."""
+    def add(self, features: NDArray[Any], *, owned: bool = True) -> None:
+        """Add `features` (N, D), which must stay as they are if they are `owned`."""
         for _, rows in blocks(features):
             places = np.arange(self._n_seen, self._n_seen + len(rows))
             self._n_seen += len(rows)
             self._keep(rows, places)
+        if not owned and self._kept:
+            self._kept[-1] = self._kept[-1].copy()
 
     def own(self) -> None:
         """Copy rows that are kept where they may be the caller's, who may change them."""

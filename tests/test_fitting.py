@@ -225,8 +225,8 @@ class _Counted:
         self.most_at_once = self.most_kept = self.rows = 0
         actual = density_module.SubspaceFitter.add
 
-        def add(fitter, features):
-            actual(fitter, features)
+        def add(fitter, features, **options):
+            actual(fitter, features, **options)
             self.rows += len(features)
             self.most_at_once = max(self.most_at_once, len(features))
             self.most_kept = max(self.most_kept, fitter._n_kept)

@@ -120,14 +120,14 @@ py::tuple as_tuple(pydfm::Moments&& m) {
 
 using MomentsTuple = std::tuple<Index, Array<double>, Array<double>>;
 
-pydfm::Moments as_moments(const MomentsTuple& m) {
+pydfm::MomentsView as_moments(const MomentsTuple& m) {
   const auto& [count, mean, scatter] = m;
   const auto s = matrix(scatter, "scatter");
   check(s.rows() == s.cols(), "scatter must be square");
   return {count, vector(mean, "mean", s.rows()), s};
 }
 
-using MomentsPair = pydfm::Moments (*)(const pydfm::Moments&, const pydfm::Moments&);
+using MomentsPair = pydfm::Moments (*)(const pydfm::MomentsView&, const pydfm::MomentsView&);
 
 void bind_moments_pair(py::module_& m, const char* name, MomentsPair function,
                        const std::string& done) {
@@ -135,8 +135,8 @@ void bind_moments_pair(py::module_& m, const char* name, MomentsPair function,
   m.def(
       name,
       [function, done](const MomentsTuple& a, const MomentsTuple& b) {
-        const pydfm::Moments left = as_moments(a);
-        const pydfm::Moments right = as_moments(b);
+        const pydfm::MomentsView left = as_moments(a);
+        const pydfm::MomentsView right = as_moments(b);
         check(left.mean.size() == right.mean.size(),
               "moments of different numbers of features cannot be " + done);
         return as_tuple(without_gil([&] { return function(left, right); }));

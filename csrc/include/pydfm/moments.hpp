@@ -12,6 +12,22 @@ struct Moments {
   Matrix<double> scatter;  // (d, d)  sum of (x - mean)(x - mean)', both triangles
 };
 
+/// Moments that lie elsewhere.
+struct MomentsView {
+  Index count;
+  VectorView<double> mean;
+  MatrixView<double> scatter;
+
+  MomentsView(Index n, const VectorView<double>& m, const MatrixView<double>& s)
+      : count(n), mean(m), scatter(s) {}
+  MomentsView(const Moments& moments)  // what a Moments is taken for
+      : count(moments.count),
+        mean(moments.mean.data(), moments.mean.size()),
+        scatter(moments.scatter.data(), moments.scatter.rows(), moments.scatter.cols()) {}
+
+  Moments copy() const { return {count, mean, scatter}; }
+};
+
 /// Mean and matrix of inner products of centred rows (the other route to the same PCA).
 struct Gram {
   Vector<double> mean;  // (d,)
@@ -33,7 +49,7 @@ Moments moments(const MatrixView<Scalar>& rows, int n_threads);
 /// Moments of the union of two disjoint sets of rows (Chan, Golub and LeVeque 1979):
 ///
 ///   scatter = scatter_a + scatter_b + n_a n_b / (n_a + n_b) (mean_b - mean_a)(mean_b - mean_a)'
-Moments merge(const Moments& a, const Moments& b);
+Moments merge(const MomentsView& a, const MomentsView& b);
 
 /// Moments of the rows of `a` without those of `b`, which must be among them: merge undone,
 ///
@@ -44,7 +60,7 @@ Moments merge(const Moments& a, const Moments& b);
 /// a's trace, log10(1 / r) digits are lost. Throws std::invalid_argument where b has more rows than
 /// a, or a variance of the difference is negative beyond rounding, so that b's rows cannot be a's.
 /// Where no row is left, mean and scatter are zero.
-Moments subtract(const Moments& a, const Moments& b);
+Moments subtract(const MomentsView& a, const MomentsView& b);
 
 /// Mean of `rows` (n, d) and Gram matrix of the centred rows, in float64: n^2 d / 2
 /// multiplications, extra memory as for `moments`.

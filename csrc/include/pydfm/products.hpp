@@ -27,7 +27,7 @@ class SymmetricSum {
   SymmetricSum(Index n, Index n_blocks) : n_(n), n_blocks_(n_blocks) {
     constexpr Index kPartialBytes = Index{64} << 20;  // of all partial sums, unless there is one
     constexpr Index kTasks = 8;
-    constexpr Index kFewest = 8;  // blocks, for which a partial sum pays
+    constexpr Index kFewest = 16;  // blocks, for which a partial sum pays
     constexpr Index kWidest = 528;
     constexpr Index kStep = 24;  // a whole number of panels
     const Index n_ranges = (n + kWidest - 1) / kWidest;
@@ -36,7 +36,9 @@ class SymmetricSum {
       for (Index column = 0; column <= row; ++column) tiles_.push_back({row, column});
     }
     const Index fit = kPartialBytes / static_cast<Index>(sizeof(double)) / n / n;
-    n_parts_ = std::max<Index>(std::min({fit, kTasks, n_blocks / kFewest}), 1);
+    const Index most = std::min({fit, kTasks, n_blocks / kFewest});
+    // A power of two, which threads share evenly.
+    while (2 * n_parts_ <= most) n_parts_ *= 2;
   }
 
   Index n_parts() const { return n_parts_; }
@@ -77,7 +79,7 @@ class SymmetricSum {
 
   Index n_;
   Index n_blocks_;
-  Index n_parts_;
+  Index n_parts_ = 1;
   Index width_;
   std::vector<Tile> tiles_;
 };

@@ -83,6 +83,10 @@ def fit(
         Path | None,
         typer.Option(metavar="DIR", help="Folder to go on from if the fit is stopped or killed."),
     ] = None,
+    use_ray: Annotated[
+        int | None,
+        typer.Option("--ray", metavar="WORKERS", help="Workers on the Ray cluster there is."),
+    ] = None,
     random_state: Annotated[
         int, typer.Option(help="Seed of random weights, mixtures and samples.")
     ] = 0,
@@ -128,7 +132,15 @@ def fit(
         on_error="skip" if skip_unreadable else "raise",
         verbose=True,
     )
-    dfm.fit(folder, labels="folders" if classes else None, checkpoint=checkpoint).save(output)
+    if use_ray is not None:
+        if checkpoint is not None:
+            raise ValueError("--checkpoint and --ray are both given; Ray makes lost batches again")
+        from pydfm.cli_ray import fit_on_cluster
+
+        dfm = fit_on_cluster(dfm, folder, classes, use_ray)
+    else:
+        dfm.fit(folder, labels="folders" if classes else None, checkpoint=checkpoint)
+    dfm.save(output)
     if checkpoint is not None:
         from pydfm.checkpoint import delete_checkpoint
 

@@ -54,6 +54,10 @@ def score(
     smoothing: Annotated[
         float, typer.Option(help="Of the heatmaps: a Gaussian's standard deviation in pixels.")
     ] = 0.0,
+    use_ray: Annotated[
+        int | None,
+        typer.Option("--ray", metavar="WORKERS", help="Workers on the Ray cluster there is."),
+    ] = None,
     weights: MovedWeights = None,
     backbone: MovedBackbone = None,
     device: Device = None,
@@ -84,8 +88,13 @@ def score(
     alpha = _possible_alpha(dfm, alpha, fdr)
     X: Any = paths
     read = np.ones(len(paths), dtype=bool)
+    if use_ray is not None:
+        from pydfm.cli_ray import extract_on_cluster
+
+        X = extract_on_cluster(dfm, paths, use_ray)
+        read = np.isfinite(X).all(axis=1)
     several = maps is not None or dfm.model_.classes is not None
-    if several or not isinstance(dfm.score_type, str):
+    if use_ray is None and (several or not isinstance(dfm.score_type, str)):
         # Once through the network; of all pictures, since heatmaps have one scale.
         X = dfm.extract(paths)
         read = np.isfinite(X).all(axis=1)

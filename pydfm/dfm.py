@@ -1169,9 +1169,10 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
             row_labels.check_count(source.count)
         if isinstance(source, ImageSource):
             n_images = source.count - len(source.skipped)
-            if source.skipped and n_images < 2:
+            needed = 2 if owned else 0 if fitter is not None else 1
+            if source.skipped and n_images < needed:
                 raise ValueError(
-                    f"X has {n_images} images that can be read, and fit needs at least two; "
+                    f"X has {n_images} images that can be read, and {needed} are needed at least; "
                     f"{source.skipped[0].reason}"
                 )
             self._report(source)

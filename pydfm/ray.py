@@ -64,7 +64,7 @@ def fit(
     ValueError
         If there is no such column, or the data are not what `DFM.fit` takes.
     """
-    ray = _import_ray()
+    ray = import_ray()
     template = DFM() if dfm is None else dfm
     template._check_parameters()
     column = _find_column(dataset, column, label)
@@ -99,6 +99,7 @@ def score(
     column: str | None = None,
     label: str | None = None,
     score_type: str | Sequence[str] | None = None,
+    assess: bool = False,
     output: str | None = None,
     batch_size: int = 256,
     n_workers: int = 1,
@@ -118,6 +119,9 @@ def score(
         A column of labels, under whose classes rows are scored.
     score_type : str or sequence of str, optional
         In place of that of the model.
+    assess : bool
+        Whether to add the columns "p_value" and "verdict" (+1 normal, -1 anomalous, at the level
+        `alpha` of the model) of its first score type.
     output : str, optional
         A folder or an URL that Parquet files are written to as scores come.
 
@@ -127,15 +131,17 @@ def score(
         The columns of the data set, but for features and images, and "score" (of several types
         "score_fre" and so on); None where it was written to `output`.
     """
-    ray = _import_ray()
+    ray = import_ray()
     dfm._check_fitted()
     column = _find_column(dataset, column, label)
     chosen = dfm.score_type if score_type is None else score_type
     kinds = dfm._ready_scores(chosen)
+    if assess:
+        dfm.threshold_  # noqa: B018 (calibrated once, and told where that cannot be)
     names = ["score"] if isinstance(chosen, str) else [f"score_{kind}" for kind in kinds]
     scored = dataset.map_batches(
         _Score,
-        fn_constructor_args=(dfm, column, label, tuple(kinds), names),
+        fn_constructor_args=(dfm, column, label, tuple(kinds), names, assess),
         **_resources(batch_size, n_workers, num_cpus, num_gpus),
     )
     if output is None:
@@ -145,6 +151,47 @@ def score(
     except ray.exceptions.RayTaskError as error:
         raise _told(error) from None
     return None
+
+
+def extract(
+    dataset: "Dataset",
+    dfm: DFM,
+    *,
+    column: str | None = None,
+    batch_size: int = 256,
+    n_workers: int = 1,
+    num_cpus: float | None = None,
+    num_gpus: float | None = None,
+) -> NDArray[np.float32]:
+    """Features (N, D) of the images of a data set, here; see `DFM.extract`.
+
+    In the order of the data set where ``execution_options.preserve_order`` of Ray's DataContext
+    says so.
+    """
+    ray = import_ray()
+    dfm._check_fitted()
+    column = _find_column(dataset, column, None)
+    features = dataset.map_batches(
+        _Extract,
+        fn_constructor_args=(dfm, column),
+        **_resources(batch_size, n_workers, num_cpus, num_gpus),
+    )
+    try:
+        parts = [batch["features"] for batch in features.iter_batches(batch_size=None)]
+    except ray.exceptions.RayTaskError as error:
+        raise _told(error) from None
+    return np.concatenate(parts)
+
+
+class _Extract:
+    """An actor: a batch in, features out."""
+
+    def __init__(self, dfm: DFM, column: str) -> None:
+        self._dfm = dfm
+        self._column = column
+
+    def __call__(self, batch: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        return {"features": self._dfm.extract(_rows(batch[self._column]))}
 
 
 class _Fit:
@@ -172,19 +219,31 @@ class _Score:
     """An actor: a batch in, the batch with scores out."""
 
     def __init__(
-        self, dfm: DFM, column: str, label: str | None, kinds: tuple[str, ...], names: list[str]
+        self,
+        dfm: DFM,
+        column: str,
+        label: str | None,
+        kinds: tuple[str, ...],
+        names: list[str],
+        assess: bool,
     ) -> None:
         self._dfm = dfm
         self._column = column
         self._label = label
         self._kinds = kinds
         self._names = names
+        self._assess = assess
 
     def __call__(self, batch: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         labels = None if self._label is None else batch[self._label]
-        rows = _rows(batch[self._column])
+        rows: Any = _rows(batch[self._column])
+        if self._assess and self._dfm.feature_spec_ is not None and self._column != "features":
+            rows = self._dfm.extract(rows)  # once
         scores = self._dfm.score(rows, labels=labels, score_type=self._kinds)
         result = dict(batch)
+        if self._assess:
+            found = self._dfm.assess(rows, labels=labels)
+            result |= {"p_value": found.p_values, "verdict": found.verdicts}
         if self._column != "path":
             del result[self._column]
         return {**result, **dict(zip(self._names, scores, strict=True))}
@@ -248,7 +307,8 @@ def _resources(
     return options
 
 
-def _import_ray() -> Any:
+def import_ray() -> Any:
+    """Return the module ray, or tell which extra brings it."""
     try:
         import ray
         import ray.data

@@ -67,6 +67,13 @@ data = ray.data.from_items([{"path": path} for path in paths], override_num_bloc
 dfm = pydfm.ray.fit(data, dfm, batch_size=4, **options)
 scored = pydfm.ray.score(data, dfm, batch_size=4, **options).to_pandas().sort_values("path")
 found = {"n": dfm.n_samples_, "scores": scored["score"].tolist(), "columns": list(scored.columns)}
+from pydfm import cli
+options = ["--weights", "none", "--layer", "layer1", "--pool", "4", "--image-size", "32"]
+options += ["--device", "cpu", "--batch-size", "4", "--n-components", "3", "--ray", "2"]
+files = [str(folder / name) for name in ("pictures", "model", "scores.csv")]
+found["fit"] = cli.main(["fit", files[0], "-o", files[1], *options])
+options = ["--device", "cpu", "--batch-size", "4", "--alpha", "0.2", "--ray", "2"]
+found["score"] = cli.main(["score", files[1], files[0], "-o", files[2], *options])
 (folder / "found.json").write_text(json.dumps(found))
 """
 )
@@ -114,4 +121,8 @@ def test_pictures_score_as_on_one_machine(tmp_path, textures, found):
     want = pydfm.DFM(3, weights=None, **options).fit(tmp_path / "pictures")
     assert got["n"] == 12
     assert got["columns"] == ["path", "score"]
+    assert (got["fit"], got["score"]) == (0, 0)
+    table = pd.read_csv(tmp_path / "scores.csv")
+    assert list(table.columns) == ["path", "score", "p_value", "verdict"]
+    np.testing.assert_allclose(table["score"], want.score(tmp_path / "pictures"), rtol=1e-3)
     np.testing.assert_allclose(got["scores"], want.score(tmp_path / "pictures"), rtol=1e-4)

@@ -1,45 +1,27 @@
 """The DFM estimator: images or features in, anomaly scores out."""
 
-import copy
 import os
-import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.base import BaseEstimator, OutlierMixin, clone
-from sklearn.exceptions import NotFittedError
-from sklearn.utils.validation import _check_feature_names
 
-from pydfm._checks import check_choice, check_integer, check_number, check_share, parse_bytes
-from pydfm.calibration import Assessment, Calibration, Drift, ModelCalibration, uniformity
-from pydfm.combination import COMBINATIONS
-from pydfm.density import COVARIANCES, DENSITIES, SCORE_TYPES
-from pydfm.extraction import Extractor, FeatureSpec
-from pydfm.features import FeatureSource
-from pydfm.fitting import CALIBRATIONS, LayerSettings, ModelFitter
-from pydfm.images import ImageSource, Skipped, open_source
-from pydfm.labels import RowLabels, as_labels, by_class, find_classes
-from pydfm.layer import PATCH_RULES, SPATIAL_FORMS
-from pydfm.maps import Grid
+from pydfm._checks import check_number
+from pydfm.extraction import Extractor
+from pydfm.images import ImageSource, open_source
 from pydfm.model import Model
-from pydfm.subspace import Subspace, check_n_components, check_regularization
+from pydfm.subspace import Subspace
 from pydfm.threads import resolve_threads
 
 if TYPE_CHECKING:
-    import torch
+    pass
 
-# Parameters that a model's rows do not depend on, and those that `feature_spec_` tells.
-_WITHOUT_EFFECT = frozenset(
-    {"batch_size", "device", "n_threads", "on_error", "score_type", "verbose"}
-)
-_OF_FEATURES = frozenset(
-    {"backbone", "weights", "layers", "image_size", "mean", "std", "precision"}
-)
+from pydfm.estimator import one_of, open_labelled, warn_of_skipped
+from pydfm.growing import Growing
 
 
-class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
+class DFM(Growing):
     """Deep Feature Modeling: tells how far an image is from what a model knows.
 
     The features of a pretrained network are modelled by a principal subspace and a Gaussian in it;
@@ -212,71 +194,6 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
     True
     """
 
-    calibration_: str | None
-    feature_spec_: FeatureSpec | None
-    _model: Model | None
-    _fitter: ModelFitter | None
-    skipped_: list[Skipped]
-    _extractor: Extractor | None
-    _loaded_calibration: ModelCalibration | None
-
-    def __init__(
-        self,
-        n_components: float | int | None = 0.97,
-        score_type: str | Sequence[str] = "fre",
-        *,
-        covariance: str = "class",
-        density: str = "gaussian",
-        regularization: str | float | None = None,
-        backbone: "str | os.PathLike[str] | torch.nn.Module" = "resnet18",
-        weights: "str | os.PathLike[str] | None" = "imagenet",
-        layers: str | Sequence[str] | None = None,
-        combine: str = "sum",
-        spatial: str = "flatten",
-        image_score: str | None = None,
-        top_share: float = 0.1,
-        pool: int | Sequence[int] | None = None,
-        image_size: int | tuple[int, int] | None = None,
-        mean: float | Sequence[float] | None = None,
-        std: float | Sequence[float] | None = None,
-        device: "str | torch.device | None" = None,
-        precision: str = "float32",
-        batch_size: int = 32,
-        n_threads: int | None = None,
-        on_error: str = "raise",
-        calibration: str | None = "loo",
-        max_memory: str | int | None = None,
-        alpha: float = 0.01,
-        random_state: int = 0,
-        verbose: bool = False,
-    ) -> None:
-        self.n_components = n_components
-        self.score_type = score_type
-        self.covariance = covariance
-        self.density = density
-        self.regularization = regularization
-        self.backbone = backbone
-        self.weights = weights
-        self.layers = layers
-        self.combine = combine
-        self.spatial = spatial
-        self.image_score = image_score
-        self.top_share = top_share
-        self.pool = pool
-        self.image_size = image_size
-        self.mean = mean
-        self.std = std
-        self.device = device
-        self.precision = precision
-        self.batch_size = batch_size
-        self.n_threads = n_threads
-        self.on_error = on_error
-        self.calibration = calibration
-        self.max_memory = max_memory
-        self.alpha = alpha
-        self.random_state = random_state
-        self.verbose = verbose
-
     def fit(
         self,
         X: Any,
@@ -329,7 +246,7 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
             If the weights cannot be downloaded.
         """
         self._check_parameters()
-        source, row_labels = _open(X, self.on_error, _one_of(y, labels))
+        source, row_labels = open_labelled(X, self.on_error, one_of(y, labels))
         extractor = self._build_extractor() if isinstance(source, ImageSource) else None
         n_layers = 1 if extractor is None else len(extractor.spec.layers)
         _check_combine(self.combine, outliers, n_layers)
@@ -346,142 +263,6 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         fitter.own()
         self._check_feature_names(X, reset=True)
         self._set_fitted(model, self._left_out_by(), extractor)
-        self._fitter = fitter
-        return self
-
-    def partial_fit(self, X: Any, y: Any = None, *, labels: Any = None) -> "DFM":
-        """Add normal images or features to those fitted so far.
-
-        The model is that of one `fit` to all of them, but for rounding. It is computed when it is
-        next asked for, so that many small batches cost little.
-
-        Parameters
-        ----------
-        X : array-like, tensor, path, sequence or iterable
-            As in `fit`; one row is enough.
-        y, labels : optional
-            As in `fit`; new classes may come at any time.
-
-        Returns
-        -------
-        DFM
-            This estimator; as it was before, if there is an error or an interruption.
-
-        Raises
-        ------
-        ValueError, TypeError, FileNotFoundError, ConnectionError
-            As `fit`; and if the model was loaded from a file, which does not hold what rows are
-            added to, or X is not of the kind that it was fitted on.
-        """
-        fitted = self.__sklearn_is_fitted__()
-        if not fitted:
-            self._check_parameters()
-        if self.combine == "logistic":
-            raise ValueError(
-                "combine is 'logistic', which is learnt from outliers, with fit; use 'sum' or 'max'"
-            )
-        source, row_labels = _open(X, self.on_error, _one_of(y, labels))
-        images = isinstance(source, ImageSource)
-        extractor = None
-        if not fitted:
-            extractor = self._build_extractor() if images else None
-            fitter = None
-        else:
-            fitter = self._growing_fitter().copy()
-            if images != (self.feature_spec_ is not None):
-                kind = "features" if self.feature_spec_ is None else "images"
-                raise ValueError(
-                    f"the model was fitted on {kind}, and X holds the other; pass {kind}"
-                )
-            extractor = self._ready_extractor() if images else None
-            self._check_feature_names(X)
-        fitter = self._added(fitter, source, row_labels, extractor, owned=False)
-        if not fitted:
-            self._check_feature_names(X, reset=True)
-        self._set_fitted(None, self._left_out_by(), extractor)
-        self._fitter = fitter
-        return self
-
-    def merge(self, *others: "DFM") -> "DFM":
-        """Return the model of all rows that this one and `others` were fitted on.
-
-        Parameters
-        ----------
-        *others : DFM
-            Fitted apart, with the same settings and, on images, the same network.
-
-        Returns
-        -------
-        DFM
-            A new one. But for rounding, the order and the grouping do not matter.
-
-        Raises
-        ------
-        ValueError
-            If settings or weights differ, which are named, or one was loaded from a file.
-        """
-        merged: DFM = clone(self)
-        fitter = self._growing_fitter().copy()
-        for other in others:
-            if not isinstance(other, DFM):
-                raise TypeError(
-                    f"a DFM can be merged with another, not with {type(other).__name__}"
-                )
-            self._check_same(other)
-            fitter.merge(other._growing_fitter())
-        merged._set_fitted(None, self.calibration_, self._extractor)
-        merged.feature_spec_ = self.feature_spec_
-        if hasattr(self, "feature_names_in_"):
-            merged.feature_names_in_ = self.feature_names_in_
-        merged._fitter = fitter
-        return merged
-
-    def __add__(self, other: "DFM") -> "DFM":
-        """Return ``self.merge(other)``."""
-        return self.merge(other)
-
-    def forget(
-        self, X: Any = None, y: Any = None, *, labels: Any = None, classes: Any = None
-    ) -> "DFM":
-        """Take away images or features that were fitted, or whole classes, as if they had not been.
-
-        Parameters
-        ----------
-        X : array-like, tensor, path, sequence or iterable, optional
-            As in `fit`.
-        y, labels : optional
-            Their labels, where the model has classes.
-        classes : sequence, optional
-            Classes to forget, in place of X.
-
-        Returns
-        -------
-        DFM
-            This estimator; as it was before, if there is an error.
-
-        Raises
-        ------
-        ValueError
-            If a row was not fitted, as far as can be told: of rows that were folded into moments,
-            only where a variance would become negative. If what is left is too small beside what
-            goes for its digits to be true. If moments are sketched, or rows are left out by folds.
-        """
-        self._check_fitted()
-        fitter = self._growing_fitter().copy()
-        if (X is None) == (classes is None):
-            raise ValueError("X or classes must be given, and not both: what is to be forgotten")
-        if classes is not None:
-            for label in as_labels(classes).tolist():
-                fitter.forget_class(label)
-        else:
-            source, row_labels = _open(X, self.on_error, _one_of(y, labels))
-            extractor = self._ready_extractor() if isinstance(source, ImageSource) else None
-            for places, features in self._batches(source, extractor, "forget", self.n_features_in_):
-                theirs = None if row_labels is None else row_labels.take(places)
-                fitter.forget(features, None if self.covariance == "global" else theirs)
-            if row_labels is not None:
-                row_labels.check_count(source.count)
-        self._model = None
         self._fitter = fitter
         return self
 
@@ -524,7 +305,7 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         model, n_threads = self.model_, resolve_threads(self.n_threads)
         scores = self._apply(
             X,
-            _one_of(y, labels),
+            one_of(y, labels),
             lambda rows, classes: model.score(rows, kinds, n_threads, classes),
             (len(kinds),),
             "score",
@@ -553,7 +334,7 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         model.check_layer_scores(kinds)
         scores = self._apply(
             X,
-            _one_of(y, labels),
+            one_of(y, labels),
             lambda rows, classes: model.layer_scores(rows, kinds, n_threads, classes),
             (len(model.layers), len(kinds)),
             "score",
@@ -562,230 +343,6 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
             layer.name: theirs[0] if isinstance(chosen, str) else theirs
             for layer, theirs in zip(model.layers, scores, strict=True)
         }
-
-    def p_value(
-        self,
-        X: Any,
-        y: Any = None,
-        *,
-        labels: Any = None,
-        score_type: Any = None,
-        tail: str | None = None,
-    ) -> NDArray[np.float64]:
-        """Share of normal images that score as high; small = anomalous.
-
-        Parameters
-        ----------
-        X, y, labels, score_type
-            As in `score`.
-        tail : {"gpd"}, optional
-            p-values below 1 / (n + 1), which n left-out images cannot tell, by a generalised Pareto
-            distribution of the largest scores: a model, not a count (`pydfm.calibration`).
-
-        Returns
-        -------
-        ndarray of shape (N,) or (T, N), float64
-            (1 + the number of left-out images that score at least as high) / (n + 1), of several
-            classes the largest. NaN for pictures that were skipped.
-
-        Raises
-        ------
-        NotFittedError
-            If `fit` was not called yet.
-        ValueError, TypeError, FileNotFoundError
-            As `score`; and if the model was fitted without calibration, or a class has no image
-            that could be left out.
-        """
-        self._check_fitted()
-        chosen = self.score_type if score_type is None else score_type
-        kinds = self._ready_scores(chosen)
-        calibrations = [self._ready_calibration(kind, tail) for kind in kinds]
-        model, n_threads = self.model_, resolve_threads(self.n_threads)
-
-        def p_values(rows: NDArray[Any], classes: NDArray[np.intp] | None) -> NDArray[np.float64]:
-            each = [
-                _best(
-                    calibration.p_values,
-                    _under_classes(model, rows, kind, n_threads, classes),
-                    classes,
-                )
-                for kind, calibration in zip(kinds, calibrations, strict=True)
-            ]
-            return np.stack(each)
-
-        p = self._apply(X, _one_of(y, labels), p_values, (len(kinds),), "score")
-        return p[0] if isinstance(chosen, str) else p
-
-    def decision_function(
-        self, X: Any, y: Any = None, *, labels: Any = None
-    ) -> NDArray[np.float64]:
-        """`threshold_` less the score: negative = anomalous; of several classes the largest.
-
-        Parameters
-        ----------
-        X, y, labels
-            As in `score`.
-
-        Returns
-        -------
-        ndarray of shape (N,), float32
-            NaN for pictures that were skipped.
-        """
-        thresholds = self._thresholds(self.alpha, None)
-        kind = self._score_types(self.score_type)[0]
-        model, n_threads = self.model_, resolve_threads(self.n_threads)
-
-        def margins(rows: NDArray[Any], classes: NDArray[np.intp] | None) -> NDArray[np.float64]:
-            scores = _under_classes(model, rows, kind, n_threads, classes)
-            return _best(lambda own, c: thresholds[c] - own, scores, classes)
-
-        return self._apply(X, _one_of(y, labels), margins, (), "score")
-
-    def predict(
-        self,
-        X: Any,
-        y: Any = None,
-        *,
-        labels: Any = None,
-        alpha: float | None = None,
-        fdr: float | None = None,
-        tail: str | None = None,
-    ) -> NDArray[np.intp]:
-        """Tell whether images are normal, +1, or anomalous, -1.
-
-        Parameters
-        ----------
-        X, y, labels
-            As in `score`. With a tuple of score types, the first decides.
-        alpha : float in (0, 1), optional
-            In place of the parameter: the share of normal images that may be called anomalous.
-        fdr : float in (0, 1), optional
-            In place of alpha: the share that normal images may have of those that are called
-            anomalous in this batch, by the procedure of Benjamini and Hochberg.
-        tail : {"gpd"}, optional
-            For levels that need p-values below 1 / (n + 1); see `p_value`.
-
-        Returns
-        -------
-        ndarray of shape (N,)
-            +1 or -1; 0 for pictures that were skipped.
-
-        Raises
-        ------
-        ValueError, TypeError, FileNotFoundError
-            As `p_value`; and if a level is not within (0, 1), or so low that the left-out images
-            of a class are too few for it.
-        """
-        return self.assess(X, y, labels=labels, alpha=alpha, fdr=fdr, tail=tail).verdicts
-
-    def assess(
-        self,
-        X: Any,
-        y: Any = None,
-        *,
-        labels: Any = None,
-        alpha: float | None = None,
-        fdr: float | None = None,
-        tail: str | None = None,
-    ) -> Assessment:
-        """Return scores, p-values and verdicts together, from one pass over the images.
-
-        Parameters
-        ----------
-        X, y, labels, alpha, fdr, tail
-            As in `predict`.
-
-        Returns
-        -------
-        Assessment
-            What `score`, `p_value` and `predict` give.
-        """
-        self._check_fitted()
-        if alpha is not None and fdr is not None:
-            raise ValueError("alpha and fdr are both given; one of them decides, so pass one")
-        kind = self._ready_scores(self.score_type)[0]
-        calibration = self._ready_calibration(kind, tail)
-        level = self.alpha if alpha is None else alpha
-        thresholds = np.full(len(calibration.scores), np.nan)
-        if fdr is None:
-            thresholds = self._thresholds(level, tail)
-        else:
-            check_share("fdr", fdr)
-        model, n_threads = self.model_, resolve_threads(self.n_threads)
-
-        def assess(rows: NDArray[Any], classes: NDArray[np.intp] | None) -> NDArray[np.float64]:
-            under = _under_classes(model, rows, kind, n_threads, classes)
-            score = under[0] if len(under) == 1 else model.score(rows, [kind], n_threads)[0]
-            p = _best(calibration.p_values, under, classes)
-            margin = _best(lambda own, c: thresholds[c] - own, under, classes)
-            return np.stack([score.astype(np.float64), p, margin])
-
-        score, p, margin = self._apply(X, _one_of(y, labels), assess, (3,), "score")
-        read = ~np.isnan(p)
-        anomalous = margin < 0
-        if fdr is not None and read.any():
-            from scipy.stats import false_discovery_control
-
-            anomalous[read] = false_discovery_control(p[read]) <= fdr
-        verdicts = np.where(read, np.where(anomalous, -1, 1), 0)
-        return Assessment(score.astype(np.float32), p, verdicts)
-
-    def drift(self, X: Any, y: Any = None, *, labels: Any = None) -> Drift:
-        """Test whether images still score as the normal ones did, and what has moved.
-
-        Parameters
-        ----------
-        X, y, labels
-            As in `score`: a batch of what comes in now. Of several classes without labels, each
-            image counts for the nearest one, with the largest of its p-values; since these run
-            high, only smaller ones count as a drift.
-
-        Returns
-        -------
-        Drift
-            P-values of the tests; small ones tell of a drift.
-        """
-        self._check_fitted()
-        kind = self._ready_scores(self.score_type)[0]
-        model, n_threads = self.model_, resolve_threads(self.n_threads)
-        n_layers = len(model.layers)
-        calibrations = [
-            self._ready_calibration(kind, None, layer) for layer in (None, *range(n_layers))
-        ]
-
-        def p_values(rows: NDArray[Any], classes: NDArray[np.intp] | None) -> NDArray[np.float64]:
-            scores = [_under_classes(model, rows, kind, n_threads, classes)]
-            for layer in model.layers:
-                if classes is None:
-                    scores.append(layer.class_scores(rows, kind, n_threads))
-                else:
-                    scores.append(layer.score(rows, [kind], n_threads, classes)[0])
-            each = [
-                _best(calibration.p_values, theirs, classes)
-                for calibration, theirs in zip(calibrations, scores, strict=True)
-            ]
-            nearest = scores[0].argmin(axis=0) if classes is None else classes
-            return np.stack([*each, nearest])
-
-        found = self._apply(X, _one_of(y, labels), p_values, (n_layers + 2,), "drift")
-        found = found[:, np.isfinite(found).all(axis=0)]
-        if found.shape[1] == 0:
-            raise ValueError("X holds no picture that can be read; drift needs at least one")
-        p, nearest = found[:-1], found[-1].astype(np.intp)
-        names = model.classes or []
-        n_classes = max(len(names), 1)
-        one_sided = n_classes > 1 and y is None and labels is None
-        own = [[c.own_p_values(k) for k in range(n_classes)] for c in calibrations]
-        tests = [
-            uniformity(row, np.concatenate(theirs), one_sided=one_sided)
-            for row, theirs in zip(p, own, strict=True)
-        ]
-        classes = {
-            names[c]: uniformity(p[0, nearest == c], own[0][c], one_sided=one_sided)
-            for c in (np.unique(nearest).tolist() if names else ())
-        }
-        layers = {layer.name: test for layer, test in zip(model.layers, tests[1:], strict=True)}
-        return Drift(tests[0], classes, layers, found.shape[1])
 
     def predict_class(self, X: Any) -> NDArray[Any]:
         """Classes that rows are nearest to, by the score type of this estimator.
@@ -915,21 +472,6 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         save(self, path)
 
     @property
-    def model_(self) -> Model:  # noqa: D102 (described with the class)
-        self._check_fitted()
-        if self._model is None:
-            model = self._growing_fitter().fit()
-            if len(model.layers) > 1:
-                model = self._growing_fitter().combined(model, None)
-            self._model = model
-        return self._model
-
-    @property
-    def memory_(self) -> int:  # noqa: D102
-        self._check_fitted()
-        return 0 if self._fitter is None else self._fitter.n_bytes
-
-    @property
     def subspace_(self) -> Subspace:  # noqa: D102
         self._check_fitted()
         layers, subspaces = self.model_.layers, self.model_.layers[0].density.subspaces
@@ -947,39 +489,6 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         if layer.patch:
             return layer.rule
         return "calibrated" if self.model_.calibrated else "sum"
-
-    @property
-    def threshold_(self) -> float | NDArray[np.float64]:  # noqa: D102
-        thresholds = self._thresholds(self.alpha, None)
-        return float(thresholds[0]) if self.model_.classes is None else thresholds
-
-    @property
-    def smallest_alpha_(self) -> float:  # noqa: D102
-        self._check_fitted()
-        kind = self._ready_scores(self.score_type)[0]
-        return self._ready_calibration(kind, None).smallest_alpha
-
-    @property
-    def offset_(self) -> float:  # noqa: D102
-        thresholds = self._thresholds(self.alpha, None)
-        if len(thresholds) > 1:
-            raise AttributeError(
-                f"the model has {len(thresholds)} classes, each with a threshold of its own: see "
-                "threshold_"
-            )
-        return -float(thresholds[0])
-
-    @property
-    def map_threshold_(self) -> float:  # noqa: D102
-        check_share("alpha", self.alpha)
-        maxima = self._ready_calibrations().map_maxima
-        if maxima is None:
-            raise ValueError(
-                "the model has no maps of images that were left out; fit to images, with layers "
-                "that have positions and a score type that has maps"
-            )
-        every = np.zeros(len(maxima), dtype=np.intp)
-        return Calibration.of(maxima, every).threshold(self.alpha)
 
     @property
     def classes_(self) -> NDArray[Any]:  # noqa: D102
@@ -1013,279 +522,9 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         return len(self.subspace_.components)
 
     @property
-    def n_features_in_(self) -> int:  # noqa: D102
-        self._check_fitted()
-        return self.model_.n_features if self._fitter is None else self._fitter.n_features
-
-    @property
     def n_samples_(self) -> int:  # noqa: D102
         self._check_fitted()
         return self.model_.n_samples if self._fitter is None else self._fitter.n_samples
-
-    def __sklearn_is_fitted__(self) -> bool:
-        return hasattr(self, "calibration_")
-
-    def __getstate__(self) -> dict[str, Any]:
-        # A traced network cannot be pickled; it is built again when it is needed.
-        return {**super().__getstate__(), "_extractor": None}
-
-    def _check_parameters(self) -> None:
-        check_n_components(self.n_components)
-        check_regularization(self.regularization)
-        self._score_types(self.score_type)
-        check_choice("covariance", self.covariance, COVARIANCES)
-        check_choice("density", self.density, DENSITIES)
-        check_choice("combine", self.combine, COMBINATIONS)
-        check_choice("spatial", self.spatial, SPATIAL_FORMS)
-        self._check_image_score()
-        check_number("top_share", self.top_share, 0, 1)
-        parse_bytes("max_memory", self.max_memory)
-        if self.calibration is not None:
-            check_choice("calibration", self.calibration, CALIBRATIONS)
-        check_share("alpha", self.alpha)
-        if self.density == "gmm" and self.covariance == "tied":
-            raise ValueError(
-                "density is 'gmm' and covariance is 'tied'; a mixture is of one class: choose "
-                "covariance='class', or density='gaussian'"
-            )
-        check_choice("on_error", self.on_error, ("raise", "skip"))
-        check_integer("batch_size", self.batch_size, 1)
-
-    def _check_image_score(self) -> None:
-        rule = self.image_score
-        if rule is None:
-            return
-        check_choice("image_score", rule, ("calibrated", *PATCH_RULES))
-        allowed = PATCH_RULES if self.spatial == "patch" else ("calibrated", "sum")
-        if rule not in allowed:
-            listed = " or ".join(repr(choice) for choice in allowed)
-            raise ValueError(
-                f"image_score is {rule!r}, which spatial={self.spatial!r} does not have; choose "
-                f"{listed}"
-            )
-        if rule == "calibrated" and (self.calibration is None or self.combine != "sum"):
-            raise ValueError(
-                f"image_score is 'calibrated', which adds up maps by scores of images that were "
-                f"left out, but calibration is {self.calibration!r} and combine {self.combine!r}; "
-                "choose a calibration and combine='sum', or image_score='sum'"
-            )
-
-    def _check_fitted(self) -> None:
-        if not self.__sklearn_is_fitted__():
-            raise NotFittedError(
-                "This DFM instance is not fitted yet. Call 'fit' with normal images or features "
-                "before using this method."
-            )
-
-    def _build_extractor(self) -> Extractor:
-        return Extractor.build(
-            self.backbone,
-            self.weights,
-            self.layers,
-            spatial=self.spatial,
-            pool=self.pool,
-            image_size=self.image_size,
-            mean=self.mean,
-            std=self.std,
-            precision=self.precision,
-            random_state=self.random_state,
-            device=self.device,
-            progress=self.verbose,
-        )
-
-    def _ready_extractor(self) -> Extractor:
-        if self.feature_spec_ is None:
-            raise ValueError(
-                f"X holds images, but the model was fitted on features (N, {self.n_features_in_}); "
-                "fit it on images, or pass features"
-            )
-        if self._extractor is None:
-            own = self.backbone if self.feature_spec_.backbone.startswith("module:") else None
-            self._extractor = Extractor.rebuild(
-                self.feature_spec_, backbone=own, device=self.device, progress=self.verbose
-            )
-        return self._extractor
-
-    def _set_fitted(
-        self, model: Model | None, calibration: str | None, extractor: Extractor | None
-    ) -> None:
-        self._model = model
-        self.calibration_ = calibration
-        self.feature_spec_ = None if extractor is None else extractor.spec
-        self._extractor = extractor
-        self._fitter = None
-        self._loaded_calibration = None
-
-    def _build_fitter(
-        self, n_features: int, extractor: Extractor | None, n_threads: int
-    ) -> ModelFitter:
-        layers: list[tuple[str, Grid | None]] = [("features", None)]
-        if extractor is not None:
-            layers = list(zip(extractor.spec.layers, extractor.spec.grids, strict=True))
-        most = parse_bytes("max_memory", self.max_memory)
-        image_score, map_type = self._rules_of_maps([grid for _, grid in layers])
-        settings = LayerSettings(
-            n_components=self.n_components,
-            covariance=self.covariance,
-            density=self.density,
-            regularization=self.regularization,
-            spatial=self.spatial,
-            image_score=image_score,
-            top_share=self.top_share,
-            random_state=self.random_state,
-            calibration=self._left_out_in_fit(layers),
-            max_bytes=None if most is None else most // len(layers),
-            map_type=map_type,
-        )
-        split = self.calibration == "split"
-        return ModelFitter(layers, n_features, settings, self.combine, n_threads, split)
-
-    def _added(
-        self,
-        fitter: ModelFitter | None,
-        source: FeatureSource | ImageSource,
-        row_labels: RowLabels | None,
-        extractor: Extractor | None,
-        *,
-        owned: bool = True,
-        checkpoint: "str | os.PathLike[str] | None" = None,
-    ) -> ModelFitter:
-        """Add all rows of `source` to `fitter`, or to a new one.
-
-        Parameters
-        ----------
-        owned : bool
-            Whether features of the caller stay as they are as long as the fitter is used.
-        """
-        known = None if fitter is None else fitter.n_features
-        for places, features in self._batches(source, extractor, "fit", known, checkpoint):
-            if fitter is None:
-                n_threads = resolve_threads(self.n_threads)
-                fitter = self._build_fitter(features.shape[1], extractor, n_threads)
-            theirs = None if row_labels is None else row_labels.take(places)
-            theirs = None if self.covariance == "global" else theirs
-            fitter.add(features, theirs, owned=owned or extractor is not None)
-        if row_labels is not None:
-            row_labels.check_count(source.count)
-        if isinstance(source, ImageSource):
-            n_images = source.count - len(source.skipped)
-            needed = 2 if owned else 0 if fitter is not None else 1
-            if source.skipped and n_images < needed:
-                raise ValueError(
-                    f"X has {n_images} images that can be read, and {needed} are needed at least; "
-                    f"{source.skipped[0].reason}"
-                )
-            self._report(source)
-        assert fitter is not None
-        return fitter
-
-    def _growing_fitter(self) -> ModelFitter:
-        self._check_fitted()
-        if self._fitter is None:
-            raise ValueError(
-                "the model was loaded from a file, which does not hold the rows or moments that "
-                "others are added to or taken from; fit again"
-            )
-        return self._fitter
-
-    def _emptied(self) -> "DFM":
-        """Return an estimator with the same network, to which rows can be added."""
-        other = copy.copy(self)
-        other._model, other._fitter = None, self._growing_fitter().emptied()
-        return other
-
-    def _check_same(self, other: "DFM") -> None:
-        """Raise ValueError where rows of the two are not of one model."""
-        other._check_fitted()
-        mine, theirs = self.get_params(deep=False), other.get_params(deep=False)
-        for name, value in mine.items():
-            if name in _WITHOUT_EFFECT or name in _OF_FEATURES:
-                continue
-            if value != theirs[name]:
-                raise ValueError(
-                    f"{name} is {value!r} in one model and {theirs[name]!r} in the other; models "
-                    "to be merged must have the same"
-                )
-        if self.feature_spec_ != other.feature_spec_:
-            named = "features"
-            if self.feature_spec_ is not None and other.feature_spec_ is not None:
-                spec, its = vars(self.feature_spec_), vars(other.feature_spec_)
-                named = next(name for name in spec if spec[name] != its[name])
-            raise ValueError(
-                f"the features of the two models differ, in their {named}; models to be merged "
-                "must be fitted on the same"
-            )
-        if self.n_features_in_ != other.n_features_in_:
-            raise ValueError(
-                f"one model has {self.n_features_in_} features and the other "
-                f"{other.n_features_in_}; models to be merged must have the same"
-            )
-
-    def _rules_of_maps(self, grids: Sequence[Grid | None]) -> tuple[str | None, str | None]:
-        """Return the image_score, None to choose by the rows, and the type of left-out maps."""
-        has_maps = (
-            self.calibration is not None
-            and self.spatial != "mean"
-            and any(grid is not None and grid.positions > 1 for grid in grids)
-        )
-        if self.spatial == "patch":
-            kind = self._score_types(self.score_type)[0]
-            return self.image_score or "top", kind if has_maps else None
-        if self.image_score == "calibrated" and not has_maps:
-            raise ValueError(
-                "image_score is 'calibrated', but the features have no positions; choose layers "
-                "that have maps and spatial='flatten', or image_score='sum'"
-            )
-        chosen = "sum" if self.combine != "sum" else self.image_score
-        return chosen, "fre" if has_maps else None
-
-    def _left_out_by(self) -> str | None:
-        """How rows are left out: as asked for, or as it can be done."""
-        if self.calibration in (None, "split"):
-            return self.calibration
-        return self._exact_or_folds()
-
-    def _exact_or_folds(self) -> str:
-        exact = (
-            self.max_memory is None
-            and self.spatial != "patch"
-            and self.density == "gaussian"
-            and self.regularization is None
-            and "relative_mahalanobis" not in self._score_types(self.score_type)
-        )
-        return "loo" if exact and self.calibration != "kfold" else "kfold"
-
-    def _left_out_in_fit(self, layers: Sequence[Any]) -> str | None:
-        """How fitted rows are left out for what the fit itself needs: scales of layers, maps."""
-        if self.calibration is None and len(layers) == 1:
-            return None
-        return self._exact_or_folds()
-
-    def _ready_calibrations(self) -> ModelCalibration:
-        """Return the scores of left-out rows, which are made when they are first needed."""
-        self._check_fitted()
-        if self._loaded_calibration is not None:
-            return self._loaded_calibration
-        if self.calibration_ is None or self._fitter is None:
-            raise ValueError(
-                "the model was fitted with calibration=None, and has no scores of images that were "
-                "left out; fit it with calibration='loo'"
-            )
-        size = None if self.feature_spec_ is None else self.feature_spec_.preprocessing.size
-        return self._fitter.calibration(self.model_, size)
-
-    def _ready_calibration(
-        self, kind: str, tail: str | None, layer: int | None = None
-    ) -> Calibration:
-        calibration = self._ready_calibrations().of(kind, self.model_.classes, layer)
-        return calibration if tail is None else calibration.with_tail(tail)
-
-    def _thresholds(self, alpha: float, tail: str | None) -> NDArray[np.float64]:
-        """Thresholds (C,) of the first score type under each class."""
-        check_share("alpha", alpha)
-        self._check_fitted()
-        calibration = self._ready_calibration(self._ready_scores(self.score_type)[0], tail)
-        return np.array([calibration.threshold(alpha, c) for c in range(len(calibration.scores))])
 
     def _outlier_scores(
         self, model: Model, extractor: Extractor | None, outliers: Any
@@ -1298,177 +537,9 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
                 raise ValueError(
                     f"outliers holds no picture that can be read; {source.skipped[0].reason}"
                 )
-            _warn_of_skipped(source, "outliers")
+            warn_of_skipped(source, "outliers")
         rows, n_threads = np.concatenate(parts), resolve_threads(self.n_threads)
         return lambda kinds: model.layer_scores(rows, kinds, n_threads)
-
-    def _score_types(self, score_type: Any) -> list[str]:
-        """Return the types of a score_type, which is one or several."""
-        several = isinstance(score_type, list | tuple) and len(score_type) > 0
-        kinds = list(score_type) if several else [score_type]
-        return [check_choice("score_type", kind, SCORE_TYPES) for kind in kinds]
-
-    def _ready_scores(self, score_type: Any) -> list[str]:
-        kinds = self._score_types(score_type)
-        self.model_.check_scores(kinds)
-        return kinds
-
-    def _apply(
-        self,
-        X: Any,
-        labels: Any,
-        function: Callable[[NDArray[Any], NDArray[np.intp] | None], NDArray[Any]],
-        shape: tuple[int, ...],
-        task: str,
-        *,
-        axis: int = -1,
-    ) -> NDArray[Any]:
-        """Results of `function` for the features, and classes, of all of X; NaN where skipped.
-
-        They are of a `shape` to which the rows are added as the first `axis`, or as the last.
-        """
-        if labels is not None and self.model_.classes is None:
-            raise ValueError("labels are given, but the model has no classes; fit it with labels")
-        source, row_labels = _open(X, self.on_error, labels)
-        extractor = None
-        if isinstance(source, ImageSource):
-            extractor = self._ready_extractor()
-        else:
-            self._check_feature_names(X)
-        parts, taken = [], []
-        for places, features in self._batches(source, extractor, task, self.n_features_in_):
-            classes = None
-            if row_labels is not None:
-                classes = find_classes(row_labels.take(places), self.classes_)
-            parts.append(function(features, classes))
-            taken.append(places)
-        if row_labels is not None:
-            row_labels.check_count(source.count)
-        if not isinstance(source, ImageSource):
-            return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=axis)
-        self._report(source)
-        shape = (source.count, *shape) if axis == 0 else (*shape, source.count)
-        results = np.full(shape, np.nan, dtype=parts[0].dtype if parts else np.float32)
-        if parts:
-            places = np.concatenate(taken)
-            results[places if axis == 0 else (..., places)] = np.concatenate(parts, axis=axis)
-        return results
-
-    def _batches(
-        self,
-        source: FeatureSource | ImageSource,
-        extractor: Extractor | None,
-        task: str,
-        n_features: int | None,
-        checkpoint: "str | os.PathLike[str] | None" = None,
-    ) -> Iterator[tuple[Any, NDArray[Any]]]:
-        """Yield places in the source, and the features (B, D) there."""
-        if isinstance(source, FeatureSource):
-            for features in source.batches(n_features):
-                yield slice(source.count - len(features), source.count), features
-            return
-        assert extractor is not None
-        from tqdm import tqdm
-
-        # disable=None: silent where stderr is not a terminal.
-        disable = None if self.verbose else True
-        with tqdm(total=source.total, desc=task, unit="img", delay=1, disable=disable) as bar:
-            for indices, features in self._extracted(source, extractor, checkpoint):
-                yield indices, features
-                bar.update(source.count - bar.n)
-
-    def _extracted(
-        self,
-        source: ImageSource,
-        extractor: Extractor,
-        checkpoint: "str | os.PathLike[str] | None",
-    ) -> Iterator[tuple[list[int], NDArray[np.float32]]]:
-        """Yield places and features of pictures, those in the checkpoint first."""
-        batch_size = check_integer("batch_size", self.batch_size, 1)
-        batches = extractor.batches(source, batch_size, resolve_threads(self.n_threads))
-        if checkpoint is None:
-            yield from batches
-            return
-        from pydfm.checkpoint import Checkpoint
-
-        written = Checkpoint(checkpoint, extractor.spec, source)
-        yield from written.read(source)
-        n_skipped = len(source.skipped)
-        for indices, features in batches:
-            # The source may have read on; what it left out behind this batch comes with the next.
-            end = indices[-1] + 1
-            skipped = [one for one in source.skipped[n_skipped:] if one.index < end]
-            n_skipped += len(skipped)
-            written.write(indices, features, skipped, end)
-            yield indices, features
-
-    def _report(self, source: ImageSource) -> None:
-        self.skipped_ = source.skipped
-        if source.skipped:
-            _warn_of_skipped(source, "images")
-
-    def _check_feature_names(self, X: Any, *, reset: bool = False) -> None:
-        # Only data frames have names; the check costs as much as scoring a row.
-        if hasattr(X, "columns") or hasattr(self, "feature_names_in_"):
-            _check_feature_names(self, X, reset=reset)
-
-
-def _open(
-    X: Any, on_error: str, labels: Any
-) -> tuple[FeatureSource | ImageSource, RowLabels | None]:
-    """Open X, and its labels where there are any."""
-    if labels is None:
-        return open_source(X, on_error), None
-    if isinstance(labels, str):
-        check_choice("labels", labels, ("folders", "loader"))
-        if labels == "loader":
-            growing: list[Any] = []
-            return open_source(X, on_error, growing), RowLabels(growing)
-        source = open_source(X, on_error)
-        names = source.names if isinstance(source, ImageSource) else None
-        return source, RowLabels.of_folders(X, names)
-    return open_source(X, on_error), RowLabels(labels)
-
-
-def _under_classes(
-    model: Model,
-    rows: NDArray[Any],
-    kind: str,
-    n_threads: int,
-    classes: NDArray[np.intp] | None,
-) -> NDArray[np.float32]:
-    """Scores (C, N) under each class, or (1, N) under the `classes` (N,) of the rows."""
-    if classes is None:
-        return model.class_scores(rows, kind, n_threads)
-    return model.score(rows, [kind], n_threads, classes)
-
-
-def _best(
-    function: Callable[[NDArray[np.float32], int], NDArray[np.float64]],
-    scores: NDArray[np.float32],
-    classes: NDArray[np.intp] | None,
-) -> NDArray[np.float64]:
-    """Largest values (N,) over classes of a function of scores and class, or under `classes`."""
-    if classes is None:
-        return np.asarray(np.max([function(own, c) for c, own in enumerate(scores)], axis=0))
-    values = np.empty(len(classes))
-    for c, places in by_class(classes):
-        values[places] = function(scores[0, places], c)
-    return values
-
-
-def _one_of(y: Any, labels: Any) -> Any:
-    if y is not None and labels is not None:
-        raise ValueError("y and labels are both given, which are two names for the same; pass one")
-    return labels if y is None else y
-
-
-def _warn_of_skipped(source: ImageSource, what: str) -> None:
-    warnings.warn(
-        f"{len(source.skipped)} of {source.count} {what} were skipped; the first: "
-        f"{source.skipped[0].reason}",
-        stacklevel=5,
-    )
 
 
 def _check_combine(combine: str, outliers: Any, n_layers: int) -> None:

@@ -28,9 +28,9 @@ from pydfm.backbone import PRECISIONS
 from pydfm.datasets import load_category, load_masks
 from pydfm.density import COVARIANCES, DENSITIES, SCORE_TYPES
 from pydfm.evaluation import aupro, pixel_auroc
-from pydfm.fitting import CALIBRATIONS
 from pydfm.images import list_images
 from pydfm.layer import PATCH_RULES, SPATIAL_FORMS
+from pydfm.layer_fitter import CALIBRATIONS
 
 OPTIONS = ("--image-size", "40", "--device", "cpu")
 

@@ -5,9 +5,10 @@ import pytest
 from reference import SCORE_TYPES, falling_rows, fit_reference
 
 from pydfm import density_fitter as density_module
-from pydfm import fitting as fitting_module
-from pydfm.fitting import LayerFitter, LayerSettings, ModelFitter
+from pydfm import layer_fitter
+from pydfm.fitting import ModelFitter
 from pydfm.layer import pool_positions
+from pydfm.layer_fitter import LayerFitter, LayerSettings
 from pydfm.maps import Grid
 
 GRID = Grid(4, 2, 3)
@@ -251,7 +252,7 @@ def test_patches_are_never_held_all_at_once(monkeypatch, calibration):
 
 
 def test_samples_are_bounded_by_their_bytes(monkeypatch):
-    monkeypatch.setattr(fitting_module, "_SAMPLE_BYTES", 24 * 4 * 15)
+    monkeypatch.setattr(layer_fitter, "SAMPLE_BYTES", 24 * 4 * 15)
     rows, _ = labelled(100)
     fitter, _ = fitted(rows, calibration="kfold")
     assert fitter.left_out().scores["fre"].shape == (1, 15)

@@ -9,7 +9,8 @@ from benchmarks.calibration.populations import Draw
 from benchmarks.report import verdict
 from pydfm import DFM
 from pydfm.calibration import Calibration
-from pydfm.fitting import LayerSettings, ModelFitter
+from pydfm.fitting import ModelFitter
+from pydfm.layer_fitter import LayerSettings
 from pydfm.maps import Grid
 from pydfm.model import Model
 

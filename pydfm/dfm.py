@@ -2,23 +2,19 @@
 
 import os
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pydfm._checks import check_number
+from pydfm.estimator import one_of, open_labelled, warn_of_skipped
 from pydfm.extraction import Extractor
+from pydfm.growing import Growing
 from pydfm.images import ImageSource, open_source
 from pydfm.model import Model
 from pydfm.subspace import Subspace
 from pydfm.threads import resolve_threads
-
-if TYPE_CHECKING:
-    pass
-
-from pydfm.estimator import one_of, open_labelled, warn_of_skipped
-from pydfm.growing import Growing
 
 
 class DFM(Growing):

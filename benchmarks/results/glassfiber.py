@@ -12,8 +12,8 @@ from pydfm.evaluation import aupro, evaluate, pixel_auroc
 
 SIZE, SHARE, TARGET = 256, 0.97, 0.92
 WEIGHTS = "resnet18_imagenet_to_layer3.safetensors"
-LAYER3 = {"layers": "layer3", "pool": 2}
-BOTH = {"layers": ("layer2", "layer3"), "pool": (4, 2)}
+LAYER3 = {"layers": "layer3", "pool": 2, "image_score": "sum"}
+BOTH = {"layers": ("layer2", "layer3"), "pool": (4, 2), "image_score": "sum"}
 
 # With ImageNet's weights; what is not fre has no map of a whole picture.
 VARIANTS = {
@@ -23,7 +23,9 @@ VARIANTS = {
         "score_type": "mahalanobis",
         "regularization": "shrinkage",
     },
-    "layer2": {"layers": "layer2", "pool": 4},
+    "layer2": {"layers": "layer2", "pool": 4, "image_score": "sum"},
+    "layer3, calibrated": {**LAYER3, "image_score": "calibrated"},
+    "layer2 + layer3, calibrated": {**BOTH, "pool": 2, "image_score": "calibrated"},
     "layer2 + layer3, sum": BOTH,
     "layer2 + layer3, max": {**BOTH, "combine": "max"},
     "layer2, patches": {"layers": "layer2", "spatial": "patch"},

@@ -48,12 +48,10 @@ def test_all_pictures_of_a_run_have_one_scale(
         np.testing.assert_allclose(picture, want, atol=0.51)
 
 
-def test_a_folder_for_them_is_made(picture_folder, tmp_path):
-    check_folder(tmp_path / "a" / "b", picture_folder)
-    assert (tmp_path / "a" / "b").is_dir()
-
-
-def test_a_folder_that_cannot_take_them_is_told(picture_folder, unprivileged):
+def test_a_folder_that_cannot_take_them_is_told(unprivileged):
+    pictures = unprivileged / "pictures"
+    check_folder(unprivileged / "a" / "b", pictures)
+    assert (unprivileged / "a" / "b").is_dir()
     unprivileged.chmod(0o555)
     with pytest.raises(OSError, match=r"must not be written to|Permission denied"):
-        check_folder(unprivileged, picture_folder)
+        check_folder(unprivileged, pictures)

@@ -16,8 +16,16 @@ from pydfm.subspace import GAUSSIAN_SCORES
 
 SHARE, TARGET, VIM_DIMENSION = 0.97, 0.97, 32
 
-# Beside the plain Gaussians of the first table, which have a covariance per class.
-DENSITIES = {"mixtures": {"density": "gmm"}, "shrinkage": {"regularization": "shrinkage"}}
+# Beside the plain Gaussians of the first table: parameters and scores.
+DENSITIES = {
+    "mixtures": ({"density": "gmm"}, ("mahalanobis", "nll", "ppca")),
+    "shrinkage": ({"regularization": "shrinkage"}, ("mahalanobis", "nll", "ppca")),
+    # Ren et al. 2021 compare two Gaussians of full rank.
+    "tied, all components": (
+        {"covariance": "tied", "n_components": None},
+        ("mahalanobis", "relative_mahalanobis"),
+    ),
+}
 
 _METRICS = {"auroc": "AUROC", "aupr_in": "AUPR-in", "aupr": "AUPR-out", "fpr95": "FPR95"}
 _UNIT = "avgpool, unit length"
@@ -95,10 +103,10 @@ def _variants(cifar, features, both, labels):
         dfm = cifar.fitted(SHARE, combine=rule, score_type=SCORE_TYPES)
         scores = zip(SCORE_TYPES, dfm.score(both), strict=True)
         rows += [[f"{rule} of layers", "all", kind, *_of(row, labels)] for kind, row in scores]
-    kinds = ("mahalanobis", "nll", "ppca")
-    for title, parameters in DENSITIES.items():
+    for title, (parameters, kinds) in DENSITIES.items():
         for layer, (train, others) in features.items():
-            dfm = DFM(SHARE, calibration=None, **parameters).fit(train, cifar.train_y)
+            dfm = DFM(calibration=None, **{"n_components": SHARE, **parameters})
+            dfm.fit(train, cifar.train_y)
             scores = zip(kinds, dfm.score(others, score_type=kinds), strict=True)
             rows += [[title, layer, kind, *_of(row, labels)] for kind, row in scores]
     return rows

@@ -261,10 +261,10 @@ class Estimator(OutlierMixin, BaseEstimator):  # type: ignore[misc]
             row_labels.check_count(source.count)
         if isinstance(source, ImageSource):
             n_images = source.count - len(source.skipped)
-            needed = 2 if owned else 0 if fitter is not None else 1
-            if source.skipped and n_images < needed:
+            if source.skipped and (fitter is None or (owned and n_images < 2)):
+                needed = "fit needs at least two" if owned else "one is needed"
                 raise ValueError(
-                    f"X has {n_images} images that can be read, and {needed} are needed at least; "
+                    f"X has {n_images} images that can be read, and {needed}; "
                     f"{source.skipped[0].reason}"
                 )
             self._report(source)

@@ -61,7 +61,7 @@ class DensityFitter:
     random_state : int
         Seed of the mixtures, and of samples.
     left_out : bool
-        Whether `left_out` will be asked for: it takes a sample of the rows, at most 10,000 or
+        Whether `left_out` will be asked for: it takes a sample of the rows, at most 5,000 or
         1,000 of each class.
     max_bytes : int, optional
         Of memory, for each class or for tied ones together; past it scatters are sketched.

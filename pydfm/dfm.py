@@ -124,7 +124,7 @@ class DFM(Growing):
         The fitted model: of each layer, or of the features.
     memory_ : int
         Bytes that are kept to add rows to the model or leave rows out: of each layer and class
-        about min(N, D) x D numbers, and a sample of at most 10,000 rows. 0 for a loaded model.
+        about min(N, D) x D numbers, and a sample of at most 5,000 rows. 0 for a loaded model.
     classes_ : ndarray of shape (C,)
         Sorted; only where it was fitted with labels.
     calibration_ : {"loo", "kfold", "split"} or None

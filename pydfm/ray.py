@@ -211,7 +211,8 @@ class _Fit:
         labels = None if self._label is None else batch[self._label]
         self._fitted = dfm.partial_fit(_rows(batch[self._column]), labels=labels)
         state = np.empty(1, dtype=object)
-        state[0] = cloudpickle.dumps(dfm)  # type: ignore[no-untyped-call]
+        dump: Any = cloudpickle.dumps
+        state[0] = dump(dfm)
         return {"state": state}
 
 

@@ -38,7 +38,6 @@ class PooledFitter:
         self.n_samples = 0
         self._n_threads = n_threads
         self._sample = sample
-        self._sample_is_shared = False
         self._max_bytes = max_bytes
         # Rows, their classes and their places.
         self._kept: list[tuple[Rows, NDArray[np.intp], NDArray[np.intp]]] = []
@@ -67,7 +66,8 @@ class PooledFitter:
         """Return a fitter of the same rows."""
         other = copy.copy(self)
         other._kept = list(self._kept)
-        self._sample_is_shared = other._sample_is_shared = True
+        if self._sample is not None:
+            other._sample = self._sample.copy()
         if self._sketch is not None:
             other._sketch = self._sketch.copy()
         return other
@@ -96,9 +96,8 @@ class PooledFitter:
         if len(other._counts):
             if self._kept:
                 self._fold()
-            sample = self._own_sample()
-            if sample is not None and other._sample is not None:
-                sample.merge(other._sample, self._n_seen, numbers)
+            if self._sample is not None and other._sample is not None:
+                self._sample.merge(other._sample, self._n_seen, numbers)
             n = max(len(self._counts), int(numbers.max()) + 1)
             counts, means = _padded(self._counts, self._means, n, other._means.shape[1])
             theirs, their_means = np.zeros(n), means.copy()
@@ -254,13 +253,6 @@ class PooledFitter:
         if self._n_kept > most_kept(rows.shape[1], self._max_bytes):
             self._fold()
 
-    def _own_sample(self) -> RowSample | None:
-        """Return the sample, which no other fitter has."""
-        if self._sample is not None and self._sample_is_shared:
-            self._sample = self._sample.copy()
-        self._sample_is_shared = False
-        return self._sample
-
     def _joined(self) -> tuple[Rows, NDArray[np.intp], NDArray[np.intp]]:
         if len(self._kept) == 1:
             return self._kept[0]
@@ -272,9 +264,8 @@ class PooledFitter:
             return
         rows, classes, places = self._joined()
         self._kept, self._n_kept = [], 0
-        sample = self._own_sample()
-        if sample is not None:
-            sample.add(rows, places, classes)
+        if self._sample is not None:
+            self._sample.add(rows, places, classes)
         self._counts, self._means, deviations = _deviations(
             rows, classes, self._counts, self._means
         )

@@ -25,6 +25,7 @@ class RowSample:
     def __init__(self, size: int, seed: int = 0) -> None:
         self.size = size
         self._seed = seed
+        self._shared = False  # with a copy, so that arrays are not written to
         self._n_kept = 0
         self._places = np.zeros(0, dtype=np.intp)
         self._tags = np.zeros(0, dtype=np.intp)
@@ -36,19 +37,18 @@ class RowSample:
         return 0 if self._rows is None else int(self._rows.nbytes)
 
     def copy(self) -> "RowSample":
-        """Return a sample of the same rows, to which others can be added."""
+        """Return a sample of the same rows; arrays are copied when one of the two grows."""
         other = copy.copy(self)
-        for name in ("_places", "_tags", "_rows"):
-            value = getattr(self, name)
-            setattr(other, name, None if value is None else value.copy())
+        self._shared = other._shared = True
         return other
 
     def add(
         self, rows: NDArray[Any], places: NDArray[np.intp], tags: NDArray[np.intp] | None = None
     ) -> None:
         """Add `rows` (N, ...) at `places` (N,), and a number to go along with each."""
-        if not self._places.flags.writeable:  # as arrays are that came from another process
-            vars(self).update(vars(self.copy()))
+        # Arrays that came from another process are not writeable.
+        if self._shared or not self._places.flags.writeable:
+            self._own_arrays()
         kept = self._n_kept
         everyone = _numbers(np.append(self._places[:kept], places), self._seed)
         stay = np.ones(len(everyone), dtype=bool)
@@ -110,6 +110,12 @@ class RowSample:
         if len(stay):
             other.add(kept[stay], places[stay], kept_tags[stay])
         return other
+
+    def _own_arrays(self) -> None:
+        for name in ("_places", "_tags", "_rows"):
+            value = getattr(self, name)
+            setattr(self, name, None if value is None else value.copy())
+        self._shared = False
 
     def _reserve(self, count: int, rows: NDArray[Any]) -> None:
         """Make room for `count` rows, at most `size`, of the type that holds all of them."""

@@ -53,7 +53,6 @@ class SubspaceFitter:
         self.n_samples = 0
         self._n_threads = n_threads
         self.sample = sample
-        self._sample_is_shared = False
         self._max_bytes = max_bytes
         self._kept: list[Rows] = []
         self._places: list[NDArray[np.intp]] = []  # of the rows kept
@@ -77,7 +76,8 @@ class SubspaceFitter:
         """Return a fitter of the same rows."""
         other = copy.copy(self)
         other._kept, other._places = list(self._kept), list(self._places)
-        self._sample_is_shared = other._sample_is_shared = True
+        if self.sample is not None:
+            other.sample = self.sample.copy()
         if self._sketch is not None:
             other._sketch = self._sketch.copy()
         return other
@@ -104,9 +104,8 @@ class SubspaceFitter:
             # Folded in the order in which they came, which the sample counts by.
             if self._kept:
                 self._fold()
-            sample = self._own_sample()
-            if sample is not None and other.sample is not None:
-                sample.merge(other.sample, self._n_seen)
+            if self.sample is not None and other.sample is not None:
+                self.sample.merge(other.sample, self._n_seen)
             self.add_moments(other._moments, other._sketch)
         first = self._n_seen
         for rows, places in zip(other._kept, other._places, strict=True):
@@ -240,13 +239,6 @@ class SubspaceFitter:
         if self._n_kept > most_kept(rows.shape[1], self._max_bytes):
             self._fold()
 
-    def _own_sample(self) -> RowSample | None:
-        """Return the sample, which no other fitter has."""
-        if self.sample is not None and self._sample_is_shared:
-            self.sample = self.sample.copy()
-        self._sample_is_shared = False
-        return self.sample
-
     def _joined(self) -> Rows:
         # Batches may differ in type: the widest holds them all.
         return self._kept[0] if len(self._kept) == 1 else cast(Rows, np.concatenate(self._kept))
@@ -254,9 +246,8 @@ class SubspaceFitter:
     def _fold(self) -> None:
         rows, places = self._joined(), np.concatenate(self._places)
         self._kept, self._places, self._n_kept = [], [], 0
-        sample = self._own_sample()
-        if sample is not None:
-            sample.add(rows, places)
+        if self.sample is not None:
+            self.sample.add(rows, places)
         n_features = rows.shape[1]
         if fits_memory(n_features, self._max_bytes):
             moments = _core.moments(rows, n_threads=self._n_threads)

@@ -11,7 +11,8 @@ said to have. Beside the scores of `pydfm.subspace` there is
   classes share does not. It may be negative.
 """
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -173,3 +174,13 @@ class Density:
         of["ppca"] = of["nll"] + noise
         most = float(np.finfo(np.float32).max)
         return np.stack([of[kind] for kind in kinds]).clip(-most, most).astype(np.float32)
+
+
+def possible_scores(check: Callable[[list[str]], None]) -> list[str]:
+    """Return the score types that `check` lets pass, which raises ValueError at others."""
+    kinds = []
+    for kind in SCORE_TYPES:
+        with contextlib.suppress(ValueError):
+            check([kind])
+            kinds.append(kind)
+    return kinds

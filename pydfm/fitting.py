@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from pydfm.calibration import ModelCalibration
 from pydfm.combination import Combination
-from pydfm.density import SCORE_TYPES
+from pydfm.density import possible_scores
 from pydfm.labels import ClassCodes, as_labels, by_class
 from pydfm.layer import LayerModel
 from pydfm.layer_fitter import (
@@ -360,14 +360,13 @@ class ModelFitter:
         _, rows, codes = self._held.take()
         own = self._places[codes]
         under = None if model.classes is None else own
-        for kind in SCORE_TYPES:
-            try:
-                model.check_scores([kind])
-            except ValueError:
-                continue
-            together = model.score(rows, [kind], self._n_threads, under)
-            each = model.layer_scores(rows, [kind], self._n_threads, under)[:, 0]
-            classes[kind], scores[kind] = own, np.concatenate([together, each])
+        kinds = possible_scores(model.check_scores)
+        if not kinds:
+            return ModelCalibration(classes, scores, maxima)
+        together = model.score(rows, kinds, self._n_threads, under)
+        each = model.layer_scores(rows, kinds, self._n_threads, under)
+        for t, kind in enumerate(kinds):
+            classes[kind], scores[kind] = own, np.concatenate([together[[t]], each[:, t]])
         if map_type is not None and map_type in scores:
             assert size is not None
 

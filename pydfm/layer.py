@@ -69,7 +69,7 @@ class LayerModel:
         classes: NDArray[np.intp] | None = None,
     ) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
         """Scores (T, N) of `features` (N, D), and whose they are; see `Density.score`."""
-        return self._score(self._own(features), score_types, n_threads, classes)
+        return self._score(take_columns(features, self.columns), score_types, n_threads, classes)
 
     def class_scores(
         self, features: NDArray[Any], score_type: str, n_threads: int
@@ -96,7 +96,7 @@ class LayerModel:
             If a row holds NaN or infinity.
         """
         assert self.grid is not None
-        own = self._own(features)
+        own = take_columns(features, self.columns)
         parts = []
         for at, rows in _pieces(own):
             check_finite(rows, at.start)
@@ -109,10 +109,6 @@ class LayerModel:
             else:
                 parts.append(self.grid.energies(self._residuals(rows, nearest, n_threads)))
         return np.concatenate(parts).astype(np.float64)
-
-    def _own(self, features: NDArray[Any]) -> NDArray[Any]:
-        whole = (self.columns.start, self.columns.stop) == (0, features.shape[1])
-        return features if whole else features[:, self.columns]
 
     def _score(
         self,
@@ -186,6 +182,12 @@ class LayerModel:
                     at = places[first + start : first + start + len(part)]
                     residuals[at] = _residuals(part, subspace, n_threads)
         return residuals
+
+
+def take_columns(features: NDArray[Any], columns: slice) -> NDArray[Any]:
+    """Return those columns of `features` (N, D); the array itself where they are all."""
+    whole = (columns.start, columns.stop) == (0, features.shape[1])
+    return features if whole else features[:, columns]
 
 
 def _residuals(rows: NDArray[Any], subspace: Subspace, n_threads: int) -> NDArray[np.float64]:

@@ -6,6 +6,7 @@ How rows are left out is the calibration: "loo", each by itself, exactly and fro
 """
 
 import copy
+import functools
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -14,9 +15,9 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from pydfm.density import SCORE_TYPES
+from pydfm.density import SCORE_TYPES, possible_scores
 from pydfm.density_fitter import DensityFitter, LeftOutScores
-from pydfm.layer import LayerModel
+from pydfm.layer import LayerModel, take_columns
 from pydfm.maps import Grid
 from pydfm.sample import RowSample
 
@@ -127,7 +128,7 @@ class LayerFitter:
         owned: bool = True,
     ) -> None:
         """Add rows `features` (N, D) of `classes` (N,); see `SubspaceFitter.add`."""
-        rows = self._own_columns(features)
+        rows = take_columns(features, self._columns)
         if len(self._parts) == 1:
             self._parts[0].add(*self._samples(rows, classes), owned=owned)
         else:
@@ -164,7 +165,7 @@ class LayerFitter:
                 "the model leaves rows out by folds, and which a row is in is not known any more; "
                 "fit again without those rows, or fit with calibration=None"
             )
-        self._parts[0].forget(*self._samples(self._own_columns(features), classes))
+        self._parts[0].forget(*self._samples(take_columns(features, self._columns), classes))
         self.n_samples -= len(features)
 
     def forget_class(self, c: int) -> None:
@@ -183,10 +184,6 @@ class LayerFitter:
             total[: len(part)] += part
         positions = self._grid.positions if self._patch and self._grid is not None else 1
         return total // positions
-
-    def _own_columns(self, features: NDArray[Any]) -> NDArray[Any]:
-        whole = (self._columns.start, self._columns.stop) == (0, features.shape[1])
-        return features if whole else features[:, self._columns]
 
     def _samples(
         self, rows: NDArray[Any], classes: NDArray[np.intp] | None
@@ -267,14 +264,13 @@ class LayerFitter:
                 continue
             model = replace(self._model, density=density, columns=slice(0, rows.shape[1]))
             own = np.searchsorted(order, classes[out]) if len(density.subspaces) > 1 else None
-            for kind in SCORE_TYPES:
-                try:
-                    density.check_scores([kind], None)
-                except ValueError:
-                    continue
-                scores[kind][out] = model.score(rows[out], [kind], self._n_threads, own)[0][0]
-                if maps is not None and kind == map_type:
-                    maps[out] = model.maps(rows[out], kind, self._n_threads, own)
+            kinds = possible_scores(functools.partial(density.check_scores, classes=None))
+            for kind, theirs in zip(
+                kinds, model.score(rows[out], kinds, self._n_threads, own)[0], strict=True
+            ):
+                scores[kind][out] = theirs
+            if maps is not None and map_type in kinds:
+                maps[out] = model.maps(rows[out], map_type, self._n_threads, own)
         return LeftOutScores(classes, places, scores, maps)
 
 

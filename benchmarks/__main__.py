@@ -6,12 +6,22 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks import eigensolver, extract, fit, machine, processes, scale, score
+from benchmarks import (
+    eigensolver,
+    extract,
+    fit,
+    instruction_sets,
+    machine,
+    processes,
+    scale,
+    score,
+)
 from benchmarks.measure import compare
 from benchmarks.report import HEADER, Table, rows, write
 
 _SECTIONS = {"score": score, "fit": fit, "eigensolver": eigensolver, "extract": extract}
 _TABLES: dict[str, tuple[str, Callable[[bool], Table]]] = {
+    "instructions": ("Instruction sets", instruction_sets.table),
     "import": ("Import", processes.imports),
     "memory": ("Memory", processes.memory),
     "scale": ("Rows in batches", scale.table),

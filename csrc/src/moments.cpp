@@ -18,62 +18,53 @@ namespace {
 // it, packed, stays in the second-level cache.
 constexpr Index kBlock = 128;
 
-// Some columns of block after block of rows, each centred about its own mean and packed. What joins
-// a block to those before it is one more row: the step from their mean to its own, weighted.
-class CentredBlocks {
- public:
-  explicit CentredBlocks(Index columns)
-      : packed_(columns, kBlock + 1), mean_(Vector<double>::Zero(columns)) {}
-
-  const Packed& packed() const { return packed_; }
-  // Mean of all blocks, minus the shift.
-  const Vector<double>& mean() const { return mean_; }
-  Index count() const { return count_; }
-
-  // The shift goes first: near the rows, it leaves numbers of the size of their spread, so that a
-  // large offset costs no digits.
-  template <typename Rows>
-  void take(const Rows& rows, const Eigen::RowVectorXd& shift) {
-    const Index height = rows.rows();
-    Vector<double> step = Vector<double>::Zero(rows.cols());
-    Vector<double> row(rows.cols());
-    for (Index i = 0; i < height; ++i) {
-      row = rows.row(i).template cast<double>() - shift;
-      step += row;
-      packed_.set_element(i, row);
-    }
-    step /= static_cast<double>(height);
-    packed_.subtract(step, height);
-    row.setZero();
-    for (Index i = height; i < kBlock; ++i) packed_.set_element(i, row);
-
-    if (count_ > 0) step -= mean_;
-    const double share = static_cast<double>(height) / static_cast<double>(count_ + height);
-    packed_.set_element(kBlock, std::sqrt(static_cast<double>(count_) * share) * step);
-    mean_ += share * step;
-    count_ += height;
+// Mean of max(128, n / 64) rows, evenly spaced, or of all.
+template <typename Scalar>
+Vector<double> rough_mean(const MatrixView<Scalar>& rows) {
+  const Index n = rows.rows();
+  const Index count = std::min(n, std::max<Index>(128, n / 64));
+  // Less the first row, so that the mean of equal rows is that row.
+  const Eigen::RowVectorXd first = rows.row(0).template cast<double>();
+  Eigen::RowVectorXd sum = Eigen::RowVectorXd::Zero(rows.cols());
+  for (Index i = 0; i < count; ++i) {
+    sum += rows.row(i * n / count).template cast<double>() - first;
   }
+  return (first + sum / static_cast<double>(count)).transpose();
+}
 
- private:
-  Packed packed_;
-  Vector<double> mean_;
-  Index count_ = 0;
-};
+// Mean of each of `count` columns of `rows` from `first` on, less the first row's value.
+template <typename Scalar>
+void column_means(const MatrixView<Scalar>& rows, Index first, Index count, double* means) {
+  std::fill_n(means, count, 0.0);
+  const Scalar* const shift = rows.row(0).data() + first;
+  for (Index i = 0; i < rows.rows(); ++i) {
+    const Scalar* const row = rows.row(i).data() + first;
+    for (Index p = 0; p < count; ++p) {
+      means[p] += static_cast<double>(row[p]) - static_cast<double>(shift[p]);
+    }
+  }
+  for (Index p = 0; p < count; ++p) means[p] /= static_cast<double>(rows.rows());
+}
 
-// Rows [range.begin, range.begin + range.size) of a block of columns, less shift and mean, packed.
-template <typename Block>
-Packed packed_rows(const Block& block, Range range, const Eigen::RowVectorXd& shift,
-                   const Eigen::RowVectorXd& mean) {
-  Packed packed(range.size, block.cols());
-  Matrix<double> panel = Matrix<double>::Zero(Packed::kWidth, block.cols());
+// Packs `count` columns from `first` on of the rows in `range`, less the first row and `means`. The
+// first row goes first: near the others, it leaves numbers of the size of their spread, so that a
+// large offset costs no digits.
+template <typename Scalar>
+void pack_columns(const MatrixView<Scalar>& rows, Range range, Index first, Index count,
+                  const double* means, Packed& packed) {
+  Matrix<double> panel = Matrix<double>::Zero(Packed::kWidth, packed.depth());
+  const Scalar* const shift = rows.row(0).data() + first;
   for (Index i = 0; i < range.size; i += Packed::kWidth) {
     const Index height = std::min(Packed::kWidth, range.size - i);
-    for (Index row = 0; row < height; ++row) {
-      panel.row(row) = block.row(range.begin + i + row).template cast<double>() - shift - mean;
+    for (Index r = 0; r < height; ++r) {
+      const Scalar* const row = rows.row(range.begin + i + r).data() + first;
+      double* const to = panel.row(r).data();
+      for (Index p = 0; p < count; ++p) {
+        to[p] = static_cast<double>(row[p]) - static_cast<double>(shift[p]) - means[p];
+      }
     }
     packed.set_panel(i / Packed::kWidth, panel);
   }
-  return packed;
 }
 
 // lower(c) += weight a a' in rows [begin, begin + height).
@@ -81,22 +72,6 @@ void add_lower_outer(const Vector<double>& a, double weight, Index begin, Index 
                      Matrix<double>& c) {
   c.block(begin, 0, height, begin + height).noalias() +=
       weight * a.segment(begin, height) * a.head(begin + height).transpose();
-}
-
-// Adds the moments of `b`, disjoint rows, to those of `a`; reads and writes lower triangles.
-void add(Moments& a, const Moments& b, int n_threads) {
-  const double n_a = static_cast<double>(a.count);
-  const double n_b = static_cast<double>(b.count);
-  const Vector<double> step = b.mean - a.mean;
-  const Index d = step.size();
-  constexpr Index kHeight = 64;
-  parallel_blocks(d, kHeight, n_threads, [&](Index begin, Index height) {
-    const Index width = begin + height;
-    a.scatter.block(begin, 0, height, width) += b.scatter.block(begin, 0, height, width);
-    add_lower_outer(step, n_a * n_b / (n_a + n_b), begin, height, a.scatter);
-  });
-  a.mean += step * (n_b / (n_a + n_b));
-  a.count += b.count;
 }
 
 }  // namespace
@@ -107,41 +82,46 @@ Moments moments(const MatrixView<Scalar>& rows, int n_threads) {
   const Index d = rows.cols();
   if (n < 1) throw std::invalid_argument("rows is empty: moments need at least one row");
 
-  // Means are kept minus the first row until the end.
   const SymmetricSum sum(d, (n + kBlock - 1) / kBlock);
-  const Eigen::RowVectorXd first_row = rows.row(0).template cast<double>();
-  std::vector<Moments> parts(static_cast<std::size_t>(sum.n_parts()));
-  for (Moments& part : parts) part.mean.resize(d);
-
-  std::vector<Matrix<double>> scatters = sum.add_up(
+  const Vector<double> shift = rough_mean(rows);
+  std::vector<Vector<double>> totals(static_cast<std::size_t>(sum.n_parts()),
+                                     Vector<double>::Zero(d));
+  std::vector<Matrix<double>> parts = sum.add_up(
       n_threads, [&](Index p, Index first, Index last, Range height, Range width, auto& tile) {
         const bool diagonal = height.begin == width.begin;
-        CentredBlocks left(height.size), right(diagonal ? 0 : width.size);
-        const auto take = [&](CentredBlocks& blocks, Index b, Range columns) {
+        auto total = totals[static_cast<std::size_t>(p)].segment(height.begin, height.size);
+        Packed left(height.size, kBlock), right(diagonal ? 0 : width.size, kBlock);
+        const auto pack = [&](Packed& packed, Index b, Index column) {
           const Index count = std::min(kBlock, n - b * kBlock);
-          blocks.take(rows.block(b * kBlock, columns.begin, count, columns.size),
-                      first_row.segment(columns.begin, columns.size));
+          for (Index i = 0; i < count; ++i) {
+            packed.set_element(i, rows.row(b * kBlock + i).data() + column, shift.data() + column);
+          }
+          for (Index i = count; i < kBlock; ++i) packed.clear_element(i);
         };
         for (Index b = first; b < last; ++b) {
-          take(left, b, height);
+          pack(left, b, height.begin);
           if (diagonal) {
-            add_products(left.packed(), left.packed(), Entries::kLower, tile);
+            total += left.sums();
+            add_products(left, left, Entries::kLower, tile);
           } else {
-            take(right, b, width);
-            add_products(left.packed(), right.packed(), Entries::kAll, tile);
+            pack(right, b, width.begin);
+            add_products(left, right, Entries::kAll, tile);
           }
         }
-        if (diagonal) {
-          Moments& part = parts[static_cast<std::size_t>(p)];
-          part.mean.segment(height.begin, height.size) = left.mean();
-          if (height.begin == 0) part.count = left.count();
-        }
       });
-  for (std::size_t i = 0; i < parts.size(); ++i) parts[i].scatter = std::move(scatters[i]);
 
-  Moments all = std::move(parts.front());
-  for (std::size_t i = 1; i < parts.size(); ++i) add(all, parts[i], n_threads);
-  all.mean += first_row.transpose();
+  Vector<double> step = totals.front();
+  for (std::size_t i = 1; i < totals.size(); ++i) step += totals[i];
+  step /= static_cast<double>(n);
+  Moments all{n, shift + step, std::move(parts.front())};
+  constexpr Index kHeight = 64;
+  parallel_blocks(d, kHeight, n_threads, [&](Index begin, Index height) {
+    for (std::size_t i = 1; i < parts.size(); ++i) {
+      all.scatter.block(begin, 0, height, begin + height) +=
+          parts[i].block(begin, 0, height, begin + height);
+    }
+    add_lower_outer(step, -static_cast<double>(n), begin, height, all.scatter);
+  });
   mirror_lower(all.scatter);
   return all;
 }
@@ -199,20 +179,22 @@ Gram gram(const MatrixView<Scalar>& rows, int n_threads) {
   std::vector<Matrix<double>> sums = sum.add_up(
       n_threads, [&](Index, Index first, Index last, Range height, Range width, auto& tile) {
         const bool diagonal = height.begin == width.begin;
+        Packed left(height.size, kBlock), right(diagonal ? 0 : width.size, kBlock);
+        Vector<double> means(kBlock);
         for (Index b = first; b < last; ++b) {
-          const auto block = rows.middleCols(b * kBlock, std::min(kBlock, d - b * kBlock));
-          const Eigen::RowVectorXd shift = block.row(0).template cast<double>();
-          Eigen::RowVectorXd mean = Eigen::RowVectorXd::Zero(block.cols());
-          for (Index i = 0; i < n; ++i) mean += block.row(i).template cast<double>() - shift;
-          mean /= static_cast<double>(n);
-          const Packed left = packed_rows(block, height, shift, mean);
+          const Index column = b * kBlock, count = std::min(kBlock, d - column);
+          column_means(rows, column, count, means.data());
+          pack_columns(rows, height, column, count, means.data(), left);
           if (diagonal) {
             add_products(left, left, Entries::kLower, tile);
           } else {
-            add_products(left, packed_rows(block, width, shift, mean), Entries::kAll, tile);
+            pack_columns(rows, width, column, count, means.data(), right);
+            add_products(left, right, Entries::kAll, tile);
           }
           if (diagonal && height.begin == 0) {
-            result.mean.segment(b * kBlock, block.cols()) = (shift + mean).transpose();
+            result.mean.segment(column, count) =
+                rows.row(0).segment(column, count).template cast<double>().transpose() +
+                means.head(count);
           }
         }
       });

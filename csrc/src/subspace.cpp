@@ -27,11 +27,8 @@ Matrix<double> components_from_gram(const MatrixView<Scalar>& rows, const Vector
   constexpr Index kColumns = 96;  // with the rows' values in float64 they stay in the cache
   parallel_blocks(d, kColumns, n_threads, [&](Index begin, Index count) {
     Packed centred(count, n);
-    const auto block = rows.middleCols(begin, count);
-    for (Index i = 0; i < n; ++i) {
-      centred.set_element(
-          i, block.row(i).template cast<double>().transpose() - mean.segment(begin, count));
-    }
+    for (Index i = 0; i < n; ++i)
+      centred.set_element(i, rows.row(i).data() + begin, mean.data() + begin);
     // In one piece: the components' rows may lie a power of two apart, on the same few lines of the
     // cache.
     Matrix<double> columns = Matrix<double>::Zero(k, count);

@@ -61,6 +61,20 @@ void moments_are_those_of_the_definition() {
   }
 }
 
+// The rows about whose mean moments are taken may be unlike all others.
+void atypical_rows_in_even_steps_cost_few_digits() {
+  for (const Index n : {1280, 20000}) {
+    const Index step = n / std::max<Index>(128, n / 64);
+    Matrix<double> rows = normal(n, 3, 6);
+    for (Index i = 0; i < n; i += step) rows(i, 0) += 1e6;
+    const Moments expected = naive(rows);
+    const Moments m = pydfm::moments(view(rows), 2);
+    const std::string what = std::to_string(n) + " rows with outliers in even steps";
+    check_at_most(largest(m.mean - expected.mean), 1e-9, what + ", mean");
+    check_at_most(largest(m.scatter - expected.scatter), 1e-13 * expected.scatter.trace(), what);
+  }
+}
+
 void gram_is_that_of_the_definition() {
   for (const Index n : {1, 7, 150}) {
     const Matrix<double> rows = normal(n, 1100, 2).array() - 3;
@@ -114,6 +128,7 @@ void bad_rows_show() {
 
 int main() {
   moments_are_those_of_the_definition();
+  atypical_rows_in_even_steps_cost_few_digits();
   gram_is_that_of_the_definition();
   merged_moments_are_those_of_all_rows();
   bits_do_not_depend_on_threads();

@@ -16,7 +16,11 @@ using pydfm::Vector;
 
 Packed by_elements(const Matrix<double>& vectors) {
   Packed packed(vectors.rows(), vectors.cols());
-  for (Index p = 0; p < vectors.cols(); ++p) packed.set_element(p, vectors.col(p));
+  const Vector<double> shift = Vector<double>::Zero(vectors.rows());
+  for (Index p = 0; p < vectors.cols(); ++p) {
+    const Vector<double> element = vectors.col(p);
+    packed.set_element(p, element.data(), shift.data());
+  }
   return packed;
 }
 
@@ -63,16 +67,19 @@ void lower_products_are_eigens() {
   }
 }
 
-void subtraction_is_that_of_the_vectors() {
-  const Matrix<double> rows = normal(21, 10, 5);
-  const Vector<double> values = normal(21, 1, 6);
-  Packed packed = by_elements(rows);
-  packed.subtract(values, 6);
-  Matrix<double> expected = rows;
-  expected.leftCols(6).colwise() -= values;
+void elements_are_set_less_a_shift_and_added_up() {
+  const Eigen::MatrixXf values = normal(21, 10, 5).cast<float>();
+  const Vector<double> shift = normal(21, 1, 6);
+  Matrix<double> expected = values.cast<double>();
+  expected.colwise() -= shift;
+  expected.col(3).setZero();
+  Packed packed(21, 10);
+  for (Index p = 0; p < 10; ++p) packed.set_element(p, values.col(p).data(), shift.data());
+  packed.clear_element(3);
   Matrix<double> sum = Matrix<double>::Zero(21, 10);
   pydfm::add_products(packed, by_elements(Matrix<double>::Identity(10, 10)), Entries::kAll, sum);
-  check(same(sum, expected), "vectors less their values");
+  check(same(sum, expected), "vectors less their shift");
+  check_at_most(largest(packed.sums() - expected.rowwise().sum()), 1e-14, "sums of elements");
 }
 
 }  // namespace
@@ -80,6 +87,6 @@ void subtraction_is_that_of_the_vectors() {
 int main() {
   products_are_eigens();
   lower_products_are_eigens();
-  subtraction_is_that_of_the_vectors();
+  elements_are_set_less_a_shift_and_added_up();
   return pydfm::testing::result();
 }

@@ -34,11 +34,13 @@ struct Gram {
   Matrix<double> gram;  // (n, n)  (x_i - mean)'(x_j - mean), both triangles
 };
 
-/// Moments of `rows` (n, d), n >= 1, in one pass. Rows are taken in blocks of m = 128; each is
-/// centred about its own mean, so that neither an offset nor a drift of the mean costs digits, and
-/// blocks are joined as by `merge`:
+/// Moments of `rows` (n, d), n >= 1, about the mean c of m of them, evenly spaced:
 ///
-///   scatter = sum_b sum_{x in b} (x - mean_b)(x - mean_b)' + the scatter of the means mean_b
+///   scatter = sum (x - c)(x - c)' - n (mean - c)(mean - c)',   m = max(128, n / 64), at most n
+///
+/// The m rows and the others have means that scatter, so that the largest eigenvalue of the scatter
+/// is at least m n / (n - m) |mean - c|^2: what is subtracted is below 64 times it, whatever the
+/// rows are, and costs less than two digits.
 ///
 /// Cost n d^2 / 2 multiplications in float64; extra memory 64 MiB or one more scatter matrix,
 /// whichever is more, and for each thread a tile of 2 MiB and the rows that meet in it.

@@ -41,22 +41,35 @@ class Packed {
   }
   double* panel(Index i, Index first) { return data_.data() + (i * depth_ + first) * kWidth; }
 
-  /// Element `p` of all vectors.
-  void set_element(Index p, const Vector<double>& values) {
-    for (Index i = 0; i < size_; i += kWidth) {
-      std::copy_n(values.data() + i, std::min(kWidth, size_ - i), panel(i / kWidth, p));
+  /// Element `p` of all vectors: values[i] - shift[i] in float64.
+  template <typename Scalar>
+  void set_element(Index p, const Scalar* values, const double* shift) {
+    const Index whole = size_ / kWidth;
+    for (Index i = 0; i < whole; ++i, values += kWidth, shift += kWidth) {
+      double* const to = panel(i, p);
+      for (Index j = 0; j < kWidth; ++j) to[j] = static_cast<double>(values[j]) - shift[j];
+    }
+    for (Index j = 0; j < size_ - whole * kWidth; ++j) {
+      panel(whole, p)[j] = static_cast<double>(values[j]) - shift[j];
     }
   }
 
-  /// Subtracts `values[i]` from the first `depth` elements of each vector i.
-  void subtract(const Vector<double>& values, Index depth) {
-    for (Index i = 0; i < size_; i += kWidth) {
-      Eigen::Array<double, kWidth, 1> of_panel = Eigen::Array<double, kWidth, 1>::Zero();
-      const Index width = std::min(kWidth, size_ - i);
-      of_panel.head(width) = values.segment(i, width);
-      Eigen::Map<Eigen::Array<double, kWidth, Eigen::Dynamic>>(panel(i / kWidth, 0), kWidth, depth)
-          .colwise() -= of_panel;
+  /// Element `p` of all vectors.
+  void clear_element(Index p) {
+    for (Index i = 0; i < panels(); ++i) std::fill_n(panel(i, p), kWidth, 0.0);
+  }
+
+  /// The sums of each vector's elements.
+  Vector<double> sums() const {
+    Vector<double> sums(panels() * kWidth);
+    for (Index i = 0; i < panels(); ++i) {
+      sums.segment<kWidth>(i * kWidth) =
+          Eigen::Map<const Eigen::Matrix<double, kWidth, Eigen::Dynamic>>(panel(i, 0), kWidth,
+                                                                          depth_)
+              .rowwise()
+              .sum();
     }
+    return sums.head(size_);
   }
 
   /// Vectors of panel `i`: rows of `values` (kWidth, depth or less).

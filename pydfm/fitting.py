@@ -14,18 +14,10 @@ from pydfm.combination import Combination
 from pydfm.density import possible_scores
 from pydfm.labels import ClassCodes, as_labels, by_class
 from pydfm.layer import LayerModel
-from pydfm.layer_fitter import (
-    N_FOLDS,
-    SAMPLE_BYTES,
-    SAMPLE_ROWS,
-    LayerFitter,
-    LayerSettings,
-    inverse,
-)
+from pydfm.layer_fitter import N_FOLDS, LayerFitter, LayerSettings, inverse
 from pydfm.maps import Grid
 from pydfm.model import Model
 from pydfm.positions import LEAST_ROWS, PositionScale, standardise_left_out
-from pydfm.sample import RowSample
 
 # Rows of each class that standardised maps need to be what is taken without asking.
 _ENOUGH_ROWS = 10
@@ -90,9 +82,7 @@ class ModelFitter:
         # Rows of each class that came, and those of them that are kept for the calibration.
         self._n_of_class = np.zeros(0, dtype=np.intp)
         self._n_held = 0
-        most = SAMPLE_BYTES if settings.max_bytes is None else settings.max_bytes // 4
-        size = max(most // (4 * n_features), 1)
-        self._held = RowSample(min(size, SAMPLE_ROWS), settings.random_state)
+        self._held = settings.sample()
         self._places: NDArray[np.intp] = np.zeros(1, dtype=np.intp)
         self._calibration: ModelCalibration | None = None
         sizes = [n_features if grid is None else grid.size for _, grid in layers]
@@ -181,17 +171,28 @@ class ModelFitter:
         for layer in self._layers:
             layer.forget_class(int(c))
 
-    def fit(self) -> Model:
-        """Return the model of all rows; of several layers not combined yet."""
+    def fit(self, outliers: NDArray[Any] | None = None) -> Model:
+        """Return the model of all rows.
+
+        Parameters
+        ----------
+        outliers : ndarray of shape (m, D), optional
+            Features of known outliers, which the rule "logistic" needs.
+        """
         classes, order = None, None
         if self._labelled:
             classes, order = self._codes.sorted(self._layers[0].counts())
         self._places = inverse(order or [0])
         self._calibration = None
-        layers = tuple(layer.fit(order, classes) for layer in self._layers)
-        if self._settings.image_score in (None, "calibrated") and self._settings.map_type == "fre":
+        standardise = (
+            self._settings.image_score in (None, "calibrated") and self._settings.map_type == "fre"
+        )
+        whole = standardise or len(self._layers) > 1
+        layers = tuple(layer.fit(order, classes, whole=whole) for layer in self._layers)
+        if standardise:
             layers = self._standardised(layers, classes)
-        return Model(layers, classes, {}, self.n_samples)
+        model = Model(layers, classes, {}, self.n_samples)
+        return model if len(layers) == 1 else self._combined(model, outliers)
 
     def _check_labelled(self, labelled: bool) -> None:
         if self._labelled is None:
@@ -220,7 +221,7 @@ class ModelFitter:
         return LeftOutLayers(parts[0].classes[picks[0]], scores, maps or None)
 
     def calibration(self, model: Model, size: tuple[int, int] | None) -> ModelCalibration:
-        """Scores of rows that `model`, which this fitted and combined, has not seen.
+        """Scores of rows that `model`, which this fitted, has not seen.
 
         Parameters
         ----------
@@ -232,20 +233,14 @@ class ModelFitter:
             self._calibration = made(model, size)
         return self._calibration
 
-    def combined(
-        self, model: Model, outliers: Callable[[list[str]], NDArray[np.float32]] | None
-    ) -> Model:
-        """Return `model` with its layers combined.
-
-        Parameters
-        ----------
-        outliers : callable, optional
-            Gives scores (L, T, m) of known outliers for T score types.
-        """
+    def _combined(self, model: Model, outliers: NDArray[Any] | None) -> Model:
+        """Return `model` with its layers combined."""
         scores = self.left_out().scores
         finite = {k: s[:, np.isfinite(s).all(axis=0)] for k, s in scores.items()}
         kinds = [kind for kind, normal in finite.items() if normal.shape[1] > 0]
-        known = None if outliers is None else outliers(kinds).astype(np.float64)
+        known = None
+        if outliers is not None:
+            known = model.layer_scores(outliers, kinds, self._n_threads).astype(np.float64)
         combinations = {
             kind: Combination.fit(
                 self._combine, finite[kind], None if known is None else known[:, t]

@@ -1,6 +1,7 @@
 """A random sample, of bounded size, of rows that come in any number of batches."""
 
 import copy
+import math
 from typing import Any
 
 import numpy as np
@@ -20,16 +21,27 @@ class RowSample:
     size : int
         Rows that are kept at most.
     seed : int
+    max_bytes : int, optional
+        Of these rows, of the type of the first ones; but `least` rows are kept whatever they take.
     """
 
-    def __init__(self, size: int, seed: int = 0) -> None:
-        self.size = size
+    def __init__(
+        self, size: int, seed: int = 0, max_bytes: int | None = None, least: int = 1
+    ) -> None:
+        self._size = size
         self._seed = seed
+        self._max_bytes = max_bytes
+        self._least = least
         self._shared = False  # with a copy, so that arrays are not written to
         self._n_kept = 0
         self._places = np.zeros(0, dtype=np.intp)
         self._tags = np.zeros(0, dtype=np.intp)
         self._rows: Any = None
+
+    @property
+    def n_rows(self) -> int:
+        """Rows that are kept."""
+        return self._n_kept
 
     @property
     def n_bytes(self) -> int:
@@ -42,18 +54,25 @@ class RowSample:
         self._shared = other._shared = True
         return other
 
+    def emptied(self) -> "RowSample":
+        """Return a sample of no rows, with the same limits."""
+        return RowSample(self._size, self._seed, self._max_bytes, self._least)
+
     def add(
         self, rows: NDArray[Any], places: NDArray[np.intp], tags: NDArray[np.intp] | None = None
     ) -> None:
         """Add `rows` (N, ...) at `places` (N,), and a number to go along with each."""
+        if self._rows is None and self._max_bytes is not None:
+            fit = self._max_bytes // (rows.itemsize * max(math.prod(rows.shape[1:]), 1))
+            self._size = max(min(self._size, fit), self._least)
         # Arrays that came from another process are not writeable.
         if self._shared or not self._places.flags.writeable:
             self._own_arrays()
         kept = self._n_kept
-        everyone = _numbers(np.append(self._places[:kept], places), self._seed)
-        stay = np.ones(len(everyone), dtype=bool)
-        if len(everyone) > self.size:
-            stay[np.argpartition(everyone, self.size - 1)[self.size :]] = False
+        stay = np.ones(kept + len(rows), dtype=bool)
+        if len(stay) > self._size:
+            everyone = _numbers(np.append(self._places[:kept], places), self._seed)
+            stay[np.argpartition(everyone, self._size - 1)[self._size :]] = False
         new = np.flatnonzero(stay[kept:])
         # Those that come take the slots of those that go; the rest of them are added at the end.
         slots = np.flatnonzero(~stay[:kept])
@@ -106,7 +125,7 @@ class RowSample:
 
     def _restricted(self, stay: NDArray[np.intp]) -> "RowSample":
         places, kept, kept_tags = self.take()
-        other = RowSample(self.size, self._seed)
+        other = self.emptied()
         if len(stay):
             other.add(kept[stay], places[stay], kept_tags[stay])
         return other
@@ -118,13 +137,13 @@ class RowSample:
         self._shared = False
 
     def _reserve(self, count: int, rows: NDArray[Any]) -> None:
-        """Make room for `count` rows, at most `size`, of the type that holds all of them."""
+        """Make room for `count` rows, or as many as may be kept, of a type that holds them."""
         dtype = rows.dtype if self._rows is None else np.result_type(self._rows, rows)
         room = 0 if self._rows is None else len(self._rows)
-        count = min(count, self.size)
+        count = min(count, self._size)
         if self._rows is not None and count <= room and dtype == self._rows.dtype:
             return
-        room = min(max(count, 2 * room), self.size) if count > room else room
+        room = min(max(count, 2 * room), self._size) if count > room else room
         larger = np.empty((room, *rows.shape[1:]), dtype=dtype)
         if self._rows is not None:
             larger[: self._n_kept] = self._rows[: self._n_kept]

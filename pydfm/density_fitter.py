@@ -289,11 +289,12 @@ class DensityFitter:
         return self._fitters[c]
 
     def _check_memory(self, most: int) -> None:
-        if self.n_bytes > most:
+        taken = sum(fitter.n_bytes for fitter in self._fitters)
+        if taken > most:
             raise ValueError(
                 f"max_memory leaves {most:.3g} bytes for the statistics of the classes, and those "
-                f"of {len(self._fitters)} take {self.n_bytes:.3g}; covariance='tied' needs one "
-                "scatter for all, or allow more"
+                f"of {len(self._fitters)} take {taken:.3g}; covariance='tied' needs one scatter "
+                "for all, or allow more"
             )
 
     def _tell_sampled(self, mixtures: tuple[Mixture, ...]) -> None:

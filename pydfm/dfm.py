@@ -110,7 +110,9 @@ class DFM(Growing):
     max_memory : str, int or None, default=None
         Bytes, or a text such as "2GB", that the statistics of the rows may take. Where the D x D
         scatter of the features does not fit, a sketch takes its place, whose error is known:
-        ``subspace_.variance_error`` bounds what any variance is too low by.
+        ``subspace_.variance_error`` bounds what any variance is too low by. With density="gmm" half
+        of it is for rows, which mixtures are fitted on: where not all fit, a uniform sample, with a
+        warning; ``model_.layers[i].density.mixtures`` tell their ``n_samples``.
     random_state : int, default=0
         Seed of random weights, of mixtures and of samples.
     verbose : bool, default=False

@@ -1,6 +1,7 @@
 """The DFM estimator: images or features in, anomaly scores out."""
 
 import os
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -445,6 +446,13 @@ class DFM(Growing):
         self._ready_extractor()
         shape = (self.n_features_in_,)
         return self._apply(X, None, lambda rows, _: np.asarray(rows), shape, "extract", axis=0)
+
+    def _extracted_batches(self, X: Any) -> Iterator[tuple[Any, NDArray[np.float32]]]:
+        """Yield places in X, images, and the features there; one batch at a time is in memory."""
+        source = open_source(X, self.on_error)
+        assert isinstance(source, ImageSource)
+        yield from self._batches(source, self._ready_extractor(), "score", self.n_features_in_)
+        self._report(source)
 
     def save(self, path: "str | os.PathLike[str]") -> None:
         """Write the fitted model to one file, which `pydfm.load` reads.

@@ -4,7 +4,7 @@ import csv
 import io
 import math
 import sys
-from collections.abc import Callable
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -25,6 +25,7 @@ from pydfm.cli_options import (
 
 if TYPE_CHECKING:
     from pydfm.dfm import DFM
+    from pydfm.heatmaps import Heatmaps
 
 _VERDICTS = {1: "ok", -1: "anomalous", 0: "unreadable"}
 
@@ -66,8 +67,6 @@ def score(
     skip_unreadable: Skip = False,
 ) -> None:
     """Score pictures: CSV with path, score (larger = more anomalous), p-value and verdict."""
-    import numpy as np
-
     from pydfm.files import check_output, write_file
     from pydfm.images import list_images
 
@@ -86,23 +85,14 @@ def score(
     if maps is not None:
         dfm.model_.check_maps(_one_type(dfm))
     alpha = _possible_alpha(dfm, alpha, fdr)
-    X: Any = paths
-    read = np.ones(len(paths), dtype=bool)
-    if use_ray is not None:
-        from pydfm.cli_ray import extract_on_cluster
+    if maps is None:
+        columns = _columns(dfm, paths, use_ray, alpha, fdr, None)
+    else:
+        from pydfm.heatmaps import Heatmaps
 
-        X = extract_on_cluster(dfm, paths, use_ray)
-        read = np.isfinite(X).all(axis=1)
-    several = maps is not None or dfm.model_.classes is not None
-    if use_ray is None and (several or not isinstance(dfm.score_type, str)):
-        # Once through the network; of all pictures, since heatmaps have one scale.
-        X = dfm.extract(paths)
-        read = np.isfinite(X).all(axis=1)
-    columns = _columns(dfm, X, read, alpha, fdr)
-    if maps is not None:
-        from pydfm.heatmaps import write_heatmaps
-
-        write_heatmaps(dfm, paths, X, read, folder, maps, smoothing)
+        with Heatmaps(dfm, folder, maps, smoothing) as heatmaps:
+            columns = _columns(dfm, paths, use_ray, alpha, fdr, heatmaps)
+            heatmaps.write()
     table = _csv({"path": paths, **columns})
     if output is None:
         sys.stdout.write(table)
@@ -175,43 +165,71 @@ def _possible_alpha(dfm: "DFM", alpha: float | None, fdr: float | None) -> float
 
 
 def _columns(
-    dfm: "DFM", X: Any, read: Any, alpha: float | None, fdr: float | None
+    dfm: "DFM",
+    paths: list[str],
+    n_workers: int | None,
+    alpha: float | None,
+    fdr: float | None,
+    heatmaps: "Heatmaps | None",
 ) -> dict[str, list[str]]:
-    """Texts of each column of the table; of several score types the first decides."""
+    """Texts of each column of the table; of several score types the first decides.
+
+    The features of a batch are gone when the next one comes.
+    """
     import numpy as np
 
-    def column(values: Any, text: Callable[[Any], str], missing: str) -> list[str]:
-        texts = np.full(len(read), missing, dtype=object)
-        texts[read] = [text(value) for value in values]
-        return [str(value) for value in texts]
+    from pydfm.deciding import make_assessment
 
-    readable = X if read.all() else X[read]
-    columns: dict[str, list[str]] = {}
+    dfm._ready_scores(dfm.score_type)
     judged = dfm.calibration_ is not None or alpha is not None or fdr is not None
-    empty = len(read) > 0 and not read.any()
-    found = dfm.assess(readable, alpha=alpha, fdr=fdr) if judged and not empty else None
-    kinds = dfm.score_type
-    if not isinstance(kinds, str):
-        scores: Any = [] if empty else dfm.score(readable)
-        for i, kind in enumerate(kinds):
-            columns[kind] = column([] if empty else scores[i], _number, "nan")
-    else:
-        plain: Any = [] if empty else found.scores if found is not None else dfm.score(readable)
-        columns["score"] = column(plain, _number, "nan")
-    p: Any = [] if found is None else found.p_values
-    verdicts: Any = [] if found is None else found.verdicts
+    assess = dfm._assessor(alpha, fdr, None) if judged else None
+    kinds = (dfm.score_type,) if isinstance(dfm.score_type, str) else tuple(dfm.score_type)
+    scores = np.full((len(kinds), len(paths)), np.nan, dtype=np.float32)
+    found = np.full((3, len(paths)), np.nan)
+    classes = np.full(len(paths), "", dtype=object)
+    read = np.zeros(len(paths), dtype=bool)
+    for places, features in _batches(dfm, paths, n_workers):
+        read[places] = True
+        if assess is not None:
+            found[:, places] = assess(features, None)
+        if assess is None or len(kinds) > 1:
+            scores[:, places] = dfm.score(features, score_type=kinds)
+        else:
+            scores[0, places] = found[0, places]
+        if dfm.model_.classes is not None:
+            classes[places] = dfm.predict_class(features)
+        if heatmaps is not None:
+            heatmaps.add([paths[i] for i in places], features)
+    names = ["score"] if isinstance(dfm.score_type, str) else kinds
+    columns = {
+        name: [_number(value) for value in own] for name, own in zip(names, scores, strict=True)
+    }
+    final = make_assessment(found, fdr)
+    p_values = [f"{p:.6g}" for p in final.p_values]
+    verdicts = [_VERDICTS[int(verdict)] for verdict in final.verdicts]
     if not judged:
-        p = verdicts = [None] * int(read.sum())
-    columns["p_value"] = column(p, lambda v: "" if v is None else f"{v:.6g}", "nan")
-    columns["verdict"] = column(verdicts, _verdict, _VERDICTS[0])
+        p_values = ["" if known else "nan" for known in read]
+        verdicts = ["" if known else _VERDICTS[0] for known in read]
+    columns |= {"p_value": p_values, "verdict": verdicts}
     if dfm.model_.classes is not None:
-        classes: Any = [] if empty else dfm.predict_class(readable)
-        columns["class"] = column(classes, str, "")
+        columns["class"] = [str(value) for value in classes]
     return columns
 
 
-def _verdict(value: int | None) -> str:
-    return "" if value is None else _VERDICTS[int(value)]
+def _batches(dfm: "DFM", paths: list[str], n_workers: int | None) -> Iterator[tuple[Any, Any]]:
+    """Yield the places of pictures that can be read, and their features."""
+    if n_workers is None:
+        yield from dfm._extracted_batches(paths)
+        return
+    import numpy as np
+
+    from pydfm.cli_ray import extract_on_cluster
+
+    features = extract_on_cluster(dfm, paths, n_workers)
+    places = np.flatnonzero(np.isfinite(features).all(axis=1))
+    for first in range(0, len(places), dfm.batch_size):
+        part = places[first : first + dfm.batch_size]
+        yield part, features[part]
 
 
 def _number(value: float) -> str:

@@ -154,6 +154,13 @@ class Deciding(Estimator):
         Assessment
             What `score`, `p_value` and `predict` give.
         """
+        assess = self._assessor(alpha, fdr, tail)
+        return make_assessment(self._apply(X, one_of(y, labels), assess, (3,), "score"), fdr)
+
+    def _assessor(
+        self, alpha: float | None, fdr: float | None, tail: str | None
+    ) -> Callable[[NDArray[Any], NDArray[np.intp] | None], NDArray[np.float64]]:
+        """Return what gives scores, p-values and margins (3, N) of rows, perhaps of classes."""
         self._check_fitted()
         if alpha is not None and fdr is not None:
             raise ValueError("alpha and fdr are both given; one of them decides, so pass one")
@@ -174,15 +181,7 @@ class Deciding(Estimator):
             margin = _best(lambda own, c: thresholds[c] - own, under, classes)
             return np.stack([score.astype(np.float64), p, margin])
 
-        score, p, margin = self._apply(X, one_of(y, labels), assess, (3,), "score")
-        read = ~np.isnan(p)
-        anomalous = margin < 0
-        if fdr is not None and read.any():
-            from scipy.stats import false_discovery_control
-
-            anomalous[read] = false_discovery_control(p[read]) <= fdr
-        verdicts = np.where(read, np.where(anomalous, -1, 1), 0)
-        return Assessment(score.astype(np.float32), p, verdicts)
+        return assess
 
     def drift(self, X: Any, y: Any = None, *, labels: Any = None) -> Drift:
         """Test whether images still score as the normal ones did, and what has moved.
@@ -299,6 +298,19 @@ class Deciding(Estimator):
         self._check_fitted()
         calibration = self._ready_calibration(self._ready_scores(self.score_type)[0], tail)
         return np.array([calibration.threshold(alpha, c) for c in range(len(calibration.scores))])
+
+
+def make_assessment(found: NDArray[np.float64], fdr: float | None) -> Assessment:
+    """Judge all scores, p-values and margins (3, N) together."""
+    score, p, margin = found
+    read = ~np.isnan(p)
+    anomalous = margin < 0
+    if fdr is not None and read.any():
+        from scipy.stats import false_discovery_control
+
+        anomalous[read] = false_discovery_control(p[read]) <= fdr
+    verdicts = np.where(read, np.where(anomalous, -1, 1), 0)
+    return Assessment(score.astype(np.float32), p, verdicts)
 
 
 def _under_classes(

@@ -1,8 +1,9 @@
 """Takes rows, with classes or without, in any number of batches, and gives their density."""
 
 import copy
+import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,11 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pydfm.density import Density
+from pydfm.features import blocks
 from pydfm.labels import by_class
-from pydfm.mixture import fit_mixture
-from pydfm.pooled_fitter import PooledFitter
-from pydfm.row_keeping import Reduction
-from pydfm.sample import RowSample, find_rows
+from pydfm.left_out_rows import Reduction
+from pydfm.mixture import Mixture, fit_mixture
+from pydfm.sample import RowSample
 from pydfm.subspace import GAUSSIAN_SCORES, Subspace
 from pydfm.subspace_fitter import SubspaceFitter
 
@@ -57,14 +58,15 @@ class DensityFitter:
     covariance : {"class", "tied"}
         "global" is what becomes of rows without classes.
     density : {"gaussian", "gmm"}
-        A mixture needs all rows at the end, so that they are kept.
+        A mixture needs rows at the end, so that they are kept: all, or under `max_bytes` a sample.
     random_state : int
         Seed of the mixtures, and of samples.
     left_out : bool
         Whether `left_out` will be asked for: it takes a sample of the rows, at most 5,000 or
         1,000 of each class.
     max_bytes : int, optional
-        Of memory, for each class or for tied ones together; past it scatters are sketched.
+        Of memory, for each class or for tied ones together; past it scatters are sketched. Of a
+        mixture half of it is for rows.
     """
 
     def __init__(
@@ -81,34 +83,38 @@ class DensityFitter:
     ) -> None:
         self._n_components = n_components
         self._tied = covariance == "tied"
-        self._mixtures = density == "gmm"
         self._regularization = regularization
         self._random_state = random_state
         self._n_threads = n_threads
         self._left_out = left_out
         self._max_bytes = max_bytes
+        # One to a class, or one for all where they are tied.
         self._fitters: list[SubspaceFitter] = []
-        self._pooled: PooledFitter | None = None
-        self._rows: list[tuple[NDArray[Any], NDArray[np.intp]]] = []
         # Fitters that a copy of this has too, and that are copied before they change.
         self._shared: set[int] = set()
+        # Of all rows, what mixtures are fitted on.
+        self._rows: RowSample | None = None
+        if density == "gmm":
+            most = None if max_bytes is None else max_bytes // 2
+            self._rows = RowSample(sys.maxsize, random_state, most)
+            self._max_bytes = most
         self.n_samples = 0
+        self._n_seen = 0  # with those that were taken away since
 
     @property
     def n_bytes(self) -> int:
-        """Bytes of memory that rows, moments and samples take."""
-        kept = sum(int(array.nbytes) for part in self._rows for array in part)
-        pooled = 0 if self._pooled is None else self._pooled.n_bytes
-        return sum(fitter.n_bytes for fitter in self._fitters) + pooled + kept
+        """Bytes of memory that rows, scatters and samples take."""
+        kept = 0 if self._rows is None else self._rows.n_bytes
+        return sum(fitter.n_bytes for fitter in self._fitters) + kept
 
     def copy(self) -> "DensityFitter":
         """Return a fitter of the same rows; what is added to one is not in the other."""
         other = copy.copy(self)
-        other._fitters, other._rows = list(self._fitters), list(self._rows)
+        other._fitters = list(self._fitters)
         self._shared = set(range(len(self._fitters)))
         other._shared = set(self._shared)
-        if self._pooled is not None:
-            other._pooled = self._pooled.copy()
+        if self._rows is not None:
+            other._rows = self._rows.copy()
         return other
 
     def add(
@@ -119,32 +125,23 @@ class DensityFitter:
         owned: bool = True,
     ) -> None:
         """Add `features` (N, D), of `classes` (N,) numbered from 0; see `SubspaceFitter.add`."""
+        if self._rows is not None:
+            for first, rows in blocks(features):
+                places = np.arange(self._n_seen + first, self._n_seen + first + len(rows))
+                theirs = None if classes is None else classes[first : first + len(rows)]
+                self._rows.add(rows, places, theirs)
         self.n_samples += len(features)
+        self._n_seen += len(features)
         size = _SAMPLE if classes is None or self._tied else _CLASS_SAMPLE
-        size = max(min(size, _SAMPLE_BYTES // (4 * features.shape[1])), size // 10)
-        if classes is None:
-            classes = np.zeros(len(features), dtype=np.intp)
-        if self._mixtures:
-            self._rows.append((features if owned else features.copy(), classes))
-        if self._tied:
-            if self._pooled is None:
-                self._pooled = PooledFitter(self._n_threads, self._sample(size), self._max_bytes)
-            self._pooled.add(features, classes, owned=owned)
-            return
-        for c, places in by_class(classes):
-            whole = len(places) == len(features)
-            rows = features if whole else features[places]
-            self._own(c, size).add(rows, owned=owned or not whole)
+        for c, rows, theirs in self._by_fitter(features, classes):
+            self._own(c, size).add(rows, theirs, owned=owned or rows is not features)
         if self._max_bytes is not None and len(self._fitters) > 1:
             self._check_memory(self._max_bytes)
 
     def own(self) -> None:
         """Copy rows that are kept where they may be the caller's, who may change them."""
-        self._rows = [(rows.copy(), classes) for rows, classes in self._rows]
         for c in range(len(self._fitters)):
-            self._own(c, 0).own()
-        if self._pooled is not None:
-            self._pooled.own()
+            self._own(c).own()
 
     def merge(self, other: "DensityFitter", numbers: NDArray[np.intp] | None = None) -> None:
         """Add all rows that were added to `other`, whose class c is ``numbers[c]`` here.
@@ -153,31 +150,28 @@ class DensityFitter:
         """
         if numbers is None:
             numbers = np.arange(len(other.counts()), dtype=np.intp)
+        if self._rows is not None and other._rows is not None:
+            self._rows.merge(other._rows, self._n_seen, numbers)
         self.n_samples += other.n_samples
-        self._rows += [(rows, numbers[classes]) for rows, classes in other._rows]
-        for c, fitter in enumerate(other._fitters):
-            size = 0 if fitter.sample is None else fitter.sample.size
-            self._own(int(numbers[c]), size).merge(fitter)
-        if other._pooled is not None:
-            if self._pooled is None:
-                self._pooled = PooledFitter(self._n_threads, self._sample(_SAMPLE), self._max_bytes)
-            self._pooled.merge(other._pooled, numbers)
+        self._n_seen += other._n_seen
+        for i, fitter in enumerate(other._fitters):
+            c = 0 if self._tied else int(numbers[i])
+            while len(self._fitters) <= c:
+                self._fitters.append(fitter.emptied())
+            self._own(c).merge(fitter, numbers if self._tied else np.zeros(1, dtype=np.intp))
 
     def forget(self, features: NDArray[Any], classes: NDArray[np.intp] | None = None) -> None:
         """Take rows away again; see `SubspaceFitter.forget`."""
-        if classes is None:
-            classes = np.zeros(len(features), dtype=np.intp)
-        if self._tied and self._pooled is not None:
-            self._pooled.forget(features, classes)
-        else:
-            for c, places in by_class(classes):
-                self._own(c, 0).forget(features[places])
-        if self._mixtures:
-            rows, theirs = (np.concatenate(part) for part in zip(*self._rows, strict=True))
-            gone, missing = find_rows(rows, np.asarray(features, np.float64), theirs, classes)
-            if len(missing):
-                raise ValueError(f"row {missing[0]} of X is none of those the model was fitted on")
-            self._rows = [(np.delete(rows, gone, axis=0), np.delete(theirs, gone))]
+        if self._rows is not None:
+            found = self._rows.find(features, classes)
+            if self._rows.n_rows == self.n_samples and not found.all():
+                raise ValueError(
+                    f"row {found.argmin()} of X is none of those the model was fitted on"
+                )
+        for c, rows, theirs in self._by_fitter(features, classes):
+            self._own(c).forget(rows, theirs)
+        if self._rows is not None:
+            self._rows = self._rows.without(np.asarray(features, np.float64), classes)
         self.n_samples -= len(features)
 
     def forget_class(self, c: int) -> None:
@@ -188,19 +182,22 @@ class DensityFitter:
                 "the others; forget its rows"
             )
         self.n_samples -= self._fitters[c].n_samples
-        self._fitters[c] = SubspaceFitter(
-            self._n_threads, self._sample(_CLASS_SAMPLE), self._max_bytes
-        )
-        self._rows = [(rows[theirs != c], theirs[theirs != c]) for rows, theirs in self._rows]
+        self._fitters[c] = self._fitters[c].emptied()
+        if self._rows is not None:
+            self._rows = self._rows.without_tag(c)
 
     def counts(self) -> NDArray[np.intp]:
         """Return the number of rows (C,) of each class."""
-        if self._pooled is not None:
-            return self._pooled.counts()
+        if self._tied and self._fitters:
+            return self._fitters[0].counts()
         return np.array([fitter.n_samples for fitter in self._fitters], dtype=np.intp)
 
     def fit(
-        self, order: Sequence[int] | None = None, classes: Sequence[Any] | None = None
+        self,
+        order: Sequence[int] | None = None,
+        classes: Sequence[Any] | None = None,
+        *,
+        whole: bool = False,
     ) -> Density:
         """Return the density of all rows.
 
@@ -210,6 +207,8 @@ class DensityFitter:
             The numbers of the classes, in the order that the density is to have them in.
         classes : sequence, optional
             What they are called.
+        whole : bool
+            See `SubspaceFitter.fit`.
 
         Raises
         ------
@@ -222,26 +221,27 @@ class DensityFitter:
             )
         settings = (self._n_components, self._regularization)
         order = [0] if order is None else order
-        background = None
-        if self._pooled is not None:
-            everyone = self._pooled.fit(*settings)
+        if self._tied:
+            everyone = self._own(0).fit(*settings, whole=whole)
             subspaces = tuple(everyone[c] for c in order)
-            if len(subspaces) > 1:
-                background = self._pooled.fit_together(*settings)
         else:
-            subspaces = tuple(self._own(c, 0).fit(*settings) for c in order)
-            if len(subspaces) > 1:
-                together = SubspaceFitter(self._n_threads, max_bytes=self._max_bytes)
-                for c in order:
-                    together.merge(self._fitters[c])
-                background = together.fit(*settings)
+            subspaces = tuple(self._own(c).fit(*settings, whole=whole)[0] for c in order)
+        background = None
+        if len(subspaces) > 1:
+            together = SubspaceFitter(self._n_threads, max_bytes=self._max_bytes)
+            for c in [0] if self._tied else order:
+                one = np.zeros(len(self._fitters[c].counts()), dtype=np.intp)
+                together.merge(self._fitters[c], one)
+            (background,) = together.fit(*settings)
         self._check_components(subspaces, classes)
         mixtures = None
-        if self._mixtures:
+        if self._rows is not None:
+            _, rows, numbers = self._rows.take()
             mixtures = tuple(
-                fit_mixture(subspace, self._rows_of(c), self._random_state, self._n_threads)
+                fit_mixture(subspace, rows[numbers == c], self._random_state, self._n_threads)
                 for c, subspace in zip(order, subspaces, strict=True)
             )
+            self._tell_sampled(mixtures)
         return Density(subspaces, background, mixtures)
 
     def left_out(self, maps: Reduction | None = None) -> LeftOutScores:
@@ -254,43 +254,58 @@ class DensityFitter:
         maps : callable, optional
             Makes maps of residuals.
         """
-        found: NDArray[np.float32] | None
-        if self._pooled is not None:
-            places, classes, scores, found = self._pooled.left_out(maps)
-        else:
-            parts = [fitter.left_out(maps) for fitter in self._fitters if fitter.n_samples]
+        parts = [fitter.left_out(maps) for fitter in self._fitters if fitter.n_samples]
+        places, classes, scores = (
+            np.concatenate(part, axis=-1) for part in list(zip(*parts, strict=True))[:3]
+        )
+        if not self._tied:
             numbers = np.flatnonzero(self.counts())
-            places = np.concatenate([part[0] for part in parts])
             classes = np.repeat(numbers, [len(part[0]) for part in parts])
-            scores = np.concatenate([part[1] for part in parts], axis=1)
-            each = [part[2] for part in parts if part[2] is not None]
-            found = np.concatenate(each) if each else None
+        each = [part[3] for part in parts if part[3] is not None]
         named = dict(zip(GAUSSIAN_SCORES, scores, strict=True))
-        return LeftOutScores(classes, places, named, found)
+        return LeftOutScores(classes, places, named, np.concatenate(each) if each else None)
 
-    def _own(self, c: int, sample_size: int) -> SubspaceFitter:
-        """Return the fitter of class `c`, which no other has."""
+    def _by_fitter(
+        self, features: NDArray[Any], classes: NDArray[np.intp] | None
+    ) -> Iterator[tuple[int, NDArray[Any], NDArray[np.intp] | None]]:
+        """Yield the numbers of fitters, with the rows and classes that are theirs."""
+        if classes is None or self._tied:
+            yield 0, features, classes
+            return
+        for c, places in by_class(classes):
+            yield c, features if len(places) == len(features) else features[places], None
+
+    def _own(self, c: int, sample_size: int = _CLASS_SAMPLE) -> SubspaceFitter:
+        """Return the fitter numbered `c`, which no other has."""
         while len(self._fitters) <= c:
-            sample = self._sample(sample_size)
+            sample = None
+            if self._left_out:
+                least = sample_size // 10
+                sample = RowSample(sample_size, self._random_state, _SAMPLE_BYTES, least)
             self._fitters.append(SubspaceFitter(self._n_threads, sample, self._max_bytes))
         if c in self._shared:
             self._fitters[c] = self._fitters[c].copy()
             self._shared.discard(c)
         return self._fitters[c]
 
-    def _sample(self, size: int) -> RowSample | None:
-        return RowSample(size, self._random_state) if self._left_out else None
-
     def _check_memory(self, most: int) -> None:
-        if self.n_bytes > most:
+        taken = sum(fitter.n_bytes for fitter in self._fitters)
+        if taken > most:
             raise ValueError(
                 f"max_memory leaves {most:.3g} bytes for the statistics of the classes, and those "
-                f"of {len(self._fitters)} take {self.n_bytes:.3g}; covariance='tied' needs one "
-                "scatter for all, or allow more"
+                f"of {len(self._fitters)} take {taken:.3g}; covariance='tied' needs one scatter "
+                "for all, or allow more"
             )
 
-    def _rows_of(self, c: int) -> NDArray[Any]:
-        return np.concatenate([rows[classes == c] for rows, classes in self._rows])
+    def _tell_sampled(self, mixtures: tuple[Mixture, ...]) -> None:
+        """Tell where mixtures are fitted on some of the rows only."""
+        n_rows = sum(mixture.n_samples for mixture in mixtures)
+        if n_rows < self.n_samples:
+            warnings.warn(
+                f"density is 'gmm', and max_memory leaves room for {n_rows} of {self.n_samples} "
+                "rows: mixtures are fitted on these, drawn at random",
+                stacklevel=4,
+            )
 
     def _check_components(
         self, subspaces: tuple[Subspace, ...], classes: Sequence[Any] | None

@@ -1,7 +1,7 @@
 """The DFM estimator: images or features in, anomaly scores out."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,6 @@ from pydfm.estimator import one_of, open_labelled, warn_of_skipped
 from pydfm.extraction import Extractor
 from pydfm.growing import Growing
 from pydfm.images import ImageSource, open_source
-from pydfm.model import Model
 from pydfm.subspace import Subspace
 from pydfm.threads import resolve_threads
 
@@ -112,7 +111,9 @@ class DFM(Growing):
     max_memory : str, int or None, default=None
         Bytes, or a text such as "2GB", that the statistics of the rows may take. Where the D x D
         scatter of the features does not fit, a sketch takes its place, whose error is known:
-        ``subspace_.variance_error`` bounds what any variance is too low by.
+        ``subspace_.variance_error`` bounds what any variance is too low by. With density="gmm" half
+        of it is for rows, which mixtures are fitted on: where not all fit, a uniform sample, with a
+        warning; ``model_.layers[i].density.mixtures`` tell their ``n_samples``.
     random_state : int, default=0
         Seed of random weights, of mixtures and of samples.
     verbose : bool, default=False
@@ -249,12 +250,10 @@ class DFM(Growing):
         if checkpoint is not None and extractor is None:
             raise ValueError("checkpoint is for images, and X holds features; pass checkpoint=None")
         fitter = self._added(None, source, row_labels, extractor, checkpoint=checkpoint)
-        model = fitter.fit()
-        if len(model.layers) > 1:
-            known = None
-            if outliers is not None:
-                known = self._outlier_scores(model, extractor, outliers)
-            model = fitter.combined(model, known)
+        known = None
+        if outliers is not None:
+            known = self._outlier_features(fitter.n_features, extractor, outliers)
+        model = fitter.fit(known)
         model.check_scores(self._score_types(self.score_type))
         fitter.own()
         self._check_feature_names(X, reset=True)
@@ -448,6 +447,13 @@ class DFM(Growing):
         shape = (self.n_features_in_,)
         return self._apply(X, None, lambda rows, _: np.asarray(rows), shape, "extract", axis=0)
 
+    def _extracted_batches(self, X: Any) -> Iterator[tuple[Any, NDArray[np.float32]]]:
+        """Yield places in X, images, and the features there; one batch at a time is in memory."""
+        source = open_source(X, self.on_error)
+        assert isinstance(source, ImageSource)
+        yield from self._batches(source, self._ready_extractor(), "score", self.n_features_in_)
+        self._report(source)
+
     def save(self, path: "str | os.PathLike[str]") -> None:
         """Write the fitted model to one file, which `pydfm.load` reads.
 
@@ -522,20 +528,19 @@ class DFM(Growing):
         self._check_fitted()
         return self.model_.n_samples if self._fitter is None else self._fitter.n_samples
 
-    def _outlier_scores(
-        self, model: Model, extractor: Extractor | None, outliers: Any
-    ) -> Callable[[list[str]], NDArray[np.float32]]:
-        """Return what scores the features of known outliers by the layers of `model`."""
+    def _outlier_features(
+        self, n_features: int, extractor: Extractor | None, outliers: Any
+    ) -> NDArray[Any]:
+        """Return the features (m, D) of known outliers."""
         source = open_source(outliers, self.on_error)
-        parts = [rows for _, rows in self._batches(source, extractor, "outliers", model.n_features)]
+        parts = [rows for _, rows in self._batches(source, extractor, "outliers", n_features)]
         if isinstance(source, ImageSource) and source.skipped:
             if not parts:
                 raise ValueError(
                     f"outliers holds no picture that can be read; {source.skipped[0].reason}"
                 )
             warn_of_skipped(source, "outliers")
-        rows, n_threads = np.concatenate(parts), resolve_threads(self.n_threads)
-        return lambda kinds: model.layer_scores(rows, kinds, n_threads)
+        return np.concatenate(parts)
 
 
 def _check_combine(combine: str, outliers: Any, n_layers: int) -> None:

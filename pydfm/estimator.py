@@ -103,10 +103,7 @@ class Estimator(OutlierMixin, BaseEstimator):  # type: ignore[misc]
     def model_(self) -> Model:  # noqa: D102 (described with the class)
         self._check_fitted()
         if self._model is None:
-            model = self._growing_fitter().fit()
-            if len(model.layers) > 1:
-                model = self._growing_fitter().combined(model, None)
-            self._model = model
+            self._model = self._growing_fitter().fit()
         return self._model
 
     @property

@@ -2,54 +2,25 @@
 
 import copy
 import functools
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pydfm.calibrating import LeftOutLayers, are_finite, calibrate_held, calibrate_left_out
 from pydfm.calibration import ModelCalibration
 from pydfm.combination import Combination
-from pydfm.density import possible_scores
 from pydfm.labels import ClassCodes, as_labels, by_class
 from pydfm.layer import LayerModel
-from pydfm.layer_fitter import (
-    N_FOLDS,
-    SAMPLE_BYTES,
-    SAMPLE_ROWS,
-    LayerFitter,
-    LayerSettings,
-    inverse,
-)
+from pydfm.layer_fitter import N_FOLDS, LayerFitter, LayerSettings, inverse
 from pydfm.maps import Grid
 from pydfm.model import Model
-from pydfm.positions import LEAST_ROWS, PositionScale, standardise_left_out
-from pydfm.sample import RowSample
+from pydfm.positions import LEAST_ROWS, PositionScale
 
 # Rows of each class that standardised maps need to be what is taken without asking.
 _ENOUGH_ROWS = 10
-# Maps are made of about this many bytes at once.
-_MAP_BYTES = 64 << 20
-
-
-@dataclass(frozen=True)
-class LeftOutLayers:
-    """Scores of rows under their classes, fitted without them.
-
-    Attributes
-    ----------
-    classes : ndarray of shape (n,)
-        Places of the rows' classes among those of the model.
-    scores : dict of str to ndarray of shape (L, n)
-        By score type, of each layer; NaN where the others make no model.
-    maps : list of ndarray of shape (n, height, width), or None
-        Of each layer; NaN likewise.
-    """
-
-    classes: NDArray[np.intp]
-    scores: dict[str, NDArray[np.float64]]
-    maps: list[NDArray[np.float32]] | None
 
 
 class ModelFitter:
@@ -90,9 +61,7 @@ class ModelFitter:
         # Rows of each class that came, and those of them that are kept for the calibration.
         self._n_of_class = np.zeros(0, dtype=np.intp)
         self._n_held = 0
-        most = SAMPLE_BYTES if settings.max_bytes is None else settings.max_bytes // 4
-        size = max(most // (4 * n_features), 1)
-        self._held = RowSample(min(size, SAMPLE_ROWS), settings.random_state)
+        self._held = settings.sample()
         self._places: NDArray[np.intp] = np.zeros(1, dtype=np.intp)
         self._calibration: ModelCalibration | None = None
         sizes = [n_features if grid is None else grid.size for _, grid in layers]
@@ -181,17 +150,28 @@ class ModelFitter:
         for layer in self._layers:
             layer.forget_class(int(c))
 
-    def fit(self) -> Model:
-        """Return the model of all rows; of several layers not combined yet."""
+    def fit(self, outliers: NDArray[Any] | None = None) -> Model:
+        """Return the model of all rows.
+
+        Parameters
+        ----------
+        outliers : ndarray of shape (m, D), optional
+            Features of known outliers, which the rule "logistic" needs.
+        """
         classes, order = None, None
         if self._labelled:
             classes, order = self._codes.sorted(self._layers[0].counts())
         self._places = inverse(order or [0])
         self._calibration = None
-        layers = tuple(layer.fit(order, classes) for layer in self._layers)
-        if self._settings.image_score in (None, "calibrated") and self._settings.map_type == "fre":
+        standardise = (
+            self._settings.image_score in (None, "calibrated") and self._settings.map_type == "fre"
+        )
+        whole = standardise or len(self._layers) > 1
+        layers = tuple(layer.fit(order, classes, whole=whole) for layer in self._layers)
+        if standardise:
             layers = self._standardised(layers, classes)
-        return Model(layers, classes, {}, self.n_samples)
+        model = Model(layers, classes, {}, self.n_samples)
+        return model if len(layers) == 1 else self._combined(model, outliers)
 
     def _check_labelled(self, labelled: bool) -> None:
         if self._labelled is None:
@@ -220,7 +200,7 @@ class ModelFitter:
         return LeftOutLayers(parts[0].classes[picks[0]], scores, maps or None)
 
     def calibration(self, model: Model, size: tuple[int, int] | None) -> ModelCalibration:
-        """Scores of rows that `model`, which this fitted and combined, has not seen.
+        """Scores of rows that `model`, which this fitted, has not seen.
 
         Parameters
         ----------
@@ -228,24 +208,27 @@ class ModelFitter:
             Height and width of maps.
         """
         if self._calibration is None:
-            made = self._of_held if self._split else self._of_left_out
-            self._calibration = made(model, size)
+            map_type = self._settings.map_type
+            if not self._split:
+                self._calibration = calibrate_left_out(model, self.left_out(), map_type, size)
+            elif self._n_held == 0:
+                self._calibration = ModelCalibration({}, {}, None)
+            else:
+                _, rows, codes = self._held.take()
+                own = self._places[codes]
+                self._calibration = calibrate_held(
+                    model, rows, own, map_type, size, self._n_threads
+                )
         return self._calibration
 
-    def combined(
-        self, model: Model, outliers: Callable[[list[str]], NDArray[np.float32]] | None
-    ) -> Model:
-        """Return `model` with its layers combined.
-
-        Parameters
-        ----------
-        outliers : callable, optional
-            Gives scores (L, T, m) of known outliers for T score types.
-        """
+    def _combined(self, model: Model, outliers: NDArray[Any] | None) -> Model:
+        """Return `model` with its layers combined."""
         scores = self.left_out().scores
         finite = {k: s[:, np.isfinite(s).all(axis=0)] for k, s in scores.items()}
         kinds = [kind for kind, normal in finite.items() if normal.shape[1] > 0]
-        known = None if outliers is None else outliers(kinds).astype(np.float64)
+        known = None
+        if outliers is not None:
+            known = model.layer_scores(outliers, kinds, self._n_threads).astype(np.float64)
         combinations = {
             kind: Combination.fit(
                 self._combine, finite[kind], None if known is None else known[:, t]
@@ -283,7 +266,7 @@ class ModelFitter:
         """Give `layers` the scales of their maps, where there are rows enough."""
         found = self.left_out()
         assert found.maps is not None
-        finite = _are_finite(found.maps[0])
+        finite = are_finite(found.maps[0])
         n_classes = len(layers[0].density.subspaces)
         counts = np.bincount(found.classes[finite], minlength=n_classes)
         asked = self._settings.image_score == "calibrated"
@@ -301,96 +284,3 @@ class ModelFitter:
             replace(layer, scale=PositionScale.fit(maps[finite], own, n_classes))
             for layer, maps in zip(layers, found.maps, strict=True)
         )
-
-    def _of_left_out(self, model: Model, size: tuple[int, int] | None) -> ModelCalibration:
-        found = self.left_out()
-        classes, scores, maxima, standard = {}, {}, None, None
-        if found.maps is not None:
-            standard, maxima = self._maps_of_left_out(model, found.maps, found.classes, size)
-        for kind, each in found.scores.items():
-            finite = np.isfinite(each).all(axis=0)
-            if not finite.any():
-                continue
-            own = each[:, finite]
-            if kind == "fre" and standard is not None:
-                together = model.score_maps(standard[finite]).astype(np.float64)
-            elif len(each) == 1:
-                together = own[0]
-            elif kind in model.combinations:
-                together = model.combinations[kind].combine_left_out(own)
-            else:
-                continue
-            classes[kind] = found.classes[finite]
-            scores[kind] = _as_scores(np.concatenate([together[None], own]))
-        return ModelCalibration(classes, scores, maxima)
-
-    def _maps_of_left_out(
-        self,
-        model: Model,
-        maps: Sequence[NDArray[np.float32]],
-        classes: NDArray[np.intp],
-        size: tuple[int, int] | None,
-    ) -> tuple[NDArray[np.float64] | None, NDArray[np.float32] | None]:
-        """Return standardised maps (n, height, width), where there are, and maxima (m,) of maps."""
-        kind = self._settings.map_type
-        assert kind is not None
-        assert size is not None
-        read = _are_finite(maps[0])
-        if not read.any():
-            return None, None
-        maps = [own[read] for own in maps]
-        if model.calibrated:
-            each = [standardise_left_out(own, classes[read]) for own in maps]
-            joined = model.join_standardised(each)
-            standard = np.full((len(read), *joined.shape[1:]), np.nan)
-            standard[read] = joined
-            return standard, _maxima(len(joined), lambda at: model.enlarge(joined[at], size), size)
-        if len(model.layers) > 1 and kind not in model.combinations:
-            return None, None
-        return None, _maxima(
-            len(maps[0]), lambda at: model.join_maps([own[at] for own in maps], kind, size), size
-        )
-
-    def _of_held(self, model: Model, size: tuple[int, int] | None) -> ModelCalibration:
-        classes: dict[str, NDArray[np.intp]] = {}
-        scores: dict[str, NDArray[np.float32]] = {}
-        maxima, map_type = None, self._settings.map_type
-        if self._n_held == 0:
-            return ModelCalibration(classes, scores, maxima)
-        _, rows, codes = self._held.take()
-        own = self._places[codes]
-        under = None if model.classes is None else own
-        kinds = possible_scores(model.check_scores)
-        if not kinds:
-            return ModelCalibration(classes, scores, maxima)
-        together = model.score(rows, kinds, self._n_threads, under)
-        each = model.layer_scores(rows, kinds, self._n_threads, under)
-        for t, kind in enumerate(kinds):
-            classes[kind], scores[kind] = own, np.concatenate([together[[t]], each[:, t]])
-        if map_type is not None and map_type in scores:
-            assert size is not None
-
-            def maps(at: slice) -> NDArray[np.float32]:
-                theirs = None if under is None else under[at]
-                return model.maps(rows[at], map_type, self._n_threads, size, classes=theirs)
-
-            maxima = _maxima(len(rows), maps, size)
-        return ModelCalibration(classes, scores, maxima)
-
-
-def _maxima(
-    count: int, maps: Callable[[slice], NDArray[np.floating]], size: tuple[int, int]
-) -> NDArray[np.float32]:
-    """Largest values (count,) of the `maps` of pictures, which are made some at a time."""
-    step = max(1, _MAP_BYTES // (8 * size[0] * size[1]))
-    parts = [maps(slice(first, first + step)).max(axis=(1, 2)) for first in range(0, count, step)]
-    return _as_scores(np.concatenate(parts))
-
-
-def _are_finite(maps: NDArray[np.float32]) -> NDArray[np.bool_]:
-    return np.asarray(np.isfinite(maps).all(axis=(1, 2)))
-
-
-def _as_scores(values: NDArray[np.floating]) -> NDArray[np.float32]:
-    most = float(np.finfo(np.float32).max)
-    return np.asarray(values.clip(-most, most), dtype=np.float32)

@@ -7,6 +7,7 @@ network sees it, shows as it is; the higher t, the more it is covered by the col
 
 import io
 import os
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -51,53 +52,64 @@ def check_folder(output: Path, pictures: Path) -> None:
     check_output(output / "0.png")
 
 
-def write_heatmaps(
-    dfm: DFM,
-    paths: Sequence[str],
-    features: NDArray[np.float32],
-    read: NDArray[np.bool_],
-    pictures: Path,
-    output: Path,
-    smoothing: float = 0.0,
-) -> None:
-    """Write the heatmap of each picture that could be read.
+class Heatmaps:
+    """Takes the features of pictures, batch by batch, and then writes their heatmaps.
+
+    Until the range of all maps is known they lie in a file without a name in the folder `output`.
 
     Parameters
     ----------
     dfm : DFM
         Fitted on images, with maps of its score type.
-    paths : sequence of str
-        Of N pictures below `pictures`, or that one.
-    features : ndarray of shape (N, D)
-        Their features, as `DFM.extract` gives them.
-    read : ndarray of shape (N,), bool
     pictures, output : path
         The heatmap of ``pictures/a/b.jpg`` is ``output/a/b.jpg.png``: every picture has a file of
         its own.
     smoothing : float
         As in `DFM.score_map`.
     """
-    colours = _colours()
-    assert dfm.feature_spec_ is not None
-    preprocessing = dfm.feature_spec_.preprocessing
-    places = np.flatnonzero(read)
-    parts = [places[i : i + _MAPS_AT_ONCE] for i in range(0, len(places), _MAPS_AT_ONCE)]
-    # Made twice rather than kept: they are small work beside the network's.
-    least, largest = np.inf, -np.inf
-    for part in parts:
-        maps = dfm.score_map(features[part], smoothing=smoothing)
-        least, largest = min(least, float(maps.min())), max(largest, float(maps.max()))
-    root = pictures if pictures.is_dir() else pictures.parent
-    for part in parts:
-        maps = dfm.score_map(features[part], smoothing=smoothing)
-        shares = (maps - least) / ((largest - least) or 1.0)
-        for place, share in zip(part, shares, strict=True):
-            pixels = read_image(paths[place], preprocessing.from_pil)
-            file = output / f"{os.path.relpath(paths[place], root)}.png"
-            file.parent.mkdir(parents=True, exist_ok=True)
+
+    def __init__(self, dfm: DFM, pictures: Path, output: Path, smoothing: float = 0.0) -> None:
+        self._dfm = dfm
+        self._root = pictures if pictures.is_dir() else pictures.parent
+        self._output = output
+        self._smoothing = smoothing
+        self._paths: list[str] = []
+        self._least, self._largest = np.inf, -np.inf
+        self._file = tempfile.TemporaryFile(dir=output)  # noqa: SIM115 (closed by __exit__)
+
+    def __enter__(self) -> "Heatmaps":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    def add(self, paths: Sequence[str], features: NDArray[np.float32]) -> None:
+        """Take the features (N, D) of pictures, as `DFM.extract` gives them."""
+        for first in range(0, len(paths), _MAPS_AT_ONCE):
+            part = features[first : first + _MAPS_AT_ONCE]
+            maps = self._dfm.score_map(part, smoothing=self._smoothing).astype(np.float32)
+            self._least = min(self._least, float(maps.min()))
+            self._largest = max(self._largest, float(maps.max()))
+            self._file.write(maps.data)
+        self._paths += paths
+
+    def write(self) -> None:
+        """Write the heatmaps of all pictures that were added."""
+        colours = _colours()
+        assert self._dfm.feature_spec_ is not None
+        preprocessing = self._dfm.feature_spec_.preprocessing
+        height, width = preprocessing.size
+        self._file.seek(0)
+        for path in self._paths:
+            values = np.frombuffer(self._file.read(4 * height * width), np.float32)
+            share = (values - self._least) / ((self._largest - self._least) or 1.0)
+            pixels = read_image(path, preprocessing.from_pil)
             drawn = io.BytesIO()
-            Image.fromarray(_blend(pixels, share, colours)).save(drawn, format="PNG")
-            write_file(file, drawn.getvalue())
+            picture = _blend(pixels, share.reshape(height, width), colours)
+            Image.fromarray(picture).save(drawn, format="PNG")
+            target = self._output / f"{os.path.relpath(path, self._root)}.png"
+            target.parent.mkdir(parents=True, exist_ok=True)
+            write_file(target, drawn.getvalue())
 
 
 def _blend(

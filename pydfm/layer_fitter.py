@@ -73,6 +73,11 @@ class LayerSettings:
             max_bytes=share,
         )
 
+    def sample(self) -> RowSample:
+        """Return a sample of the pictures' features, to be scored by a fit without them."""
+        most = SAMPLE_BYTES if self.max_bytes is None else self.max_bytes // 4
+        return RowSample(SAMPLE_ROWS, self.random_state, most)
+
 
 class LayerFitter:
     """Takes features in any number of batches, and gives the model of a layer.
@@ -98,9 +103,7 @@ class LayerFitter:
         self._n_threads = n_threads
         self._patch = settings.spatial == "patch" and grid is not None
         self._parts = [settings.fitter(n_threads) for _ in range(settings.n_parts)]
-        most = SAMPLE_BYTES if settings.max_bytes is None else settings.max_bytes // 4
-        size = max(most // (4 * (columns.stop - columns.start)), 1)
-        self._sample = RowSample(min(size, SAMPLE_ROWS), settings.random_state)
+        self._sample = settings.sample()
         self._model: LayerModel | None = None
         self._found: LeftOutScores | None = None
         self._order: Sequence[int] = [0]
@@ -196,7 +199,11 @@ class LayerFitter:
         return self._grid.patches(rows), repeated
 
     def fit(
-        self, order: Sequence[int] | None = None, classes: Sequence[Any] | None = None
+        self,
+        order: Sequence[int] | None = None,
+        classes: Sequence[Any] | None = None,
+        *,
+        whole: bool = False,
     ) -> LayerModel:
         """Return the model of all rows; see `DensityFitter.fit`."""
         fitter = self._parts[0]
@@ -208,7 +215,7 @@ class LayerFitter:
         self._model = LayerModel(
             name=self._name,
             columns=self._columns,
-            density=fitter.fit(order, classes),
+            density=fitter.fit(order, classes, whole=whole and len(self._parts) == 1),
             grid=self._grid,
             patch=self._patch,
             rule=self._settings.image_score or "top",

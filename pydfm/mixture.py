@@ -36,10 +36,13 @@ class Mixture:
         Positive, of sum 1.
     gaussians : tuple of Subspace
         Each of k features and k components: mean and principal axes of one Gaussian.
+    n_samples : int
+        Rows it was fitted on: fewer than the class has where `max_memory` has no room for them.
     """
 
     weights: NDArray[np.float64]
     gaussians: tuple[Subspace, ...]
+    n_samples: int
 
     def score(
         self, subspace: Subspace, features: NDArray[Any], n_threads: int
@@ -60,7 +63,7 @@ class Mixture:
 def fit_mixture(
     subspace: Subspace, features: NDArray[Any], random_state: int, n_threads: int
 ) -> Mixture:
-    """Fit a mixture to the rows `features` (N, D) that `subspace` was fitted to.
+    """Fit a mixture to rows `features` (N, D), all or some of those `subspace` was fitted on.
 
     Parameters
     ----------
@@ -70,6 +73,7 @@ def fit_mixture(
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.mixture import GaussianMixture
 
+    more = ", and a larger max_memory more rows" if len(features) < subspace.n_samples else ""
     z = np.concatenate(
         [
             _core.coordinates(rows, subspace.mean, subspace.components, n_threads=n_threads)
@@ -97,7 +101,7 @@ def fit_mixture(
     if best is None:
         raise ValueError(
             f"density is 'gmm', and a class has n_samples={n_rows}, too few for a mixture; "
-            "density='gaussian' takes classes of any size"
+            f"density='gaussian' takes classes of any size{more}"
         )
     gaussians = []
     for m in range(best.n_components):
@@ -116,4 +120,4 @@ def fit_mixture(
                 n_samples=max(round(float(best.weights_[m]) * n_rows), 1),
             )
         )
-    return Mixture(weights=best.weights_ / best.weights_.sum(), gaussians=tuple(gaussians))
+    return Mixture(best.weights_ / best.weights_.sum(), tuple(gaussians), n_rows)

@@ -58,6 +58,10 @@ class Model:
                 kept += f" to {max(counts)}"
             name = f"{layer.name}: " if len(self.layers) > 1 else ""
             parts.append(f"{name}{kept} of {layer.density.n_features} components")
+            fitted = sum(mixture.n_samples for mixture in layer.density.mixtures or ())
+            n_rows = sum(subspace.n_samples for subspace in layer.density.subspaces)
+            if 0 < fitted < n_rows:
+                parts.append(f"{name}mixtures on {fitted} of {n_rows} rows")
         return ", ".join(parts)
 
     def check_scores(self, score_types: Sequence[str]) -> None:

@@ -62,7 +62,7 @@ def to_tensors(model: Model) -> tuple[dict[str, Any], Tensors]:
                 "standardised": layer.scale is not None,
                 "shared_components": shared,
                 "background": density.background is not None,
-                "mixtures": density.mixtures is not None,
+                "mixtures": [mixture.n_samples for mixture in density.mixtures or ()],
             }
         )
     header = {
@@ -174,7 +174,11 @@ def _layer(i: int, fields: dict[str, Any], tensors: Tensors) -> LayerModel:
     mixtures = None
     if fields["mixtures"]:
         mixtures = tuple(
-            Mixture(tensors[f"{i}.mixture.{c}.weights"], tuple(_take(tensors, f"{i}.mixture.{c}")))
+            Mixture(
+                tensors[f"{i}.mixture.{c}.weights"],
+                tuple(_take(tensors, f"{i}.mixture.{c}")),
+                int(fields["mixtures"][c]),
+            )
             for c in range(len(subspaces))
         )
     grid = None if fields["grid"] is None else grid_of(fields["grid"])

@@ -1,6 +1,7 @@
 """A random sample, of bounded size, of rows that come in any number of batches."""
 
 import copy
+import math
 from typing import Any
 
 import numpy as np
@@ -10,26 +11,41 @@ from pydfm.features import Rows
 
 
 class RowSample:
-    """Keeps up to `size` of the rows added: each has a number, and the lowest stay.
+    """Keeps up to `size` of the rows added: each has a number in [0, 1), and the lowest stay.
 
     The number depends on the seed and on the place of a row alone, so that the sample does not
-    depend on batches, and samples of the same rows in other features hold the same places.
+    depend on batches, and samples of the same rows in other features hold the same places. Rows of
+    a sample that is merged, where it has left out others, keep the numbers that they have there, so
+    that each row of either stands for as many.
 
     Parameters
     ----------
     size : int
         Rows that are kept at most.
     seed : int
+    max_bytes : int, optional
+        Of these rows, of the type of the first ones; but `least` rows are kept whatever they take.
     """
 
-    def __init__(self, size: int, seed: int = 0) -> None:
-        self.size = size
+    def __init__(
+        self, size: int, seed: int = 0, max_bytes: int | None = None, least: int = 1
+    ) -> None:
+        self._size = size
         self._seed = seed
+        self._max_bytes = max_bytes
+        self._least = least
         self._shared = False  # with a copy, so that arrays are not written to
         self._n_kept = 0
         self._places = np.zeros(0, dtype=np.intp)
         self._tags = np.zeros(0, dtype=np.intp)
+        self._numbers = np.zeros(0)
+        self._left_out = False  # some of the rows that came
         self._rows: Any = None
+
+    @property
+    def n_rows(self) -> int:
+        """Rows that are kept."""
+        return self._n_kept
 
     @property
     def n_bytes(self) -> int:
@@ -42,18 +58,35 @@ class RowSample:
         self._shared = other._shared = True
         return other
 
+    def emptied(self) -> "RowSample":
+        """Return a sample of no rows, with the same limits."""
+        return RowSample(self._size, self._seed, self._max_bytes, self._least)
+
     def add(
         self, rows: NDArray[Any], places: NDArray[np.intp], tags: NDArray[np.intp] | None = None
     ) -> None:
-        """Add `rows` (N, ...) at `places` (N,), and a number to go along with each."""
+        """Add `rows` (N, ...) at `places` (N,), and a tag to go along with each."""
+        self._add(rows, places, tags, _numbers(places, self._seed))
+
+    def _add(
+        self,
+        rows: NDArray[Any],
+        places: NDArray[np.intp],
+        tags: NDArray[np.intp] | None,
+        numbers: NDArray[np.float64],
+    ) -> None:
+        if self._rows is None and self._max_bytes is not None:
+            fit = self._max_bytes // (rows.itemsize * max(math.prod(rows.shape[1:]), 1))
+            self._size = max(min(self._size, fit), self._least)
         # Arrays that came from another process are not writeable.
         if self._shared or not self._places.flags.writeable:
             self._own_arrays()
         kept = self._n_kept
-        everyone = _numbers(np.append(self._places[:kept], places), self._seed)
-        stay = np.ones(len(everyone), dtype=bool)
-        if len(everyone) > self.size:
-            stay[np.argpartition(everyone, self.size - 1)[self.size :]] = False
+        stay = np.ones(kept + len(rows), dtype=bool)
+        if len(stay) > self._size:
+            everyone = np.append(self._numbers[:kept], numbers)
+            stay[np.argpartition(everyone, self._size - 1)[self._size :]] = False
+            self._left_out = True
         new = np.flatnonzero(stay[kept:])
         # Those that come take the slots of those that go; the rest of them are added at the end.
         slots = np.flatnonzero(~stay[:kept])
@@ -62,6 +95,7 @@ class RowSample:
         self._n_kept = max(kept, int(slots[-1]) + 1) if len(slots) else kept
         self._places[slots] = places[new]
         self._tags[slots] = 0 if tags is None else tags[new]
+        self._numbers[slots] = numbers[new]
         self._rows[slots] = rows[new]
 
     def take(self) -> tuple[NDArray[np.intp], Rows, NDArray[np.intp]]:
@@ -75,7 +109,11 @@ class RowSample:
         """Add the rows of `other` behind place `first`, their tags t replaced by ``numbers[t]``."""
         if other._n_kept:
             places, rows, tags = other.take()
-            self.add(rows, first + places, tags if numbers is None else numbers[tags])
+            drawn = other._ordered_numbers()
+            if not other._left_out:
+                drawn = _numbers(first + places, self._seed)
+            self._left_out |= other._left_out
+            self._add(rows, first + places, tags if numbers is None else numbers[tags], drawn)
 
     def find(self, rows: NDArray[Any], tags: NDArray[np.intp] | None = None) -> NDArray[np.bool_]:
         """Tell which of `rows` (N, D), with `tags` (N,), are in the sample."""
@@ -106,31 +144,36 @@ class RowSample:
 
     def _restricted(self, stay: NDArray[np.intp]) -> "RowSample":
         places, kept, kept_tags = self.take()
-        other = RowSample(self.size, self._seed)
+        other = self.emptied()
+        other._left_out = self._left_out
         if len(stay):
-            other.add(kept[stay], places[stay], kept_tags[stay])
+            other._add(kept[stay], places[stay], kept_tags[stay], self._ordered_numbers()[stay])
         return other
 
+    def _ordered_numbers(self) -> NDArray[np.float64]:
+        return self._numbers[np.argsort(self._places[: self._n_kept])]
+
     def _own_arrays(self) -> None:
-        for name in ("_places", "_tags", "_rows"):
+        for name in ("_places", "_tags", "_numbers", "_rows"):
             value = getattr(self, name)
             setattr(self, name, None if value is None else value.copy())
         self._shared = False
 
     def _reserve(self, count: int, rows: NDArray[Any]) -> None:
-        """Make room for `count` rows, at most `size`, of the type that holds all of them."""
+        """Make room for `count` rows, or as many as may be kept, of a type that holds them."""
         dtype = rows.dtype if self._rows is None else np.result_type(self._rows, rows)
         room = 0 if self._rows is None else len(self._rows)
-        count = min(count, self.size)
+        count = min(count, self._size)
         if self._rows is not None and count <= room and dtype == self._rows.dtype:
             return
-        room = min(max(count, 2 * room), self.size) if count > room else room
+        room = min(max(count, 2 * room), self._size) if count > room else room
         larger = np.empty((room, *rows.shape[1:]), dtype=dtype)
         if self._rows is not None:
             larger[: self._n_kept] = self._rows[: self._n_kept]
         self._rows = larger
         self._places = np.append(self._places, np.zeros(room - len(self._places), dtype=np.intp))
         self._tags = np.append(self._tags, np.zeros(room - len(self._tags), dtype=np.intp))
+        self._numbers = np.append(self._numbers, np.zeros(room - len(self._numbers)))
 
 
 def find_rows(
@@ -172,10 +215,10 @@ def find_rows(
     return np.array(gone, dtype=np.intp), np.array(missing, dtype=np.intp)
 
 
-def _numbers(places: NDArray[np.intp], seed: int) -> NDArray[np.uint64]:
-    """Numbers (N,) that look drawn at random, each its place's alone (splitmix64)."""
+def _numbers(places: NDArray[np.intp], seed: int) -> NDArray[np.float64]:
+    """Numbers (N,) in [0, 1) that look drawn at random, each its place's alone (splitmix64)."""
     steps = places.astype(np.uint64) + np.uint64(1) + (np.uint64(seed % 2**31) << np.uint64(32))
     z = steps * np.uint64(0x9E3779B97F4A7C15)
     z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return np.asarray(z ^ (z >> np.uint64(31)), dtype=np.uint64)
+    return np.asarray((z ^ (z >> np.uint64(31))) * 2.0**-64)

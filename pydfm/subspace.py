@@ -116,7 +116,8 @@ def resolution_of(
 
 def fit_subspace(
     mean: NDArray[np.float64],
-    products: NDArray[np.float64],
+    values: NDArray[np.float64],
+    vectors: NDArray[np.float64],
     rows: Rows | None,
     *,
     n_samples: int,
@@ -127,12 +128,13 @@ def fit_subspace(
     energy: float | None = None,
     error: float = 0.0,
 ) -> Subspace:
-    """Return the subspace of a scatter (D, D), or of the Gram matrix (N, N) of `rows`.
+    """Return the subspace of a scatter, or of the Gram matrix of `rows`, by its eigenpairs.
 
     Parameters
     ----------
     mean : ndarray of shape (D,)
-    products : ndarray of shape (D, D) or (N, N)
+    values, vectors : ndarray of shape (r,) and (k, D) or (k, N)
+        What `leading_eigenpairs` gives.
     rows : ndarray of shape (N, D) or None
         Those of the Gram matrix.
     n_samples, n_classes : int
@@ -143,11 +145,9 @@ def fit_subspace(
     regularization : {"shrinkage"}, float or None
         See the head of this module.
     energy, error : float
-        Where the products are those of a sketch: the trace of the scatter, and what is missing in
-        any direction, at most.
+        Where they are those of a sketch: the trace of the scatter, and what is missing in any
+        direction, at most.
     """
-    whole = None if energy is not None else n_components
-    values, vectors = _leading_eigenpairs(products, whole, n_threads)
     n_features = len(mean)
     degrees = max(n_samples - n_classes, 1)
     most = min(n_samples - n_classes + 1, n_features)
@@ -206,9 +206,10 @@ def _regularised(
     return replace(subspace, explained_variance=variances, noise_variance=noise)
 
 
-def _leading_eigenpairs(
+def leading_eigenpairs(
     products: NDArray[np.float64], n_components: float | int | None, n_threads: int
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return all eigenvalues of `products`, and what eigenvectors `n_components` may ask for."""
     # As many vectors as _count_components may ask for: it takes what rounding left of zero
     # eigenvalues for none, which leaves a share to fewer of the others, never to more.
     if n_components is None:

@@ -1,4 +1,8 @@
-"""Rows of one class in, in any number of batches, and the subspace of all of them out.
+"""Rows of one class, or of several that share a scatter, in; their principal subspaces out.
+
+Rows are kept until there are more of them than features; then they are folded into their scatter.
+So the cheaper of the N x N Gram matrix and the D x D scatter is decomposed, and memory is bounded
+by that of 2 D rows in float64, and the means, however many rows come.
 
 Fitters can be added to one another, and rows taken away, exactly but for rounding. A copy is cheap:
 arrays are shared, and never written to once they are in a fitter.
@@ -6,32 +10,22 @@ arrays are shared, and never written to once they are in a fitter.
 
 import copy
 from dataclasses import replace
-from typing import Any, TypeAlias, cast
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pydfm import _core
 from pydfm.features import Rows, blocks, check_finite
-from pydfm.row_keeping import (
-    NOT_FITTED,
-    Reduction,
-    check_rest,
-    exact_mean,
-    fits_memory,
-    left_out,
-    most_kept,
-    sketch_size,
-)
+from pydfm.left_out_rows import Reduction, score_left_out
 from pydfm.sample import RowSample, find_rows
+from pydfm.scatter import Scatter, class_means, fits_memory
 from pydfm.sketch import FrequentDirections
-from pydfm.subspace import Subspace, check_sums, fit_subspace
-
-_Moments: TypeAlias = tuple[int, NDArray[np.float64], NDArray[np.float64]]
+from pydfm.subspace import Subspace, check_sums, fit_subspace, leading_eigenpairs
 
 
 class SubspaceFitter:
-    """Takes rows of one class.
+    """Takes rows of classes, numbered from 0; of one class where no numbers are given.
 
     Parameters
     ----------
@@ -39,12 +33,11 @@ class SubspaceFitter:
     sample : RowSample, optional
         Of the rows that are folded, to score them without themselves.
     max_bytes : int, optional
-        Of memory; past it a sketch is kept in place of moments.
+        Of memory; past it the scatter is sketched.
 
     Attributes
     ----------
     n_samples : int
-    sample : RowSample or None
     """
 
     def __init__(
@@ -52,144 +45,195 @@ class SubspaceFitter:
     ) -> None:
         self.n_samples = 0
         self._n_threads = n_threads
-        self.sample = sample
+        self._sample = sample
         self._max_bytes = max_bytes
-        self._kept: list[Rows] = []
-        self._places: list[NDArray[np.intp]] = []  # of the rows kept
+        # Rows, their classes and their places.
+        self._kept: list[tuple[Rows, NDArray[np.intp], NDArray[np.intp]]] = []
         self._n_kept = 0
         self._n_seen = 0  # with those that were taken away since
-        self._moments: _Moments | None = None
-        self._sketch: FrequentDirections | None = None
-        self._gram: tuple[NDArray[np.float64], NDArray[np.float64]] | None = None
-        self._n_components = 0  # of the last fit
+        self._scatter: Scatter | None = None
+        # Of the last fit: the Gram matrix of rows that are kept, or all eigenpairs.
+        self._gram: NDArray[np.float64] | None = None
+        self._pairs: tuple[NDArray[np.float64], NDArray[np.float64]] | None = None
+        self._means = np.zeros((0, 0))
+        self._n_components = 0
 
     @property
     def n_bytes(self) -> int:
-        """Bytes of memory that rows, moments and sample take."""
-        arrays = [*self._kept, *(self._moments or ())[1:], *(self._gram or ())]
-        if self._sketch is not None:
-            arrays.append(self._sketch.rows)
-        sampled = 0 if self.sample is None else self.sample.n_bytes
-        return sum(int(array.nbytes) for array in arrays) + sampled
+        """Bytes of memory that rows, scatter and sample take."""
+        arrays: list[NDArray[Any]] = [array for part in self._kept for array in part]
+        arrays += [] if self._gram is None else [self._gram]
+        others = (part.n_bytes for part in (self._scatter, self._sample) if part is not None)
+        return sum(int(array.nbytes) for array in arrays) + sum(others)
 
     def copy(self) -> "SubspaceFitter":
         """Return a fitter of the same rows."""
         other = copy.copy(self)
-        other._kept, other._places = list(self._kept), list(self._places)
-        if self.sample is not None:
-            other.sample = self.sample.copy()
-        if self._sketch is not None:
-            other._sketch = self._sketch.copy()
+        other._kept = list(self._kept)
+        if self._sample is not None:
+            other._sample = self._sample.copy()
         return other
 
-    def add(self, features: NDArray[Any], *, owned: bool = True) -> None:
-        """Add `features` (N, D), which must stay as they are if they are `owned`."""
-        for _, rows in blocks(features):
+    def emptied(self) -> "SubspaceFitter":
+        """Return a fitter of the same settings, without rows."""
+        sample = None if self._sample is None else self._sample.emptied()
+        return SubspaceFitter(self._n_threads, sample, self._max_bytes)
+
+    def add(
+        self,
+        features: NDArray[Any],
+        classes: NDArray[np.intp] | None = None,
+        *,
+        owned: bool = True,
+    ) -> None:
+        """Add `features` (N, D) of `classes` (N,), which must stay as they are if `owned`."""
+        if classes is None:
+            classes = np.zeros(len(features), dtype=np.intp)
+        for first, rows in blocks(features):
             places = np.arange(self._n_seen, self._n_seen + len(rows))
             self._n_seen += len(rows)
-            self._keep(rows, places)
+            self._keep(rows, classes[first : first + len(rows)], places)
         if not owned and self._kept:
-            self._kept[-1] = self._kept[-1].copy()
+            rows, theirs, places = self._kept[-1]
+            self._kept[-1] = rows.copy(), theirs, places
 
     def own(self) -> None:
         """Copy rows that are kept where they may be the caller's, who may change them."""
         if len(self._kept) == 1:
-            self._kept = [self._kept[0].copy()]
+            ((rows, classes, places),) = self._kept
+            self._kept = [(rows.copy(), classes, places)]
         elif self._kept:
-            self._kept, self._places = [self._joined()], [np.concatenate(self._places)]
+            self._kept = [self._joined()]
 
-    def merge(self, other: "SubspaceFitter") -> None:
-        """Add all rows that were added to `other`, which stays as it is."""
-        if other._moments is not None:
+    def merge(self, other: "SubspaceFitter", numbers: NDArray[np.intp]) -> None:
+        """Add all rows that were added to `other`, whose class c is ``numbers[c]`` here.
+
+        `other` stays as it is. Several classes of it may become one.
+        """
+        if other._scatter is not None:
             # Folded in the order in which they came, which the sample counts by.
-            if self._kept:
-                self._fold()
-            if self.sample is not None and other.sample is not None:
-                self.sample.merge(other.sample, self._n_seen)
-            self.add_moments(other._moments, other._sketch)
+            self._fold()
+            if self._sample is not None and other._sample is not None:
+                self._sample.merge(other._sample, self._n_seen, numbers)
+            self._take_up(other._scatter, numbers)
+            self.n_samples += other.n_samples - other._n_kept
         first = self._n_seen
-        for rows, places in zip(other._kept, other._places, strict=True):
-            self._keep(rows, first + places)
+        for rows, classes, places in other._kept:
+            self._keep(rows, numbers[classes], first + places)
         self._n_seen = first + other._n_seen
 
-    def add_moments(self, moments: _Moments, sketch: FrequentDirections | None = None) -> None:
-        """Add rows by their moments; or by count and mean, beside the `sketch` of the scatter."""
-        self.n_samples += moments[0]
-        self._join(moments, sketch)
-
-    def forget(self, features: NDArray[Any]) -> None:
-        """Take rows `features` (N, D) away again.
+    def forget(self, features: NDArray[Any], classes: NDArray[np.intp] | None = None) -> None:
+        """Take rows `features` (N, D) of `classes` (N,) away again.
 
         Raises
         ------
         ValueError
-            If one of them was not added, as far as can be told; if the rows left are too few, or
-            so small beside these that their digits are lost; or in a sketch.
+            If one of them was not added, as far as can be told; if the rows left are so small
+            beside these that their digits are lost; or in a sketch.
         """
         rows = np.ascontiguousarray(features, dtype=np.float64)
         check_finite(rows)
-        if self._sketch is not None:
-            raise ValueError(
-                "rows cannot be taken away from a sketch; fit again, or with a larger max_memory"
-            )
-        kept = self._joined() if self._kept else rows[:0]
-        gone, missing = find_rows(kept, rows)
+        if classes is None:
+            classes = np.zeros(len(rows), dtype=np.intp)
+        none = rows[:0], classes[:0], classes[:0]
+        kept, theirs, places = self._joined() if self._kept else none
+        gone, missing = find_rows(kept, rows, theirs, classes)
         if len(missing):
-            if self._moments is None:
+            if self._scatter is None:
                 raise ValueError(f"row {missing[0]} of X is none of those the model was fitted on")
-            self._moments = _subtracted(self._moments, rows[missing], self._n_threads)
-            if self.sample is not None:
-                self.sample = self.sample.without(rows[missing])
+            self._scatter = self._scatter.without(rows[missing], classes[missing], self._n_threads)
+            if self._sample is not None:
+                self._sample = self._sample.without(rows[missing], classes[missing])
         stay = np.delete(np.arange(len(kept)), gone)
-        places = np.concatenate(self._places)[stay] if self._places else stay
-        self._kept = [kept[stay]] if len(stay) else []
-        self._places = [places] if len(stay) else []
+        self._kept = [(kept[stay], theirs[stay], places[stay])] if len(stay) else []
         self._n_kept = len(stay)
         self.n_samples -= len(rows)
-        if self._moments is not None and self._moments[0] == 0:
-            self._moments = None
+        if self.n_samples == self._n_kept:
+            self._scatter = None
+
+    def counts(self) -> NDArray[np.intp]:
+        """Return the number of rows (C,) of each class."""
+        parts = [np.bincount(classes) for _, classes, _ in self._kept]
+        if self._scatter is not None:
+            parts.append(self._scatter.counts)
+        counts = np.zeros(max((len(part) for part in parts), default=0), dtype=np.intp)
+        for part in parts:
+            counts[: len(part)] += part
+        return counts
 
     def fit(
-        self, n_components: float | int | None, regularization: str | float | None = None
-    ) -> Subspace:
-        """Return the subspace of all rows added; see `fit_subspace`.
+        self,
+        n_components: float | int | None,
+        regularization: str | float | None = None,
+        *,
+        whole: bool = False,
+    ) -> list[Subspace]:
+        """Return the subspaces of the classes; several share all but their means.
+
+        Of a class without rows there is one with a count of zero.
+
+        Parameters
+        ----------
+        n_components, regularization
+            As in `fit_subspace`.
+        whole : bool
+            Whether `left_out` will be asked for, which takes all eigenpairs: they are computed
+            once then.
 
         Raises
         ------
         ValueError
-            If they are not finite.
+            If rows are not finite.
         """
         rows: Rows | None = None
         energy, error = None, 0.0
-        if self._moments is None:
-            rows = self._joined()
-            self._kept, self._places = [rows], [np.concatenate(self._places)]
-            mean, products = self._gram = _core.gram(rows, n_threads=self._n_threads)
-            check_sums(rows, mean, products, 0)
+        if self._scatter is None:
+            rows, classes, places = self._joined()
+            self._kept = [(rows, classes, places)]
+            counts = np.bincount(classes)
+            if len(counts) > 1:
+                means = class_means(rows, classes)
+                rows, mean = _centred(rows, classes, means)
+                products = _core.gram(rows, n_threads=self._n_threads)[1]
+            else:
+                mean, products = _core.gram(rows, n_threads=self._n_threads)
+                means = mean[None]
+            check_sums(self._kept[0][0], means, products, 0)
         else:
-            if self._kept:
-                self._fold()
-            _, mean, products = self._moments
-            if self._sketch is not None:
-                rows, energy, error = self._sketch.rows, self._sketch.energy, self._sketch.error
+            self._fold()
+            counts, means, sums = self._scatter.counts, self._scatter.means, self._scatter.products
+            mean = np.zeros(means.shape[1])
+            if isinstance(sums, FrequentDirections):
+                rows, energy, error = sums.rows, sums.energy, sums.error
                 products = rows @ rows.T
-        subspace = fit_subspace(
-            mean if self._sketch is None else np.zeros_like(mean),
-            products,
+            else:
+                products = sums
+                mean = means[0] if len(means) == 1 else mean
+        wanted = None if whole or energy is not None else n_components
+        pairs = leading_eigenpairs(products, wanted, self._n_threads)
+        shared = fit_subspace(
+            mean,
+            *pairs,
             rows,
             n_samples=self.n_samples,
+            n_classes=int(np.count_nonzero(counts)),
             n_components=n_components,
             regularization=regularization,
             n_threads=self._n_threads,
             energy=energy,
             error=error,
         )
-        self._n_components = len(subspace.components)
-        return subspace if self._sketch is None else replace(subspace, mean=mean)
+        self._gram = products if self._scatter is None else None
+        self._pairs = pairs if whole else None
+        self._means, self._n_components = means, len(shared.components)
+        return [
+            replace(shared, mean=mean.copy(), n_samples=int(count))
+            for count, mean in zip(counts, means, strict=True)
+        ]
 
     def left_out(
         self, reduce: Reduction | None = None
-    ) -> tuple[NDArray[np.intp], NDArray[np.float64], NDArray[np.float32] | None]:
+    ) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.float64], NDArray[np.float32] | None]:
         """Scores of rows, each under the subspace that the others have, after `fit`.
 
         Parameters
@@ -200,7 +244,7 @@ class SubspaceFitter:
 
         Returns
         -------
-        places : ndarray of shape (n,)
+        places, classes : ndarray of shape (n,)
             Which rows, as they came: all, or those of the sample where they were folded.
         scores : ndarray of shape (4, n), float64
             Of `GAUSSIAN_SCORES`, without regularization; NaN where the others cannot give it: all
@@ -208,88 +252,74 @@ class SubspaceFitter:
         reduced : ndarray of shape (n, ...), float32, or None
             What `reduce` made of the residuals; NaN where there are none.
         """
-        rows, kept = None, None
-        if self._moments is None:
-            assert self._gram is not None
-            mean, products = self._gram
-            kept, places = self._joined(), np.concatenate(self._places)
+        products: Any
+        if self._scatter is None:
+            rows, classes, places = self._joined()
+            products = self._gram
         else:
-            assert self.sample is not None
-            _, mean, products = self._moments
-            places, rows, _ = self.sample.take()
-        scores, reduced = left_out(
-            products,
-            rows,
-            mean,
-            class_sizes=self.n_samples,
+            assert self._sample is not None
+            places, rows, classes = self._sample.take()
+            products = self._scatter.products
+        # They are as large as all else, and only needed here.
+        pairs, self._pairs = self._pairs or _core.eigh(products, n_threads=self._n_threads), None
+        sizes = self.counts()
+        scores, reduced = score_left_out(
+            *pairs,
+            *_centred(rows, classes, self._means),
+            of_gram=self._scatter is None,
+            class_sizes=sizes[classes],
             n_samples=self.n_samples,
-            n_classes=1,
+            n_classes=int(np.count_nonzero(sizes)),
             n_components=self._n_components,
             n_threads=self._n_threads,
             reduce=reduce,
-            kept=kept,
         )
-        return places, scores, reduced
+        return places, classes, scores, reduced
 
-    def _keep(self, rows: Rows, places: NDArray[np.intp]) -> None:
-        self._kept.append(rows)
-        self._places.append(places)
+    def _keep(self, rows: Rows, classes: NDArray[np.intp], places: NDArray[np.intp]) -> None:
+        self._kept.append((rows, classes, places))
         self._n_kept += len(rows)
         self.n_samples += len(rows)
-        if self._n_kept > most_kept(rows.shape[1], self._max_bytes):
+        most = n_features = rows.shape[1]
+        if not fits_memory(n_features, self._max_bytes):
+            assert self._max_bytes is not None
+            most = min(n_features, max(self._max_bytes // (2 * 8 * n_features), 1))
+        if self._n_kept > most:
             self._fold()
 
-    def _joined(self) -> Rows:
+    def _joined(self) -> tuple[Rows, NDArray[np.intp], NDArray[np.intp]]:
+        if len(self._kept) == 1:
+            return self._kept[0]
+        rows, classes, places = zip(*self._kept, strict=True)
         # Batches may differ in type: the widest holds them all.
-        return self._kept[0] if len(self._kept) == 1 else cast(Rows, np.concatenate(self._kept))
+        return cast(Rows, np.concatenate(rows)), np.concatenate(classes), np.concatenate(places)
 
     def _fold(self) -> None:
-        rows, places = self._joined(), np.concatenate(self._places)
-        self._kept, self._places, self._n_kept = [], [], 0
-        if self.sample is not None:
-            self.sample.add(rows, places)
-        n_features = rows.shape[1]
-        if fits_memory(n_features, self._max_bytes):
-            moments = _core.moments(rows, n_threads=self._n_threads)
-            check_sums(rows, moments[1], moments[2], self.n_samples - len(rows))
-            self._join(moments, None)
+        if not self._kept:
             return
-        sketch = FrequentDirections(
-            sketch_size(n_features, self._max_bytes), n_features, self._n_threads
-        )
-        mean = exact_mean(rows)
-        if not np.isfinite(mean).all():
-            check_finite(rows, self.n_samples - len(rows))
-        for _, part in blocks(rows):
-            sketch.add(part - mean)
-        self._join((len(rows), mean, np.zeros((0, 0))), sketch)
+        rows, classes, places = self._joined()
+        self._kept, self._n_kept, self._gram = [], 0, None
+        if self._sample is not None:
+            self._sample.add(rows, places, classes)
+        first = self.n_samples - len(rows)
+        folded = Scatter.of(rows, classes, self._n_threads, self._max_bytes, first)
+        self._take_up(folded, np.arange(len(folded.counts)))
 
-    def _join(self, moments: _Moments, sketch: FrequentDirections | None) -> None:
-        if self._moments is None:
-            self._moments, self._sketch = moments, None if sketch is None else sketch.copy()
-        elif sketch is None and self._sketch is None:
-            self._moments = _core.merge_moments(self._moments, moments)
-        elif sketch is not None and self._sketch is not None:
-            n, mean, nothing = self._moments
-            m, other_mean, _ = moments
-            delta = other_mean - mean
-            self._sketch.merge(sketch)
-            self._sketch.add(np.sqrt(n * m / (n + m)) * delta[None])
-            self._moments = n + m, mean + m / (n + m) * delta, nothing
+    def _take_up(self, other: Scatter, numbers: NDArray[np.intp]) -> None:
+        numbers = numbers[: len(other.counts)]
+        if self._scatter is None:
+            self._scatter = other.renumbered(numbers, self._n_threads)
         else:
-            raise ValueError("one is a sketch and the other is not; give both one max_memory")
+            self._scatter = self._scatter.merged(other, numbers, self._n_threads)
 
 
-def _subtracted(moments: _Moments, rows: NDArray[np.float64], n_threads: int) -> _Moments:
-    """Moments without `rows`."""
-    if len(rows) > moments[0]:
-        raise ValueError(
-            f"X has {len(rows)} rows, more than the {moments[0]} that the model was fitted on"
-        )
-    try:
-        rest = _core.subtract_moments(moments, _core.moments(rows, n_threads=n_threads))
-    except ValueError:  # a variance would be negative
-        raise ValueError(NOT_FITTED) from None
-    if rest[0] > 1:
-        check_rest(moments[2], rest[2])
-    return rest
+def _centred(
+    rows: Rows, classes: NDArray[np.intp], means: NDArray[np.float64]
+) -> tuple[Rows, NDArray[np.float64]]:
+    """Return rows whose deviations are those of `rows` from their classes' means, and from what.
+
+    Of one class the core takes the mean away as it reads them.
+    """
+    if len(means) == 1:
+        return rows, means[0]
+    return rows - means[classes], np.zeros(rows.shape[1])

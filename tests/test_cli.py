@@ -9,6 +9,7 @@ import struct
 import subprocess
 import sys
 import time
+import weakref
 from types import SimpleNamespace
 from typing import Literal, get_args, get_origin
 
@@ -28,6 +29,7 @@ from pydfm.backbone import PRECISIONS
 from pydfm.datasets import load_category, load_masks
 from pydfm.density import COVARIANCES, DENSITIES, SCORE_TYPES
 from pydfm.evaluation import aupro, pixel_auroc
+from pydfm.extraction import Extractor
 from pydfm.images import list_images
 from pydfm.layer import PATCH_RULES, SPATIAL_FORMS
 from pydfm.layer_fitter import CALIBRATIONS
@@ -376,6 +378,35 @@ def test_maps_of_one_picture_and_smoothed(run, model, picture_folder, tmp_path):
         run("score", model, picture, "--maps", tmp_path / "c", "--smoothing", "-1"),
         "smoothing is -1.0; it must be a number of at least 0",
     )
+
+
+@pytest.mark.parametrize("options", [(), ("--score-type", "fre", "--score-type", "ppca"), "maps"])
+def test_features_of_a_batch_or_two_are_in_memory(
+    run, script, pictures, tmp_path, monkeypatch, options
+):
+    """Of classes, several score types and maps too."""
+    for i, picture in enumerate(pictures):
+        (tmp_path / "in" / "ab"[i % 2]).mkdir(parents=True, exist_ok=True)
+        picture.save(tmp_path / "in" / "ab"[i % 2] / f"{i}.png")
+    dfm = pydfm.DFM(3, backbone=script, image_size=40, device="cpu", alpha=0.2)
+    dfm.fit(tmp_path / "in", labels="folders").save(tmp_path / "m")
+    whole = run("score", tmp_path / "m", tmp_path / "in", "--batch-size", "64")
+    made, alive, actual = [], [], Extractor.batches
+
+    def batches(*arguments):
+        for places, features in actual(*arguments):
+            made.append(weakref.ref(features))
+            alive.append(sum(one() is not None for one in made))
+            yield places, features
+
+    monkeypatch.setattr(Extractor, "batches", batches)
+    options = ("--maps", tmp_path / "maps") if options == "maps" else options
+    got = run("score", tmp_path / "m", tmp_path / "in", "--batch-size", "2", *options)
+    assert (got.code, len(made)) == (0, 6)
+    assert max(alive) <= 2
+    if len(options) < 4:
+        assert got.out == whole.out
+    assert got.out.count(b"\n") == 13
 
 
 @pytest.mark.filterwarnings("default:.*images were skipped")

@@ -29,11 +29,20 @@ def settings(**changes):
     return LayerSettings(**{**fields, **changes})
 
 
-def fitted(rows, labels=None, *, layers=(("a", None),), combine="sum", batches=1, **changes):
+def fitted(
+    rows,
+    labels=None,
+    *,
+    layers=(("a", None),),
+    combine="sum",
+    batches=1,
+    outliers=None,
+    **changes,
+):
     fitter = ModelFitter(layers, rows.shape[1], settings(**changes), combine, n_threads=2)
     for part in np.array_split(np.arange(len(rows)), batches):
         fitter.add(rows[part], None if labels is None else labels[part])
-    return fitter, fitter.fit()
+    return fitter, fitter.fit(outliers)
 
 
 def labelled(n=60, n_features=24):
@@ -172,9 +181,7 @@ def test_the_same_rows_of_all_layers_are_left_out(monkeypatch, calibration, with
 
 def test_layers_are_combined_by_left_out_rows():
     rows = falling_rows(40, 24 + 24).astype(np.float32)
-    fitter, model = fitted(rows, layers=[("a", GRID), ("b", GRID)], combine="max")
-    assert model.combinations == {}
-    combined = fitter.combined(model, None)
+    _, combined = fitted(rows, layers=[("a", GRID), ("b", GRID)], combine="max")
     assert set(combined.combinations) == set(SCORE_TYPES)
     for i_layer, columns in enumerate((slice(0, 24), slice(24, 48))):
         alone = [
@@ -194,26 +201,19 @@ def test_rows_without_finite_scores_do_not_count():
     labels = labels.astype("U9")
     labels[7] = "alone"
     with pytest.warns(UserWarning, match="keeps 0"):
-        fitter, model = fitted(
+        _, model = fitted(
             np.concatenate([rows, rows], axis=1), labels, layers=[("a", GRID), ("b", GRID)]
         )
-    rule = fitter.combined(model, None).combinations["fre"]
+    rule = model.combinations["fre"]
     assert np.isfinite(rule.mean).all()
     assert np.isfinite(rule.scale).all()
 
 
 def test_known_outliers_are_scored_for_the_logistic_rule():
     rows = falling_rows(60, 48).astype(np.float32)
-    fitter, model = fitted(rows, layers=[("a", GRID), ("b", GRID)], combine="logistic")
     far = falling_rows(20, 48, 5, decay=0.0).astype(np.float32)
-    asked = []
-
-    def outliers(kinds):
-        asked.extend(kinds)
-        return model.layer_scores(far, kinds, 1)
-
-    combined = fitter.combined(model, outliers)
-    assert set(asked) == set(SCORE_TYPES)
+    _, combined = fitted(rows, layers=[("a", GRID), ("b", GRID)], combine="logistic", outliers=far)
+    assert set(combined.combinations) == set(SCORE_TYPES)
     assert (
         combined.score(far, ["fre"], 1)[0].min() > 0 > np.median(combined.score(rows, ["fre"], 1))
     )
@@ -226,8 +226,8 @@ class _Counted:
         self.most_at_once = self.most_kept = self.rows = 0
         actual = density_module.SubspaceFitter.add
 
-        def add(fitter, features, **options):
-            actual(fitter, features, **options)
+        def add(fitter, features, classes=None, **options):
+            actual(fitter, features, classes, **options)
             self.rows += len(features)
             self.most_at_once = max(self.most_at_once, len(features))
             self.most_kept = max(self.most_kept, fitter._n_kept)

@@ -4,7 +4,7 @@ import pytest
 from PIL import Image
 
 import pydfm
-from pydfm.heatmaps import check_folder, write_heatmaps
+from pydfm.heatmaps import Heatmaps, check_folder
 from pydfm.images import list_images
 
 
@@ -17,7 +17,9 @@ def fitted(tiny_network, textures):
 def write(dfm, folder, output):
     paths = list_images(folder)
     features = dfm.extract(paths)
-    write_heatmaps(dfm, paths, features, np.ones(len(paths), dtype=bool), folder, output)
+    with Heatmaps(dfm, folder, output) as heatmaps:
+        heatmaps.add(paths, features)
+        heatmaps.write()
     return [np.asarray(Image.open(path)) for path in sorted(output.iterdir())]
 
 

@@ -21,7 +21,8 @@ def pictures(n, seed=0, scale=1.0):
 def subspace_of(rows, k):
     fitter = SubspaceFitter(1)
     fitter.add(rows)
-    return fitter.fit(k)
+    (subspace,) = fitter.fit(k)
+    return subspace
 
 
 def patch_layer(train, k=2, *, rule="top", share=0.1, columns=slice(0, 60)):

@@ -323,3 +323,103 @@ def test_labels_of_other_kinds_are_told():
     codes.encode(np.array([1, 2]))
     with pytest.raises(TypeError, match="numbers and strings"):
         codes.encode(np.array(["a"]))
+
+
+def two_blobs(n, dtype=np.float32):
+    rows = falling_rows(n, 20, decay=2.0)
+    rows[: n // 2, :2] += 4.0
+    return rows[np.random.default_rng(0).permutation(n)].astype(dtype)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("calibration", ["loo", None])
+@pytest.mark.parametrize("labelled", [False, True])
+def test_mixtures_are_fitted_on_what_rows_the_limit_has_room_for(
+    dtype, calibration, labelled, tmp_path
+):
+    rows = two_blobs(6000, dtype)
+    labels = np.arange(6000) % 2 if labelled else None
+    options = {"score_type": "nll", "density": "gmm", "calibration": calibration}
+    dfm = pydfm.DFM(4, max_memory="200kB", **options)
+    for part in np.array_split(np.arange(6000), 5):
+        dfm.partial_fit(rows[part], None if labels is None else labels[part])
+        assert dfm.memory_ <= 200_000
+    with pytest.warns(UserWarning, match=r"max_memory leaves room for \d+ of 6000 rows") as told:
+        mixtures = dfm.model_.layers[0].density.mixtures
+    n_rows = sum(mixture.n_samples for mixture in mixtures)
+    assert 0 < n_rows < 2000
+    assert f"room for {n_rows} of 6000 rows" in str(told[0].message)
+    assert f"mixtures on {n_rows} of 6000 rows" in dfm.model_.summary()
+    # Of all rows: both classes and both blobs, which lie along the first axis, have their shares.
+    for mixture in mixtures:
+        assert mixture.n_samples == pytest.approx(n_rows / len(mixtures), rel=0.3)
+        positive = np.array([gaussian.mean[0] > 0 for gaussian in mixture.gaussians])
+        assert mixture.weights[positive].sum() == pytest.approx(0.5, abs=0.15)
+    dfm.save(tmp_path / "model")
+    loaded = pydfm.load(tmp_path / "model").model_
+    assert [m.n_samples for m in loaded.layers[0].density.mixtures] == [
+        m.n_samples for m in mixtures
+    ]
+
+
+def test_a_limit_that_all_rows_fit_into_changes_no_mixture():
+    rows = two_blobs(600)
+    options = {"score_type": "nll", "density": "gmm", "calibration": None}
+    got, want = (pydfm.DFM(4, max_memory=most, **options).fit(rows) for most in ("1MB", None))
+    assert np.array_equal(got.score(rows), want.score(rows))
+    assert got.model_.layers[0].density.mixtures[0].n_samples == 600
+    assert "mixtures" not in got.model_.summary()
+
+
+def test_a_limit_too_small_for_a_mixture_is_told():
+    rare = (np.arange(6000) >= 5994).astype(int)
+    dfm = pydfm.DFM(2, "nll", density="gmm", max_memory="60kB", calibration=None)
+    with pytest.raises(ValueError, match=r"too few for a mixture; .* larger max_memory more rows"):
+        dfm.fit(two_blobs(6000), rare)
+
+
+def test_rows_of_mixtures_are_forgotten():
+    rows = two_blobs(300)
+    options = {"score_type": "nll", "density": "gmm", "calibration": None}
+    got = pydfm.DFM(4, **options).fit(rows).forget(rows[200:])
+    assert got.model_.layers[0].density.mixtures[0].n_samples == 200
+    np.testing.assert_allclose(
+        got.score(rows), pydfm.DFM(4, **options).fit(rows[:200]).score(rows), rtol=1e-3
+    )
+    with pytest.raises(ValueError, match="row 1 of X is none of those the model was fitted on"):
+        got.forget(rows[[0, 250]])
+
+
+@pytest.mark.parametrize("covariance", ["class", "tied"])
+def test_samples_keep_their_bytes_after_a_merge_and_a_class_forgotten(monkeypatch, covariance):
+    monkeypatch.setattr(density_fitter, "_SAMPLE", 100)
+    monkeypatch.setattr(density_fitter, "_CLASS_SAMPLE", 100)
+    monkeypatch.setattr(density_fitter, "_SAMPLE_BYTES", 30 * 4 * 12)
+    rows, classes = labelled_rows(900, 12)
+    rows = rows.astype(np.float32)
+    a, b = (pydfm.DFM(3, covariance=covariance) for _ in range(2))
+    a.fit(rows[:300], classes[:300])
+    b.fit(rows[300:], classes[300:])
+    grown = b + a
+    if covariance == "class":
+        a.fit(rows[:300], classes[:300] + 3)  # classes that the other has not yet
+        grown = (
+            (b + a).forget(classes=[0, 4]).partial_fit(rows[classes == 0], classes[classes == 0])
+        )
+    # A new fitter of classes, as every merge of folds makes.
+    made = grown._fitter._layers[0]._parts[0]
+    other = density_fitter.DensityFitter(
+        3,
+        covariance=covariance,
+        density="gaussian",
+        regularization=None,
+        random_state=0,
+        n_threads=1,
+        left_out=True,
+    )
+    other.merge(made)
+    other.add(rows, classes)
+    for fitter in (made, other):
+        samples = [each._sample for each in fitter._fitters if each.n_samples]
+        assert {sample.n_rows for sample in samples} == {30}
+        assert all(sample.n_bytes <= 30 * 4 * 12 for sample in samples)

@@ -16,7 +16,8 @@ def fit(rows, n_components, n_threads=2, batches=1):
     fitter = SubspaceFitter(n_threads)
     for batch in np.array_split(rows, batches):
         fitter.add(batch)
-    return fitter.fit(n_components)
+    (subspace,) = fitter.fit(n_components)
+    return subspace
 
 
 def check_parity(rows, others, n_components, rtol=1e-4):

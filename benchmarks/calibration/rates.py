@@ -70,7 +70,7 @@ def fit_layers(
     )
     fitter = ModelFitter(layers, rows.shape[1], settings, "sum", 1, split=method == "split")
     fitter.add(rows)
-    return fitter, fitter.combined(fitter.fit(), None)
+    return fitter, fitter.fit()
 
 
 def left_out_wholly(rows: Any, layers: Sequence[tuple[str, Grid]], image_score: str) -> Any:

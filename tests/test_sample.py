@@ -1,0 +1,74 @@
+import numpy as np
+import pytest
+
+from pydfm.sample import RowSample
+
+
+def sample_of(rows, size=100, batches=1, **limits):
+    sample = RowSample(size, **limits)
+    for places in np.array_split(np.arange(len(rows)), batches):
+        sample.add(rows[places], places)
+    return sample
+
+
+@pytest.mark.parametrize("batches", [2, 9, 400])
+def test_batches_and_features_change_no_place(batches):
+    rows = np.arange(400.0)[:, None]
+    want = sample_of(rows).take()
+    got = sample_of(rows, batches=batches).take()
+    assert all(np.array_equal(a, b) for a, b in zip(got, want, strict=True))
+    assert np.array_equal(want[1][:, 0], want[0])
+    assert np.array_equal(sample_of(rows.repeat(3, axis=1)).take()[0], want[0])
+
+
+@pytest.mark.parametrize("sizes", [(20_000, 500), (500, 20_000), (3000, 2000, 1000), (90, 4000)])
+@pytest.mark.parametrize("fresh", [False, True])
+def test_rows_of_merged_samples_are_as_likely_as_others(sizes, fresh):
+    # Rows hold the number of the sample that they come from.
+    parts = [sample_of(np.full((n, 1), i), size=400) for i, n in enumerate(sizes)]
+    merged = RowSample(400) if fresh else parts[0]
+    first = 0 if fresh else sizes[0]
+    for part, n in zip(parts[0 if fresh else 1 :], sizes[0 if fresh else 1 :], strict=True):
+        merged.merge(part, first)
+        first += n
+    counts = np.bincount(merged.take()[1][:, 0].astype(int), minlength=len(sizes))
+    assert counts.sum() == 400
+    expected = 400 * np.array(sizes) / sum(sizes)
+    assert (np.abs(counts - expected) <= 4 * np.sqrt(expected) + 1).all()
+    # A part that is merged holds no more of its rows for it, and rows that come are as likely.
+    more = np.full((sum(sizes), 1), len(sizes))
+    merged.add(more, first + np.arange(len(more)))
+    new = (merged.take()[1] == len(sizes)).sum()
+    assert new == pytest.approx(200, abs=50)
+
+
+def test_a_sample_that_holds_all_merges_as_if_it_had_come_in_batches():
+    rows = np.arange(300.0)[:, None]
+    merged = sample_of(rows[:90])
+    merged.merge(sample_of(rows[90:180]), 90)
+    merged.add(rows[180:], np.arange(180, 300))
+    assert np.array_equal(merged.take()[0], sample_of(rows).take()[0])
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_a_limit_in_bytes_counts_those_of_the_rows(dtype):
+    rows = np.zeros((500, 7), dtype=dtype)
+    sample = sample_of(rows, max_bytes=1000, batches=11)
+    assert sample.n_rows == 1000 // rows[0].nbytes
+    assert sample.n_bytes <= 1000
+    assert sample_of(rows, max_bytes=1000, least=60).n_rows == 60
+    again = sample.emptied()
+    again.merge(sample_of(rows), 0)
+    assert (sample.emptied().n_rows, again.n_rows) == (0, sample.n_rows)
+
+
+def test_a_sample_without_some_rows_goes_on_as_before():
+    rows = np.arange(1.0, 501.0)[:, None]
+    sample = sample_of(rows)
+    places, kept, _ = sample.take()
+    rest = sample.without(kept[:10])
+    assert np.array_equal(rest.take()[0], places[10:])
+    assert (sample.n_rows, rest.n_rows) == (100, 90)
+    assert sample.find(rows).sum() == 100
+    sample.copy().add(rows, 500 + np.arange(500))
+    assert np.array_equal(sample.take()[0], places)

@@ -123,6 +123,7 @@ Moments moments(const MatrixView<Scalar>& rows, int n_threads) {
                       first_row.segment(columns.begin, columns.size));
         };
         for (Index b = first; b < last; ++b) {
+          poll();
           take(left, b, height);
           if (diagonal) {
             add_products(left.packed(), left.packed(), Entries::kLower, tile);
@@ -157,6 +158,7 @@ Moments merge(const MomentsView& a, const MomentsView& b) {
   Moments both{a.count + b.count, a.mean + n_b / (n_a + n_b) * delta, large_matrix(d, d)};
   // Memory is what it costs: each number is read and written once.
   for (Index i = 0; i < d; ++i) {
+    if (i % kBlock == 0) poll();
     both.scatter.row(i) = a.scatter.row(i) + b.scatter.row(i) + step[i] * step.transpose();
   }
   return both;
@@ -200,6 +202,7 @@ Gram gram(const MatrixView<Scalar>& rows, int n_threads) {
       n_threads, [&](Index, Index first, Index last, Range height, Range width, auto& tile) {
         const bool diagonal = height.begin == width.begin;
         for (Index b = first; b < last; ++b) {
+          poll();
           const auto block = rows.middleCols(b * kBlock, std::min(kBlock, d - b * kBlock));
           const Eigen::RowVectorXd shift = block.row(0).template cast<double>();
           Eigen::RowVectorXd mean = Eigen::RowVectorXd::Zero(block.cols());

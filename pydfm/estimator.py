@@ -103,10 +103,11 @@ class Estimator(OutlierMixin, BaseEstimator):  # type: ignore[misc]
     def model_(self) -> Model:  # noqa: D102 (described with the class)
         self._check_fitted()
         if self._model is None:
-            model = self._growing_fitter().fit()
+            fitter = self._growing_fitter().copy()  # which an interruption may leave half done
+            model = fitter.fit()
             if len(model.layers) > 1:
-                model = self._growing_fitter().combined(model, None)
-            self._model = model
+                model = fitter.combined(model, None)
+            self._fitter, self._model = fitter, model
         return self._model
 
     @property

@@ -809,6 +809,25 @@ def test_stopped_stands_on_a_line_of_its_own_at_a_terminal(monkeypatch, capsys):
     assert capsys.readouterr().err == "\rscore:  26%|###\npydfm: stopped\n"
 
 
+@pytest.mark.parametrize("module", ["pydfm.cli", "typer", "numpy"])
+def test_ctrl_c_stops_its_imports(module, run_python):
+    code = """
+import sys
+
+class Pressed:
+    def find_spec(self, name, *_):
+        if name == module: raise KeyboardInterrupt
+
+module = sys.argv[1]
+sys.argv[1:] = ["config"]
+sys.meta_path.insert(0, Pressed())
+from pydfm.__main__ import main
+sys.exit(main())
+"""
+    got = run_python(code, module, check=False)
+    assert (got.returncode, got.stdout, got.stderr) == (130, "", "pydfm: stopped\n")
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="needs pipes of POSIX")
 def test_the_reader_of_the_output_may_leave(model, picture_folder, tmp_path):
     read, write = os.pipe()

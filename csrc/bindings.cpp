@@ -1,4 +1,5 @@
-// The only file that knows Python: checks arrays, releases the GIL, maps errors.
+// The only file that knows Python: checks arrays, releases the GIL, maps errors, minds signals.
+#include <atomic>
 #include <memory>
 #include <optional>
 #include <string>
@@ -12,6 +13,7 @@
 #include <pybind11/stl.h>
 
 #include "pydfm/eigensolver.hpp"
+#include "pydfm/interruption.hpp"
 #include "pydfm/leave_one_out.hpp"
 #include "pydfm/moments.hpp"
 #include "pydfm/nearest.hpp"
@@ -48,9 +50,27 @@ void check(bool condition, const std::string& message) {
   if (!condition) throw std::invalid_argument(message);
 }
 
+// As Python numbers it.
+std::atomic<unsigned long> main_thread{0};
+
+void find_main_thread() {
+  const py::object thread = py::module_::import("threading").attr("main_thread")();
+  main_thread = py::cast<unsigned long>(thread.attr("ident"));
+}
+
+// Lets Python call its handlers of signals that came, of which that of Ctrl-C raises
+// KeyboardInterrupt. They run on the main thread only; and at the end of a program, another that
+// asked for the GIL would not get it.
+void call_signal_handlers() {
+  if (PyThread_get_thread_ident() != main_thread) return;
+  const py::gil_scoped_acquire acquire;
+  if (PyErr_CheckSignals() != 0) throw py::error_already_set();
+}
+
 template <typename Function>
 auto without_gil(const Function& function) {
   const py::gil_scoped_release release;
+  const pydfm::Interruptible interruptible(&call_signal_handlers);
   return function();
 }
 
@@ -287,6 +307,13 @@ PYBIND11_MODULE(PYDFM_MODULE, m, py::mod_gil_not_used()) {
                             std::to_string(EIGEN_MINOR_VERSION);
   m.attr("compiler") = PYDFM_COMPILER;
   m.def("supported_instruction_sets", &supported_instruction_sets);
+
+  find_main_thread();
+  const py::module_ os = py::module_::import("os");
+  if (py::hasattr(os, "register_at_fork")) {
+    // A child's main thread is the one that forked.
+    os.attr("register_at_fork")("after_in_child"_a = py::cpp_function(&find_main_thread));
+  }
 
   py::register_local_exception_translator([](std::exception_ptr error) {
     try {

@@ -1,7 +1,21 @@
-"""``python -m pydfm`` is the command line."""
+"""The program: ``pydfm``, or ``python -m pydfm``."""
 
 import sys
 
-from pydfm.cli import main
 
-sys.exit(main())
+def main() -> int:
+    """Run the command line and return its exit code, 130 where Ctrl-C stopped it."""
+    try:
+        from pydfm import cli  # whose imports take long enough to be stopped too
+
+        return cli.main()
+    except KeyboardInterrupt:
+        if sys.stderr is not None:  # or print would take stdout
+            # A bar that was being drawn, or ^C, stands on the line.
+            start = "\n" if sys.stderr.isatty() else ""
+            print(f"{start}pydfm: stopped", file=sys.stderr)
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

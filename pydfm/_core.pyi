@@ -1,7 +1,8 @@
 """The compiled core: free functions over C-contiguous arrays that release the GIL.
 
 Rows are float32 or float64 and are not converted; everything else is float64. Wrong shapes raise
-ValueError, an eigenvalue iteration that does not converge numpy.linalg.LinAlgError.
+ValueError, an eigenvalue iteration that does not converge numpy.linalg.LinAlgError. Called on the
+main thread, they let signal handlers run, and stop where one raises, as that of Ctrl-C does.
 """
 
 from collections.abc import Sequence

@@ -63,11 +63,13 @@ def _options(
         typer.echo(f"pydfm {__version__}")
         raise typer.Exit
     if context.invoked_subcommand is None:
-        raise ValueError("a command is needed: fit, score, eval, demo or config (see pydfm --help)")
+        raise ValueError(
+            "a command is needed: fit, score, eval, benchmark, demo or config (see pydfm --help)"
+        )
 
 
 def main(args: list[str] | None = None) -> int:
-    """Run the command line and return its exit code."""
+    """Run the command line and return its exit code; KeyboardInterrupt goes through."""
     # Paths may hold bytes that are no text; they go out as they came in.
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(
@@ -79,8 +81,6 @@ def main(args: list[str] | None = None) -> int:
             code: Any = app(args, prog_name="pydfm", standalone_mode=False)
             if sys.stdout is not None:
                 sys.stdout.flush()
-        except KeyboardInterrupt:
-            code = 130
         except (BrokenPipeError, SystemExit):  # which typer may make of the other
             _drop_stdout()
             return 141
@@ -90,10 +90,8 @@ def main(args: list[str] | None = None) -> int:
             tell(_message(error))
             _drop_stdout()
             return 2
-    if code == 130:
-        if sys.stderr is not None and sys.stderr.isatty():
-            print(file=sys.stderr)  # a bar that was being drawn, or ^C, stands on the line
-        tell("stopped")
+    if code == 130:  # what typer makes of it
+        raise KeyboardInterrupt
     return code if isinstance(code, int) else 0
 
 

@@ -54,7 +54,7 @@ def mvtec(
     """Fit and measure every category below ROOT."""
     from pydfm.benchmark.mvtec import DEFAULTS, mvtec_table, run_mvtec
 
-    _check_folders(output, markdown)
+    _check_outputs(output, markdown)
     results = run_mvtec(
         root,
         _configurations(config, DEFAULTS, weights),
@@ -99,7 +99,7 @@ def ood(
         run_outliers,
     )
 
-    _check_folders(output, markdown)
+    _check_outputs(output, markdown)
     fit_on = read_data_set(train)
     defaults = default_configurations(labelled=fit_on.labels is not None)
     results = run_outliers(
@@ -116,10 +116,16 @@ def ood(
     _write(markdown, outliers_table(results))
 
 
-def _check_folders(output: Path | None, markdown: Path | None) -> None:
+def _check_outputs(output: Path | None, markdown: Path | None) -> None:
+    from pydfm.files import check_output
+
     for option, path in (("--output", output), ("--markdown", markdown)):
-        if path is not None and not path.parent.is_dir():
-            raise FileNotFoundError(f"{option}: there is no folder '{path.parent}'")
+        if path is None:
+            continue
+        try:
+            check_output(path)
+        except OSError as error:
+            raise type(error)(f"{option}: {error}") from None
 
 
 def _configurations(

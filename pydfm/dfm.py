@@ -227,7 +227,7 @@ class DFM(Growing):
         Returns
         -------
         DFM
-            This estimator.
+            This estimator; as it was before, if there is an error or an interruption.
 
         Raises
         ------

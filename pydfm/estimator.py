@@ -103,7 +103,9 @@ class Estimator(OutlierMixin, BaseEstimator):  # type: ignore[misc]
     def model_(self) -> Model:  # noqa: D102 (described with the class)
         self._check_fitted()
         if self._model is None:
-            self._model = self._growing_fitter().fit()
+            fitter = self._growing_fitter().copy()  # which an interruption may leave half done
+            self._model = fitter.fit()
+            self._fitter = fitter
         return self._model
 
     @property

@@ -133,7 +133,7 @@ class Growing(Deciding):
         Returns
         -------
         DFM
-            This estimator; as it was before, if there is an error.
+            This estimator; as it was before, if there is an error or an interruption.
 
         Raises
         ------

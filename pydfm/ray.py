@@ -240,14 +240,20 @@ class _Score:
         rows: Any = _rows(batch[self._column])
         if self._assess and self._dfm.feature_spec_ is not None and self._column != "features":
             rows = self._dfm.extract(rows)  # once
-        scores = self._dfm.score(rows, labels=labels, score_type=self._kinds)
         result = dict(batch)
+        scores: dict[str, NDArray[np.float32]] = {}
         if self._assess:
             found = self._dfm.assess(rows, labels=labels)
             result |= {"p_value": found.p_values, "verdict": found.verdicts}
+            scores[self._dfm._score_types(self._dfm.score_type)[0]] = found.scores
+        if others := [kind for kind in self._kinds if kind not in scores]:
+            theirs = self._dfm.score(rows, labels=labels, score_type=others)
+            scores |= zip(others, theirs, strict=True)
         if self._column != "path":
             del result[self._column]
-        return {**result, **dict(zip(self._names, scores, strict=True))}
+        return result | {
+            name: scores[kind] for name, kind in zip(self._names, self._kinds, strict=True)
+        }
 
 
 def _told(error: BaseException) -> BaseException:

@@ -433,6 +433,7 @@ def test_ood_on_the_command_line(sets, tmp_path, capsys):
         (["mvtec", ".", "--config", "no.toml"], "there is no file 'no.toml'"),
         (["mvtec", ".", "-o", "no/r.csv"], "--output: there is no folder 'no'"),
         (["mvtec", ".", "--markdown", "no/r.md"], "--markdown: there is no folder 'no'"),
+        (["mvtec", ".", "--markdown", "."], "--markdown: '.' is a folder; name a file to write"),
         (["mvtec", "."], "no folder below '.' has a 'train' or a 'test'"),
         (["ood", "a", "b"], "OOD"),
         (["ood", "a", "b", "c"], "there is no file or folder 'a'"),

@@ -24,7 +24,7 @@ from safetensors.numpy import save_file
 from safetensors.torch import save_file as save_weights
 
 import pydfm
-from pydfm import cli, cli_fit, networks
+from pydfm import __main__, cli, cli_fit, networks
 from pydfm.backbone import PRECISIONS
 from pydfm.datasets import load_category, load_masks
 from pydfm.density import COVARIANCES, DENSITIES, SCORE_TYPES
@@ -511,7 +511,7 @@ def test_errors_about_paths_of_any_bytes_are_one_line(run, model, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        ((), r"a command is needed: fit, score, eval, demo or config \(see pydfm --help\)"),
+        ((), r"a command is needed: fit, score, eval, benchmark, demo or config \(see pydfm"),
         (("fits",), r"No such command 'fits'.* \(see pydfm --help\)"),
         (("--colour",), r"No such option: --colour \(see pydfm --help\)"),
         (("fit",), r"Missing argument 'FOLDER' \(see pydfm fit --help\)"),
@@ -836,8 +836,27 @@ def test_stopped_stands_on_a_line_of_its_own_at_a_terminal(monkeypatch, capsys):
 
     monkeypatch.setattr(cli, "app", half_a_bar)
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
-    assert cli.main([]) == 130
+    assert __main__.main() == 130
     assert capsys.readouterr().err == "\rscore:  26%|###\npydfm: stopped\n"
+
+
+@pytest.mark.parametrize("module", ["pydfm.cli", "typer", "numpy"])
+def test_ctrl_c_stops_its_imports(module, run_python):
+    code = """
+import sys
+
+class Pressed:
+    def find_spec(self, name, *_):
+        if name == module: raise KeyboardInterrupt
+
+module = sys.argv[1]
+sys.argv[1:] = ["config"]
+sys.meta_path.insert(0, Pressed())
+from pydfm.__main__ import main
+sys.exit(main())
+"""
+    got = run_python(code, module, check=False)
+    assert (got.returncode, got.stdout, got.stderr) == (130, "", "pydfm: stopped\n")
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs pipes of POSIX")

@@ -9,6 +9,7 @@ from PIL import Image
 from reference import falling_rows
 
 import pydfm
+from pydfm.ray import _Score
 
 pytest.importorskip("ray", reason='ray is not installed (the extra "ray")')
 
@@ -126,3 +127,26 @@ def test_pictures_score_as_on_one_machine(tmp_path, textures, found):
     assert list(table.columns) == ["path", "score", "p_value", "verdict"]
     np.testing.assert_allclose(table["score"], want.score(tmp_path / "pictures"), rtol=1e-3)
     np.testing.assert_allclose(got["scores"], want.score(tmp_path / "pictures"), rtol=1e-4)
+
+
+@pytest.mark.parametrize("labelled", [False, True])
+@pytest.mark.parametrize("kinds", [("nll",), ("fre",), ("fre", "nll", "mahalanobis")])
+def test_what_is_assessed_is_scored_once(kinds, labelled, monkeypatch):
+    rows = falling_rows(150, 16)
+    labels = np.arange(150) % 2 if labelled else None
+    dfm = pydfm.DFM(4, score_type=("nll", "fre"), alpha=0.1).fit(rows, labels)
+    want, scores = dfm.assess(rows, labels), dfm.score(rows, labels, score_type=kinds)
+    asked = []
+    score = pydfm.DFM.score
+    monkeypatch.setattr(
+        pydfm.DFM, "score", lambda *a, **k: asked.extend(k["score_type"]) or score(*a, **k)
+    )
+    label = "kind" if labelled else None
+    batch = {"features": rows} | ({"kind": labels} if labelled else {})
+    got = _Score(dfm, "features", label, kinds, list(kinds), assess=True)(batch)
+    assert asked == [kind for kind in kinds if kind != "nll"]
+    assert np.array_equal(got.pop("p_value"), want.p_values)
+    assert np.array_equal(got.pop("verdict"), want.verdicts)
+    got.pop("kind", None)
+    assert list(got) == list(kinds)
+    assert np.array_equal(np.stack(list(got.values())), scores)

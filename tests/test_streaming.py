@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from reference import falling_rows
 
 import pydfm
-from pydfm import density_fitter, labels
+from pydfm import _core, density_fitter, labels
 
 KINDS = ("fre", "mahalanobis", "nll", "ppca")
 
@@ -250,6 +250,26 @@ def test_an_error_or_an_interruption_leaves_the_model_as_it_was():
     with pytest.raises(ValueError, match="X has 9 features, but DFM is expecting 10"):
         dfm.partial_fit(rows[:, :9], classes)
     assert np.array_equal(dfm.score(rows), before)
+
+
+@pytest.mark.parametrize("covariance", ["class", "tied"])
+@pytest.mark.parametrize("function", ["moments", "eigh"])
+def test_an_interruption_of_the_first_score_loses_no_row(function, covariance, monkeypatch):
+    rows, classes = labelled_rows(60, 10)
+    dfm = pydfm.DFM(2, covariance=covariance).fit(rows[:50], classes[:50])
+    dfm.partial_fit(rows[50:], classes[50:])
+
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(_core, function, interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            dfm.score(rows)
+    again = pydfm.DFM(2, covariance=covariance).fit(rows[:50], classes[:50])
+    again.partial_fit(rows[50:], classes[50:])
+    assert np.array_equal(dfm.score(rows), again.score(rows))
+    assert np.array_equal(dfm.p_value(rows), again.p_value(rows))
 
 
 def test_memory_is_bounded_by_rows_or_moments():

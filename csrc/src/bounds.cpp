@@ -172,6 +172,7 @@ void Bounds::find(Part part, const MatrixView<Scalar>& rows, const std::vector<I
   for (Index first = 0; first < n; first += kTileRows) {
     const Index count = std::min(kTileRows, n - first);
     for (const Group& group : groups(part)) {
+      poll();
       group.projection.project(rows, which.data() + first, count, tile);
       const Index n_classes = group.offsets.cols();
       const Eigen::ArrayXXd roots = group.precisions.colwise().sum().cwiseSqrt();

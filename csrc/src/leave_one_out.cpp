@@ -102,6 +102,7 @@ class Roots {
         weights_((rho * z.transpose().array().square()).max(1e-40 * spectrum.values[0])) {}
 
   Root root(Index j) const {
+    poll();  // with thousands of roots to a row, a block of rows takes seconds
     const SecularRoot at = secular_root(view(spectrum_.poles), view(weights_), j);
     const double slope = (weights_.array() * at.gaps(spectrum_.poles).inverse().square()).sum();
     return {j, at, -at.value(spectrum_.poles), 1 / (rho_ * slope)};

@@ -99,6 +99,7 @@ Moments moments(const MatrixView<Scalar>& rows, int n_threads) {
           for (Index i = count; i < kBlock; ++i) packed.clear_element(i);
         };
         for (Index b = first; b < last; ++b) {
+          poll();
           pack(left, b, height.begin);
           if (diagonal) {
             total += left.sums();
@@ -137,6 +138,7 @@ Moments merge(const MomentsView& a, const MomentsView& b) {
   Moments both{a.count + b.count, a.mean + n_b / (n_a + n_b) * delta, large_matrix(d, d)};
   // Memory is what it costs: each number is read and written once.
   for (Index i = 0; i < d; ++i) {
+    if (i % kBlock == 0) poll();
     both.scatter.row(i) = a.scatter.row(i) + b.scatter.row(i) + step[i] * step.transpose();
   }
   return both;
@@ -182,6 +184,7 @@ Gram gram(const MatrixView<Scalar>& rows, int n_threads) {
         Packed left(height.size, kBlock), right(diagonal ? 0 : width.size, kBlock);
         Vector<double> means(kBlock);
         for (Index b = first; b < last; ++b) {
+          poll();
           const Index column = b * kBlock, count = std::min(kBlock, d - column);
           column_means(rows, column, count, means.data());
           pack_columns(rows, height, column, count, means.data(), left);

@@ -168,6 +168,7 @@ class Block {
     const auto n_some = static_cast<Index>(some.size());
     std::array<Index, kTileRows> rows;
     for (Index first = 0; first < n_some; first += kTileRows) {
+      poll();
       const Index* const block = some.data() + first;
       const Index count = std::min(kTileRows, n_some - first);
       for (Index i = 0; i < count; ++i) {

@@ -94,6 +94,7 @@ std::vector<Energies> Scorer::measure_exactly(const MatrixView<Scalar>& rows,
   Matrix<double> v(n, detail::kExactSlice + 8);
   Matrix<double> z = Matrix<double>::Zero(n, k);
   for (Index begin = 0; begin < d; begin += detail::kExactSlice) {
+    poll();
     const Index depth = std::min(detail::kExactSlice, d - begin);
     for (Index i = 0; i < n; ++i) {
       const std::size_t at = static_cast<std::size_t>(i);
@@ -109,6 +110,7 @@ std::vector<Energies> Scorer::measure_exactly(const MatrixView<Scalar>& rows,
     e.residual = e.total - z.row(i).squaredNorm();
     e.mahalanobis = (z.row(i).array().square() / subspace_.variances.transpose().array()).sum();
     if (e.residual < kLeastShare * e.total) {
+      poll();
       e.residual = (rows.row(which[static_cast<std::size_t>(i)]).template cast<double>() -
                     subspace_.mean.transpose() - z.row(i) * subspace_.components)
                        .squaredNorm();

@@ -17,6 +17,7 @@ Matrix<double> components_from_gram(const MatrixView<Scalar>& rows, const Vector
   const Index k = vectors.rows();
   Packed scaled(k, n);
   for (Index i = 0; i < k; i += Packed::kWidth) {
+    poll();
     const Index count = std::min(Packed::kWidth, k - i);
     Matrix<double> panel = Matrix<double>::Zero(Packed::kWidth, n);
     panel.topRows(count) = values.segment(i, count).cwiseSqrt().cwiseInverse().asDiagonal() *

@@ -252,6 +252,7 @@ void back_transform(const Tridiagonal& t, Matrix<double>& rows, int n_threads) {
     auto columns = z.middleCols(first, count);
     ColumnMajor products, scaled;
     for (Index b = n_blocks - 1; b >= 0; --b) {
+      poll();
       const auto v = block(b);
       auto part = columns.bottomRows(v.rows());
       products.noalias() = v.transpose() * part;

@@ -3,6 +3,8 @@
 
 #include <algorithm>
 #include <atomic>
+#include <chrono>
+#include <condition_variable>
 #include <cstddef>
 #include <cstdint>
 #include <exception>
@@ -13,6 +15,8 @@
 #include <vector>
 
 #include <Eigen/Core>
+
+#include "pydfm/interruption.hpp"
 
 namespace pydfm {
 
@@ -47,39 +51,65 @@ class JoiningThreads {
 /// Which thread runs a task is not fixed; what a task computes must depend on its index alone (a
 /// state is for memory, not for results), and results of tasks must be combined in index order, so
 /// that the number of threads never shows in an answer. The first exception of a task is rethrown
-/// here once every thread has stopped; tasks not yet begun are then left out. Where the system
-/// refuses another thread, those that run do all the work.
+/// here once every thread has stopped; tasks not yet begun are then left out. So it is where the
+/// work is interrupted, which is looked for between tasks: they should be short, or `poll`
+/// themselves. Where the system refuses another thread, those that run do all the work.
 template <typename MakeState, typename Task>
 void parallel_for(Eigen::Index n_tasks, int n_threads, const MakeState& make_state,
                   const Task& task) {
   const Eigen::Index n_workers = std::min<Eigen::Index>(n_tasks, std::max(n_threads, 1));
   if (n_workers <= 1) {
     auto state = make_state();
-    for (Eigen::Index index = 0; index < n_tasks; ++index) task(index, state);
+    for (Eigen::Index index = 0; index < n_tasks; ++index) {
+      if (index > 0) poll();
+      task(index, state);
+    }
     return;
   }
 
   std::atomic<Eigen::Index> next{0};
+  std::mutex mutex;  // of failure and n_ended
   std::exception_ptr failure;
-  std::mutex failure_mutex;
-  const auto work = [&]() noexcept {
+  std::size_t n_ended = 0;
+  std::condition_variable one_ended;
+  const auto guarded = [&](const auto& action) noexcept {
     try {
-      auto state = make_state();
-      for (Eigen::Index index = next++; index < n_tasks; index = next++) task(index, state);
+      action();
     } catch (...) {
       next = n_tasks;
-      const std::lock_guard<std::mutex> lock(failure_mutex);
+      const std::lock_guard<std::mutex> lock(mutex);
       if (!failure) failure = std::current_exception();
     }
+  };
+  const auto work = [&] {
+    auto state = make_state();
+    for (Eigen::Index index = next++; index < n_tasks; index = next++) {
+      poll();
+      task(index, state);
+    }
+  };
+  Interruptible* const interruptible = Interruptible::current();
+  const auto help = [&] {
+    Interruptible::current() = interruptible;
+    guarded(work);
+    const std::lock_guard<std::mutex> lock(mutex);
+    ++n_ended;
+    one_ended.notify_one();
   };
   {
     detail::JoiningThreads threads(static_cast<std::size_t>(n_workers - 1));
     try {
-      for (Eigen::Index i = 1; i < n_workers; ++i) threads.start(work);
+      for (Eigen::Index i = 1; i < n_workers; ++i) threads.start(help);
     } catch (const std::system_error&) {
       // Fewer threads than asked for: the ones that started, and this one, share the tasks.
     }
-    work();
+    guarded(work);
+    // The others' last tasks may be long, and this thread alone finds out about an interruption.
+    guarded([&] {
+      std::unique_lock<std::mutex> lock(mutex);
+      const auto all_ended = [&] { return n_ended == threads.size(); };
+      while (!one_ended.wait_for(lock, std::chrono::milliseconds(20), all_ended)) poll();
+    });
   }
   if (failure) std::rethrow_exception(failure);
 }
@@ -104,7 +134,7 @@ void parallel_blocks(Eigen::Index n, Eigen::Index block, int n_threads, const Wo
 
 /// Threads kept ready for many short loops in a row: where `parallel_for` starts its threads (some
 /// 50 microseconds), a team's wait in a busy loop and begin within one. For the time of one call;
-/// the same rules hold for tasks, which must not throw.
+/// the same rules hold for tasks, which must not throw, nor poll: that is done between loops.
 class Team {
  public:
   explicit Team(int n_threads) : threads_(static_cast<std::size_t>(std::max(n_threads, 1))) {
@@ -121,6 +151,7 @@ class Team {
   /// Calls `task(index)` once for every index in [0, n_tasks).
   template <typename Task>
   void run(Eigen::Index n_tasks, const Task& task) {
+    if (n_tasks > 1) poll();
     if (threads_.size() == 0 || n_tasks <= 1) {
       for (Eigen::Index index = 0; index < n_tasks; ++index) task(index);
       return;

@@ -88,6 +88,7 @@ class SymmetricSum {
 inline void mirror_lower(Matrix<double>& c) {
   constexpr Index kTile = 64;  // both triangles' tiles stay in the cache
   for (Index i = 0; i < c.rows(); i += kTile) {
+    poll();
     const Index height = std::min(kTile, c.rows() - i);
     for (Index j = 0; j < i; j += kTile) {
       c.block(j, i, kTile, height) = c.block(i, j, height, kTile).transpose();

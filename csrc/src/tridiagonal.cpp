@@ -2,10 +2,10 @@
 
 #include <algorithm>
 #include <cmath>
-#include <vector>
 
 #include <Eigen/Householder>
 
+#include "pydfm/memory.hpp"
 #include "pydfm/parallel.hpp"
 
 namespace pydfm {
@@ -21,8 +21,6 @@ using Packet = Eigen::Array<double, kPacket, 1>;
 
 // Columns reduced before the rest of the matrix is brought up to date.
 constexpr Index kPanel = 32;
-// Reflectors applied at once to vectors.
-constexpr Index kBlock = 64;
 
 Index padded(Index n) { return (n + kPacket - 1) / kPacket * kPacket; }
 
@@ -138,11 +136,15 @@ void update(ColumnMajor& a, const ColumnMajor& v_w, const ColumnMajor& w_v, Inde
 Tridiagonal tridiagonalise(const MatrixView<double>& source, double scale, int n_threads) {
   const Index n = source.rows();
   const Index end = padded(n);
-  Tridiagonal t{n, VectorXd::Zero(n), VectorXd::Zero(std::max<Index>(n - 1, 0)),
-                VectorXd::Zero(std::max<Index>(n - 1, 0)), ColumnMajor()};
+  Tridiagonal t{n,
+                VectorXd::Zero(n),
+                VectorXd::Zero(std::max<Index>(n - 1, 0)),
+                {1, VectorXd::Zero(std::max<Index>(n - 1, 0)), ColumnMajor()}};
   // One packet more, so that columns do not meet in the same cache lines where n is a power of two.
-  t.reflectors = ColumnMajor::Zero(end + kPacket, end);
-  ColumnMajor& a = t.reflectors;
+  ColumnMajor& a = t.reflectors.vectors;
+  a.resize(end + kPacket, end);
+  on_large_pages(a);
+  a.setZero();
   {
     // Row by row, the lower triangle of the source is the upper one of `a`.
     auto square = a.topLeftCorner(n, n);
@@ -182,14 +184,14 @@ Tridiagonal tridiagonalise(const MatrixView<double>& source, double scale, int n
       auto v = x.segment(next, below);
       v[0] = 1;
       auto essential = v.tail(below - 1);
-      column.makeHouseholder(essential, t.factors[j], t.off_diagonal[j]);
+      column.makeHouseholder(essential, t.reflectors.factors[j], t.off_diagonal[j]);
       column = v;
       a.col(j).head(next).setZero();
       v_w.col(i).segment(next, below) = v;
       w_v.col(kPanel + i).segment(next, below) = v;
 
       auto w = v_w.col(kPanel + i).segment(next, below);
-      const double factor = t.factors[j];
+      const double factor = t.reflectors.factors[j];
       if (factor == 0) {
         w.setZero();
       } else {
@@ -219,47 +221,6 @@ Tridiagonal tridiagonalise(const MatrixView<double>& source, double scale, int n
   }
   if (n > 0) t.diagonal[n - 1] = a(n - 1, n - 1);
   return t;
-}
-
-void back_transform(const Tridiagonal& t, Matrix<double>& rows, int n_threads) {
-  const Index n_reflectors = t.factors.size();
-  const Index n_blocks = (n_reflectors + kBlock - 1) / kBlock;
-
-  // The product of a block's reflectors is I - V F V' with F triangular (Schreiber and Van Loan).
-  std::vector<ColumnMajor> factors(static_cast<std::size_t>(n_blocks));
-  const auto block = [&](Index b) {
-    const Index first = b * kBlock;
-    return t.reflectors.block(first + 1, first, n_reflectors - first,
-                              std::min(kBlock, n_reflectors - first));
-  };
-  parallel_for(n_blocks, n_threads, [&](Index b) {
-    const auto v = block(b);
-    ColumnMajor& f = factors[b];
-    const ColumnMajor products = v.transpose() * v;
-    f.setZero(v.cols(), v.cols());
-    for (Index i = 0; i < v.cols(); ++i) {
-      const double factor = t.factors[b * kBlock + i];
-      f(i, i) = factor;
-      f.col(i).head(i).noalias() =
-          f.topLeftCorner(i, i).triangularView<Eigen::Upper>() * products.col(i).head(i) * -factor;
-    }
-  });
-
-  // In memory, rows of a row-major matrix are columns of a column-major one.
-  Eigen::Map<ColumnMajor> z(rows.data(), rows.cols(), rows.rows());
-  constexpr Index kColumns = 128;
-  parallel_blocks(z.cols(), kColumns, n_threads, [&](Index first, Index count) {
-    auto columns = z.middleCols(first, count);
-    ColumnMajor products, scaled;
-    for (Index b = n_blocks - 1; b >= 0; --b) {
-      poll();
-      const auto v = block(b);
-      auto part = columns.bottomRows(v.rows());
-      products.noalias() = v.transpose() * part;
-      scaled.noalias() = factors[b] * products;
-      part.noalias() -= v * scaled;
-    }
-  });
 }
 
 }  // namespace pydfm

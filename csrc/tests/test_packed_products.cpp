@@ -16,11 +16,7 @@ using pydfm::Vector;
 
 Packed by_elements(const Matrix<double>& vectors) {
   Packed packed(vectors.rows(), vectors.cols());
-  const Vector<double> shift = Vector<double>::Zero(vectors.rows());
-  for (Index p = 0; p < vectors.cols(); ++p) {
-    const Vector<double> element = vectors.col(p);
-    packed.set_element(p, element.data(), shift.data());
-  }
+  for (Index p = 0; p < vectors.cols(); ++p) packed.set_element(p, vectors.col(p));
   return packed;
 }
 

@@ -41,7 +41,14 @@ class Packed {
   }
   double* panel(Index i, Index first) { return data_.data() + (i * depth_ + first) * kWidth; }
 
-  /// Element `p` of all vectors: values[i] - shift[i] in float64.
+  /// Element `p` of all vectors.
+  void set_element(Index p, const Eigen::Ref<const Vector<double>>& values) {
+    for (Index i = 0; i < size_; i += kWidth) {
+      std::copy_n(values.data() + i, std::min(kWidth, size_ - i), panel(i / kWidth, p));
+    }
+  }
+
+  /// The same, of values[i] - shift[i] in float64.
   template <typename Scalar>
   void set_element(Index p, const Scalar* values, const double* shift) {
     const Index whole = size_ / kWidth;
@@ -73,12 +80,13 @@ class Packed {
   }
 
   /// Vectors of panel `i`: rows of `values` (kWidth, depth or less).
-  void set_panel(Index i, const Matrix<double>& values) {
+  void set_panel(Index i, const Eigen::Ref<const Matrix<double>, 0, Eigen::OuterStride<>>& values) {
+    const Index stride = values.outerStride();
     Index p = 0;
     for (; p + kPacketSize <= values.cols(); p += kPacketSize) {
       for (Index row = 0; row < kWidth; row += kPacketSize) {
-        set_square(Eigen::internal::ploadu<Packet>(&values(row, p)), &values(row, p), values.cols(),
-                   panel(i, p) + row);
+        const double* const square = values.data() + row * stride + p;
+        set_square(Eigen::internal::ploadu<Packet>(square), square, stride, panel(i, p) + row);
       }
     }
     for (; p < values.cols(); ++p) Eigen::Map<Vector<double>>(panel(i, p), kWidth) = values.col(p);

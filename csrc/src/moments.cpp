@@ -155,8 +155,13 @@ Moments subtract(const MomentsView& a, const MomentsView& b) {
   if (count == 0) return {0, Vector<double>::Zero(d), Matrix<double>::Zero(d, d)};
   const double n = static_cast<double>(count);
   const double n_b = static_cast<double>(b.count);
-  Moments rest{count, a.mean + (n_b / n) * (a.mean - b.mean), a.scatter - b.scatter};
-  add_lower_outer(b.mean - rest.mean, -n * n_b / static_cast<double>(a.count), 0, d, rest.scatter);
+  Moments rest{count, a.mean + (n_b / n) * (a.mean - b.mean), large_matrix(d, d)};
+  const Vector<double> step =
+      std::sqrt(n * n_b / static_cast<double>(a.count)) * (b.mean - rest.mean);
+  for (Index i = 0; i < d; ++i) {
+    if (i % kBlock == 0) poll();
+    rest.scatter.row(i) = a.scatter.row(i) - b.scatter.row(i) - step[i] * step.transpose();
+  }
   const double rounding =
       static_cast<double>(a.count + d) * std::numeric_limits<double>::epsilon() *
       (a.scatter.trace() + static_cast<double>(a.count) * std::numeric_limits<double>::epsilon() *
@@ -165,7 +170,6 @@ Moments subtract(const MomentsView& a, const MomentsView& b) {
     throw std::invalid_argument(
         "a without b has a negative variance; b's rows must be among those of a");
   }
-  mirror_lower(rest.scatter);
   return rest;
 }
 

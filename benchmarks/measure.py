@@ -10,11 +10,12 @@ from typing import Any
 import torch
 from threadpoolctl import threadpool_limits
 
-# Thread pools spin for some milliseconds after a call; the next case shall have the cores alone.
-_PAUSE = 0.04
-# A case shorter than this runs once untimed in each round, to find its own threads, caches and
-# freed memory: after others had their turn, the first call of torch's takes up to three times.
-_SHORT = 0.5
+# A case runs untimed in each round, once and until so many seconds have passed: others' thread
+# pools spin for some milliseconds after a call, a processor that was idle is slow for some more,
+# and it shall find its own threads, caches and freed memory.
+_WARM_UP = 0.2
+# Times that a case is timed in a round, where it takes no longer than it ran untimed.
+_PER_ROUND = 5
 # A case longer than this is timed once.
 _LONG = 5.0
 # Calls of microseconds are timed together until they take this long.
@@ -96,20 +97,22 @@ def compare(comparison: Comparison, budget: float, min_rounds: int = 3) -> list[
             del answer
         # The first call of all pays for page faults and pools; short cases are asked again.
         cost = [
-            min(seconds, _timed(case.run, 1)) if seconds < 2 * _SHORT else seconds
+            min(seconds, _timed(case.run, 1)) if seconds < _LONG else seconds
             for case, seconds in zip(comparison.cases, first, strict=True)
         ]
         samples = [[seconds] if seconds > _LONG else [] for seconds in first]
-        round_cost = sum(_PAUSE + (2 * c if c < _SHORT else c) for c in cost if c <= _LONG)
+        round_cost = sum(c + max(c, _WARM_UP) for c in cost if c <= _LONG)
         rounds = min(25, max(min_rounds, int(budget / round_cost))) if round_cost else 0
         for _ in range(rounds):
             for case, seconds, kept in zip(comparison.cases, cost, samples, strict=True):
                 if seconds > _LONG:
                     continue
-                time.sleep(_PAUSE)
-                if seconds < _SHORT:
+                start = time.perf_counter()
+                case.run()
+                while time.perf_counter() < start + _WARM_UP:
                     case.run()
-                kept.append(_timed(case.run, max(1, round(_SAMPLE / seconds))))
+                for _ in range(max(1, min(_PER_ROUND, int(_WARM_UP / max(seconds, _SAMPLE))))):
+                    kept.append(_timed(case.run, max(1, round(_SAMPLE / seconds))))
     return [Result(*parts) for parts in zip(comparison.cases, samples, notes, strict=True)]
 
 

@@ -34,29 +34,29 @@ class RowSample:
         self._seed = seed
         self._max_bytes = max_bytes
         self._least = least
-        self._shared = False  # with a copy, so that arrays are not written to
-        self._n_kept = 0
+        # Arrays are shared with copies, and never written to: rows that come are put behind the
+        # others, and those that went stay, up to this many, until what is kept is copied.
+        self._most_gone = size // 2
+        self._chunks: tuple[NDArray[Any], ...] = ()
+        self._slots = np.zeros(0, dtype=np.intp)  # in all chunks, one behind the other
         self._places = np.zeros(0, dtype=np.intp)
         self._tags = np.zeros(0, dtype=np.intp)
         self._numbers = np.zeros(0)
         self._left_out = False  # some of the rows that came
-        self._rows: Any = None
 
     @property
     def n_rows(self) -> int:
         """Rows that are kept."""
-        return self._n_kept
+        return len(self._slots)
 
     @property
     def n_bytes(self) -> int:
         """Bytes of memory."""
-        return 0 if self._rows is None else int(self._rows.nbytes)
+        return sum(int(chunk.nbytes) for chunk in self._chunks)
 
     def copy(self) -> "RowSample":
-        """Return a sample of the same rows; arrays are copied when one of the two grows."""
-        other = copy.copy(self)
-        self._shared = other._shared = True
-        return other
+        """Return a sample of the same rows."""
+        return copy.copy(self)
 
     def emptied(self) -> "RowSample":
         """Return a sample of no rows, with the same limits."""
@@ -66,48 +66,61 @@ class RowSample:
         self, rows: NDArray[Any], places: NDArray[np.intp], tags: NDArray[np.intp] | None = None
     ) -> None:
         """Add `rows` (N, ...) at `places` (N,), and a tag to go along with each."""
+        if tags is None:
+            tags = np.zeros(len(rows), dtype=np.intp)
         self._add(rows, places, tags, _numbers(places, self._seed))
 
     def _add(
         self,
         rows: NDArray[Any],
         places: NDArray[np.intp],
-        tags: NDArray[np.intp] | None,
+        tags: NDArray[np.intp],
         numbers: NDArray[np.float64],
     ) -> None:
-        if self._rows is None and self._max_bytes is not None:
+        if not self._chunks and self._max_bytes is not None:
             fit = self._max_bytes // (rows.itemsize * max(math.prod(rows.shape[1:]), 1))
             self._size = max(min(self._size, fit), self._least)
-        # Arrays that came from another process are not writeable.
-        if self._shared or not self._places.flags.writeable:
-            self._own_arrays()
-        kept = self._n_kept
-        stay = np.ones(kept + len(rows), dtype=bool)
+            self._most_gone = max(min(self._size // 2, fit - self._size), 0)
+        kept = self.n_rows
+        stay = np.arange(kept + len(rows))
         if len(stay) > self._size:
-            everyone = np.append(self._numbers[:kept], numbers)
-            stay[np.argpartition(everyone, self._size - 1)[self._size :]] = False
+            everyone = np.append(self._numbers, numbers)
+            stay = np.sort(np.argpartition(everyone, self._size - 1)[: self._size])
             self._left_out = True
-        new = np.flatnonzero(stay[kept:])
-        # Those that come take the slots of those that go; the rest of them are added at the end.
-        slots = np.flatnonzero(~stay[:kept])
-        slots = np.append(slots, np.arange(kept, kept + len(new) - len(slots)))
-        self._reserve(kept + len(new), rows)
-        self._n_kept = max(kept, int(slots[-1]) + 1) if len(slots) else kept
-        self._places[slots] = places[new]
-        self._tags[slots] = 0 if tags is None else tags[new]
-        self._numbers[slots] = numbers[new]
-        self._rows[slots] = rows[new]
+        old, new = np.split(stay, [np.searchsorted(stay, kept)])
+        new -= kept
+        if len(new):
+            end = sum(map(len, self._chunks))
+            self._chunks += (rows[new],)
+            self._slots = np.append(self._slots[old], np.arange(end, end + len(new)))
+            self._places = np.append(self._places[old], places[new])
+            self._tags = np.append(self._tags[old], tags[new])
+            self._numbers = np.append(self._numbers[old], numbers[new])
+            if end + len(new) - len(stay) > self._most_gone:
+                self._chunks = (self._rows(self._slots),)
+                self._slots = np.arange(len(stay))
 
     def take(self) -> tuple[NDArray[np.intp], Rows, NDArray[np.intp]]:
         """Return places (n,), ascending, rows (n, ...) and tags (n,)."""
-        order = np.argsort(self._places[: self._n_kept])
-        return self._places[order], self._rows[order], self._tags[order]
+        order = np.argsort(self._places)
+        return self._places[order], self._rows(self._slots[order]), self._tags[order]
+
+    def _rows(self, slots: NDArray[np.intp]) -> NDArray[Any]:
+        rows = np.empty(
+            (len(slots), *self._chunks[0].shape[1:]), dtype=np.result_type(*self._chunks)
+        )
+        order = np.argsort(slots)
+        ends = np.cumsum([len(chunk) for chunk in self._chunks])
+        parts = np.split(order, np.searchsorted(slots[order], ends[:-1]))
+        for chunk, end, part in zip(self._chunks, ends, parts, strict=True):
+            rows[part] = chunk[slots[part] - (end - len(chunk))]
+        return rows
 
     def merge(
         self, other: "RowSample", first: int, numbers: NDArray[np.intp] | None = None
     ) -> None:
         """Add the rows of `other` behind place `first`, their tags t replaced by ``numbers[t]``."""
-        if other._n_kept:
+        if other.n_rows:
             places, rows, tags = other.take()
             drawn = other._ordered_numbers()
             if not other._left_out:
@@ -118,7 +131,7 @@ class RowSample:
     def find(self, rows: NDArray[Any], tags: NDArray[np.intp] | None = None) -> NDArray[np.bool_]:
         """Tell which of `rows` (N, D), with `tags` (N,), are in the sample."""
         found = np.zeros(len(rows), dtype=bool)
-        if self._n_kept:
+        if self.n_rows:
             _, kept, kept_tags = self.take()
             _, missing = find_rows(kept, np.asarray(rows, dtype=np.float64), kept_tags, tags)
             found[:] = True
@@ -129,7 +142,7 @@ class RowSample:
         self, rows: NDArray[np.float64], tags: NDArray[np.intp] | None = None
     ) -> "RowSample":
         """Return a sample without those of `rows` (N, D), with `tags` (N,), that are in it."""
-        if self._n_kept == 0:
+        if self.n_rows == 0:
             return self
         places, kept, kept_tags = self.take()
         gone, _ = find_rows(kept, rows, kept_tags, tags)
@@ -138,9 +151,7 @@ class RowSample:
 
     def without_tag(self, tag: int) -> "RowSample":
         """Return a sample without the rows that have this tag."""
-        return (
-            self if self._n_kept == 0 else self._restricted(np.flatnonzero(self.take()[2] != tag))
-        )
+        return self if self.n_rows == 0 else self._restricted(np.flatnonzero(self.take()[2] != tag))
 
     def _restricted(self, stay: NDArray[np.intp]) -> "RowSample":
         places, kept, kept_tags = self.take()
@@ -151,29 +162,7 @@ class RowSample:
         return other
 
     def _ordered_numbers(self) -> NDArray[np.float64]:
-        return self._numbers[np.argsort(self._places[: self._n_kept])]
-
-    def _own_arrays(self) -> None:
-        for name in ("_places", "_tags", "_numbers", "_rows"):
-            value = getattr(self, name)
-            setattr(self, name, None if value is None else value.copy())
-        self._shared = False
-
-    def _reserve(self, count: int, rows: NDArray[Any]) -> None:
-        """Make room for `count` rows, or as many as may be kept, of a type that holds them."""
-        dtype = rows.dtype if self._rows is None else np.result_type(self._rows, rows)
-        room = 0 if self._rows is None else len(self._rows)
-        count = min(count, self._size)
-        if self._rows is not None and count <= room and dtype == self._rows.dtype:
-            return
-        room = min(max(count, 2 * room), self._size) if count > room else room
-        larger = np.empty((room, *rows.shape[1:]), dtype=dtype)
-        if self._rows is not None:
-            larger[: self._n_kept] = self._rows[: self._n_kept]
-        self._rows = larger
-        self._places = np.append(self._places, np.zeros(room - len(self._places), dtype=np.intp))
-        self._tags = np.append(self._tags, np.zeros(room - len(self._tags), dtype=np.intp))
-        self._numbers = np.append(self._numbers, np.zeros(room - len(self._numbers)))
+        return self._numbers[np.argsort(self._places)]
 
 
 def find_rows(

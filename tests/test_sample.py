@@ -50,6 +50,22 @@ def test_a_sample_that_holds_all_merges_as_if_it_had_come_in_batches():
     assert np.array_equal(merged.take()[0], sample_of(rows).take()[0])
 
 
+def test_copies_go_their_own_ways():
+    rows = np.arange(4000.0)[:, None]
+    sample = sample_of(rows[:2000])
+    copies = [sample.copy() for _ in range(3)]
+    for i, one in enumerate(copies):
+        for first in range(2000 + i, 4000, 400):
+            one.add(rows[first : first + 400], np.arange(first, first + 400)[: 4000 - first])
+            assert one.n_rows == 100
+            assert one.n_bytes <= 150 * rows.itemsize
+    assert np.array_equal(sample.take()[0], sample_of(rows[:2000]).take()[0])
+    for one in copies:
+        places, kept, _ = one.take()
+        assert np.array_equal(kept[:, 0], places)
+    assert np.array_equal(copies[0].take()[0], sample_of(rows).take()[0])
+
+
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_a_limit_in_bytes_counts_those_of_the_rows(dtype):
     rows = np.zeros((500, 7), dtype=dtype)

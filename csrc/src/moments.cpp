@@ -82,21 +82,24 @@ Moments moments(const MatrixView<Scalar>& rows, int n_threads) {
   const Index d = rows.cols();
   if (n < 1) throw std::invalid_argument("rows is empty: moments need at least one row");
 
-  const SymmetricSum sum(d, (n + kBlock - 1) / kBlock);
+  const Index n_blocks = (n + kBlock - 1) / kBlock;
+  const Index most = (n + n_blocks - 1) / n_blocks;  // rows of a block: as many or one less
+  const SymmetricSum sum(d, n_blocks);
   const Vector<double> shift = rough_mean(rows);
   std::vector<Vector<double>> totals(static_cast<std::size_t>(sum.n_parts()),
                                      Vector<double>::Zero(d));
-  std::vector<Matrix<double>> parts = sum.add_up(
+  const Matrix<double> parts = sum.add_up(
       n_threads, [&](Index p, Index first, Index last, Range height, Range width, auto& tile) {
         const bool diagonal = height.begin == width.begin;
         auto total = totals[static_cast<std::size_t>(p)].segment(height.begin, height.size);
-        Packed left(height.size, kBlock), right(diagonal ? 0 : width.size, kBlock);
+        Packed left(height.size, most), right(diagonal ? 0 : width.size, most);
         const auto pack = [&](Packed& packed, Index b, Index column) {
-          const Index count = std::min(kBlock, n - b * kBlock);
+          const Index begin = b * n / n_blocks;
+          const Index count = (b + 1) * n / n_blocks - begin;
           for (Index i = 0; i < count; ++i) {
-            packed.set_element(i, rows.row(b * kBlock + i).data() + column, shift.data() + column);
+            packed.set_element(i, rows.row(begin + i).data() + column, shift.data() + column);
           }
-          for (Index i = count; i < kBlock; ++i) packed.clear_element(i);
+          if (count < most) packed.clear_element(count);
         };
         for (Index b = first; b < last; ++b) {
           poll();
@@ -114,12 +117,13 @@ Moments moments(const MatrixView<Scalar>& rows, int n_threads) {
   Vector<double> step = totals.front();
   for (std::size_t i = 1; i < totals.size(); ++i) step += totals[i];
   step /= static_cast<double>(n);
-  Moments all{n, shift + step, std::move(parts.front())};
+  Moments all{n, shift + step, large_matrix(d, d)};
   constexpr Index kHeight = 64;
   parallel_blocks(d, kHeight, n_threads, [&](Index begin, Index height) {
-    for (std::size_t i = 1; i < parts.size(); ++i) {
-      all.scatter.block(begin, 0, height, begin + height) +=
-          parts[i].block(begin, 0, height, begin + height);
+    auto all_rows = all.scatter.block(begin, 0, height, begin + height);
+    all_rows = parts.block(begin, 0, height, begin + height);
+    for (Index i = 1; i < sum.n_parts(); ++i) {
+      all_rows += parts.block(i * d + begin, 0, height, begin + height);
     }
     add_lower_outer(step, -static_cast<double>(n), begin, height, all.scatter);
   });
@@ -182,7 +186,7 @@ Gram gram(const MatrixView<Scalar>& rows, int n_threads) {
   // Blocks are of columns: the mean of a column needs no other.
   const SymmetricSum sum(n, (d + kBlock - 1) / kBlock);
   Gram result{Vector<double>(d), {}};
-  std::vector<Matrix<double>> sums = sum.add_up(
+  const Matrix<double> sums = sum.add_up(
       n_threads, [&](Index, Index first, Index last, Range height, Range width, auto& tile) {
         const bool diagonal = height.begin == width.begin;
         Packed left(height.size, kBlock), right(diagonal ? 0 : width.size, kBlock);
@@ -205,8 +209,8 @@ Gram gram(const MatrixView<Scalar>& rows, int n_threads) {
           }
         }
       });
-  result.gram = std::move(sums.front());
-  for (std::size_t i = 1; i < sums.size(); ++i) result.gram += sums[i];
+  result.gram = sums.topLeftCorner(n, n);
+  for (Index i = 1; i < sum.n_parts(); ++i) result.gram += sums.block(i * n, 0, n, n);
   mirror_lower(result.gram);
   return result;
 }

@@ -61,7 +61,7 @@ class Packed {
     }
   }
 
-  /// Element `p` of all vectors.
+  /// Makes element `p` of all vectors zero.
   void clear_element(Index p) {
     for (Index i = 0; i < panels(); ++i) std::fill_n(panel(i, p), kWidth, 0.0);
   }

@@ -44,25 +44,22 @@ class SymmetricSum {
   Index n_parts() const { return n_parts_; }
 
   /// Calls `work(part, first_block, last_block, rows, columns, tile)` for each part and each tile,
-  /// which it adds to; returns the parts' sums, undefined above the diagonal. A tile is on the
-  /// diagonal where both ranges begin together.
+  /// which it adds to; returns the parts' sums, n rows each, one below the other, undefined above
+  /// their diagonals and in the columns from n on. A tile is on the diagonal where both ranges
+  /// begin together.
   template <typename Work>
-  std::vector<Matrix<double>> add_up(int n_threads, const Work& work) const {
-    std::vector<Matrix<double>> sums(static_cast<std::size_t>(n_parts_));
-    for (Matrix<double>& sum : sums) sum = large_matrix(n_, n_);
+  Matrix<double> add_up(int n_threads, const Work& work) const {
+    // Rows a little apart: a power of two apart they would lie on the same few lines of the cache.
+    Matrix<double> sums = large_matrix(n_parts_ * n_, n_ + kPad);
     const auto n_tiles = static_cast<Index>(tiles_.size());
     parallel_for(n_parts_ * n_tiles, n_threads, [&](Index task) {
       const Index part = task / n_tiles;
       const auto [row, column] = tiles_[static_cast<std::size_t>(task % n_tiles)];
       const Range rows = range(row), columns = range(column);
-      // In one piece, its rows a little apart: those of the whole sum may all lie a power of two
-      // apart, on the same few lines of the cache.
-      Matrix<double> padded = Matrix<double>::Zero(rows.size, columns.size + kPad);
-      auto tile = padded.leftCols(columns.size);
+      auto tile = sums.block(part * n_ + rows.begin, columns.begin, rows.size, columns.size);
+      tile.setZero();
       work(part, part * n_blocks_ / n_parts_, (part + 1) * n_blocks_ / n_parts_, rows, columns,
            tile);
-      sums[static_cast<std::size_t>(part)].block(rows.begin, columns.begin, rows.size,
-                                                 columns.size) = tile;
     });
     return sums;
   }

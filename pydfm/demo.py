@@ -120,5 +120,5 @@ def _draw(
             small.set_axis_off()
     axes.set_yscale("log")
     axes.set_xticks(range(len(names)), names)
-    axes.set_ylabel("reconstruction error (fre)")
+    axes.set_ylabel("reconstruction error (fre), standardised")
     axes.set_title(f"Fitted on brick alone; AUROC {auroc:.3f}")

@@ -192,19 +192,16 @@ void bind_leave_one_out(py::module_& m) {
       "n_variances"_a, "n_features"_a, "resolution"_a, "score_types"_a, "n_threads"_a);
 
   // What k components leave of the rows, as shares and as vectors.
-  const auto bind_rest = [&m](const char* name, auto function) {
-    m.def(
-        name,
-        [function](const Array<double>& coordinates, const Array<double>& eigenvalues,
-                   const Array<double>& rho, Index n_components, double resolution, int n_threads) {
-          const auto rows = training_rows(coordinates, eigenvalues, rho, resolution);
-          return without_gil([&] { return function(rows, n_components, n_threads); });
-        },
-        py::arg("coordinates").noconvert(), py::arg("eigenvalues").noconvert(),
-        py::arg("rho").noconvert(), py::kw_only(), "n_components"_a, "resolution"_a, "n_threads"_a);
-  };
-  bind_rest("leave_one_out_shares", &pydfm::leave_one_out_shares);
-  bind_rest("leave_one_out_residuals", &pydfm::leave_one_out_residuals);
+  m.def(
+      "leave_one_out_residuals",
+      [](const Array<double>& coordinates, const Array<double>& eigenvalues,
+         const Array<double>& rho, Index n_components, double resolution, int n_threads) {
+        const auto rows = training_rows(coordinates, eigenvalues, rho, resolution);
+        return without_gil(
+            [&] { return pydfm::leave_one_out_residuals(rows, n_components, n_threads); });
+      },
+      py::arg("coordinates").noconvert(), py::arg("eigenvalues").noconvert(),
+      py::arg("rho").noconvert(), py::kw_only(), "n_components"_a, "resolution"_a, "n_threads"_a);
 }
 
 template <typename Scalar>

@@ -81,17 +81,6 @@ def leave_one_out(
     row's class.
     """
 
-def leave_one_out_shares(
-    coordinates: _Float64,
-    eigenvalues: _Float64,
-    rho: _Float64,
-    *,
-    n_components: int,
-    resolution: float,
-    n_threads: int,
-) -> _Float64:
-    """Share of variance (N,) of the leading components without each row."""
-
 def leave_one_out_residuals(
     coordinates: _Float64,
     eigenvalues: _Float64,

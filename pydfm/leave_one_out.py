@@ -12,7 +12,7 @@ serves all rows, and the scores are those of `pydfm.density.Subspace` fitted aga
 
 The coordinates come from either route of the fit: with N <= D rows, from the eigenvectors of the
 Gram matrix alone (`gram_coordinates`); with N > D, as a product of the rows and all eigenvectors of
-the scatter, block by block (`left_out_scores`). Functions here take plain float64 arrays.
+the scatter.
 """
 
 from collections.abc import Sequence
@@ -23,12 +23,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pydfm import _core
-from pydfm.features import Rows
 
 _Float64 = NDArray[np.float64]
-
-# Coordinates of rows are held in blocks of about this many bytes.
-_BLOCK_BYTES = 32 << 20
 
 
 @dataclass(frozen=True)
@@ -50,7 +46,7 @@ class LeftOut:
         share a scatter.
     n_variances : int
         The variances of the remaining rows, zeros among them, of which the noise variance is the
-        mean of all but k: min(N - 1, D).
+        mean of all but k: min(N - C, D).
     """
 
     eigenvalues: _Float64
@@ -61,23 +57,24 @@ class LeftOut:
     n_variances: int
 
     @classmethod
-    def of_one_class(
+    def of_scatter(
         cls,
         eigenvalues: _Float64,
         resolution: float,
         n_components: int,
         n_features: int,
         n_samples: int,
+        n_classes: int = 1,
     ) -> "LeftOut":
-        """Make the usual case: `n_samples` rows with one mean and one scatter."""
+        """Make it of all `eigenvalues` of the scatter of `n_samples` rows of `n_classes`."""
         kept = eigenvalues[eigenvalues > resolution]
         return cls(
-            eigenvalues=np.ascontiguousarray(kept, dtype=np.float64),
+            eigenvalues=kept,
             resolution=float(resolution),
             n_components=min(n_components, len(kept)),
             n_features=n_features,
-            degrees_of_freedom=float(n_samples - 2),
-            n_variances=min(n_samples - 1, n_features),
+            degrees_of_freedom=float(n_samples - n_classes - 1),
+            n_variances=min(n_samples - n_classes, n_features),
         )
 
     def scores(
@@ -152,87 +149,6 @@ def gram_coordinates(values: _Float64, vectors: _Float64) -> _Float64:
         sqrt(values[j]) vectors[j, i]: the singular vectors of the two sides.
     """
     return np.ascontiguousarray((np.sqrt(values)[:, None] * vectors).T)
-
-
-def left_out_scores(
-    model: LeftOut,
-    rows: Rows,
-    mean: _Float64,
-    vectors: _Float64,
-    score_types: Sequence[str],
-    n_threads: int,
-) -> _Float64:
-    """Scores (len(score_types), N) of all `rows` (N, D) of one class, each without itself.
-
-    Parameters
-    ----------
-    model : LeftOut
-    rows : ndarray of shape (N, D), float32 or float64
-        In C order; all the rows that `mean` and `vectors` are of.
-    mean : ndarray of shape (D,)
-    vectors : ndarray of shape (r, D)
-        All eigenvectors of the scatter that belong to ``model.eigenvalues``, one to a row.
-
-    Notes
-    -----
-    The product of rows and eigenvectors takes twice the multiplications of the scatter itself, and
-    is the larger part of the time. Memory: a block of coordinates.
-    """
-    step = max(64, _BLOCK_BYTES // (8 * max(len(vectors), 1)) // 64 * 64)
-    parts = []
-    for first in range(0, len(rows), step):
-        coordinates = _core.coordinates(
-            rows[first : first + step], mean, vectors, n_threads=n_threads
-        )
-        parts.append(model.scores(coordinates, len(rows), score_types, n_threads))
-    return np.concatenate(parts, axis=1)
-
-
-def left_out_components(
-    model: LeftOut,
-    coordinates: _Float64,
-    class_sizes: int | NDArray[np.integer[Any]],
-    share: float,
-    n_threads: int,
-) -> NDArray[np.intp]:
-    """How many components (N,) the fit without each row keeps by the rule of `share`.
-
-    The fewest whose variances exceed that share of their sum, at most as many as have variance. It
-    is seldom more than one from `model.n_components`, from where the search goes: each step asks
-    for the shares of the rows that are not settled.
-    """
-    rho = _rho(class_sizes, len(coordinates))
-    rank = len(model.eigenvalues)
-    counts = np.full(len(coordinates), model.n_components)
-    if rank == 0:
-        return counts
-
-    def exceed(which: NDArray[np.intp], k: int) -> NDArray[np.bool_]:
-        shares = _core.leave_one_out_shares(
-            coordinates[which],
-            model.eigenvalues,
-            rho[which],
-            n_components=k,
-            resolution=model.resolution,
-            n_threads=n_threads,
-        )
-        return shares > share
-
-    everyone = np.arange(len(coordinates))
-    enough = exceed(everyone, model.n_components)
-    rising = everyone[~enough]
-    for k in range(model.n_components + 1, rank + 1):
-        if len(rising) == 0:
-            break
-        counts[rising] = k
-        rising = rising[~exceed(rising, k)]
-    falling = everyone[enough]
-    for k in range(model.n_components - 1, 0, -1):
-        if len(falling) == 0:
-            break
-        falling = falling[exceed(falling, k)]
-        counts[falling] = k
-    return counts
 
 
 def _rho(class_sizes: int | NDArray[np.integer[Any]], n_rows: int) -> _Float64:

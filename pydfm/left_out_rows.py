@@ -46,13 +46,8 @@ def score_left_out(
     """
     n_features = len(mean)
     resolution = resolution_of(values, mean, n_samples, n_features)
-    model = LeftOut(
-        eigenvalues=values[values > resolution],
-        resolution=resolution,
-        n_components=n_components,
-        n_features=n_features,
-        degrees_of_freedom=float(n_samples - n_classes - 1),
-        n_variances=min(n_samples - n_classes, n_features),
+    model = LeftOut.of_scatter(
+        values, resolution, n_components, n_features, n_samples, n_classes
     )
     axes = vectors[: len(model.eigenvalues)]
     if of_gram:

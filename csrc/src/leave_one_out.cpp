@@ -489,20 +489,6 @@ Matrix<double> leave_one_out(const TrainingRows& rows, const RemainingModel& mod
   return result;
 }
 
-Vector<double> leave_one_out_shares(const TrainingRows& rows, Index n_components, int n_threads) {
-  const LeftOut left_out(rows, n_components);
-  const Wanted wanted({ScoreType::kPpca});
-  const Vector<double>& values = left_out.spectrum().values;
-  const double total = values.sum();
-  Vector<double> result(rows.coordinates.rows());
-  left_out.for_each_row(wanted, n_threads, [&](Index row, const Sums& sums, Index k) {
-    const double rest = values.tail(values.size() - k).sum() - sums.shrinkage;
-    const double all = total - rows.rho[row] * rows.coordinates.row(row).squaredNorm();
-    result[row] = k > 0 ? 1 - std::max(rest, 0.0) / all : 1;
-  });
-  return result;
-}
-
 Matrix<double> leave_one_out_residuals(const TrainingRows& rows, Index n_components,
                                        int n_threads) {
   return LeftOut(rows, n_components).residuals(n_threads);

@@ -64,10 +64,6 @@ struct RemainingModel {
 Matrix<double> leave_one_out(const TrainingRows& rows, const RemainingModel& model,
                              const std::vector<ScoreType>& types, int n_threads);
 
-/// For every row, the share (n,) that the k leading variances have in the sum of all of them
-/// without the row; 1 where there is no variance.
-Vector<double> leave_one_out_shares(const TrainingRows& rows, Index n_components, int n_threads);
-
 /// Residuals (n, r) of the rows, each under the model without it, in the coordinates V:
 ///
 ///   rho (z - sum_{j <= k} u_j u_j'z) = -rho mean of tau (diag(eigenvalues) - tau)^-1 z / w(tau),

@@ -46,9 +46,7 @@ def score_left_out(
     """
     n_features = len(mean)
     resolution = resolution_of(values, mean, n_samples, n_features)
-    model = LeftOut.of_scatter(
-        values, resolution, n_components, n_features, n_samples, n_classes
-    )
+    model = LeftOut.of_scatter(values, resolution, n_components, n_features, n_samples, n_classes)
     axes = vectors[: len(model.eigenvalues)]
     if of_gram:
         coordinates = gram_coordinates(model.eigenvalues, axes)

@@ -14,8 +14,9 @@ from threadpoolctl import threadpool_limits
 # pools spin for some milliseconds after a call, a processor that was idle is slow for some more,
 # and it shall find its own threads, caches and freed memory.
 _WARM_UP = 0.2
-# Times that a case is timed in a round, where it takes no longer than it ran untimed.
+# A case is timed at most so many times in a round, and for about so many seconds in all.
 _PER_ROUND = 5
+_TIMED = 1.0
 # A case longer than this is timed once.
 _LONG = 5.0
 # Calls of microseconds are timed together until they take this long.
@@ -101,7 +102,9 @@ def compare(comparison: Comparison, budget: float, min_rounds: int = 3) -> list[
             for case, seconds in zip(comparison.cases, first, strict=True)
         ]
         samples = [[seconds] if seconds > _LONG else [] for seconds in first]
-        round_cost = sum(c + max(c, _WARM_UP) for c in cost if c <= _LONG)
+        round_cost = sum(
+            max(c, _WARM_UP) + max(c, min(_PER_ROUND * c, _TIMED)) for c in cost if c <= _LONG
+        )
         rounds = min(25, max(min_rounds, int(budget / round_cost))) if round_cost else 0
         for _ in range(rounds):
             for case, seconds, kept in zip(comparison.cases, cost, samples, strict=True):
@@ -111,7 +114,7 @@ def compare(comparison: Comparison, budget: float, min_rounds: int = 3) -> list[
                 case.run()
                 while time.perf_counter() < start + _WARM_UP:
                     case.run()
-                for _ in range(max(1, min(_PER_ROUND, int(_WARM_UP / max(seconds, _SAMPLE))))):
+                for _ in range(max(1, min(_PER_ROUND, int(_TIMED / max(seconds, _SAMPLE))))):
                     kept.append(_timed(case.run, max(1, round(_SAMPLE / seconds))))
     return [Result(*parts) for parts in zip(comparison.cases, samples, notes, strict=True)]
 

@@ -9,6 +9,9 @@ from numpy.typing import NDArray
 
 from pydfm.features import Rows
 
+# Rows are taken to be the same if their distance is this part of their length.
+_SAME = 1e-5
+
 
 class RowSample:
     """Keeps up to `size` of the rows added: each has a number in [0, 1), and the lowest stay.
@@ -174,7 +177,8 @@ def find_rows(
     """Find `rows` (N, D) among those `kept`, with the same tags, each of which is used once.
 
     Features of a picture may differ in their last bits with the batch it came in, so that rows are
-    the same within 1e-5 of their length.
+    the same within 1e-5 of their length. Rows that far apart at most are no further apart along any
+    direction of unit length: those that are near in one are compared.
 
     Returns
     -------
@@ -183,25 +187,29 @@ def find_rows(
     missing : ndarray
         Places in `rows` of those that are not.
     """
-    gone: list[int] = []
-    missing: list[int] = []
+    direction = np.random.default_rng(0).normal(size=kept.shape[1])
+    direction /= np.sqrt(np.square(direction).sum())
+    along = kept @ direction
+    order = np.argsort(along)
+    lengths = np.sqrt(np.square(rows).sum(axis=1))
+    reach = (_SAME + 1e-9) * lengths  # and what is rounding
+    places = rows @ direction
+    begin = np.searchsorted(along[order], places - reach)
+    end = np.searchsorted(along[order], places + reach, side="right")
     free = np.ones(len(kept), dtype=bool)
-    for i, row in enumerate(rows):
-        place = -1
-        if free.any():
-            far = np.square(kept - row).sum(axis=1)
-            far[~free] = np.inf
-            if tags is not None:
-                far[kept_tags != tags[i]] = np.inf
-            nearest = int(far.argmin())
-            if far[nearest] <= 1e-10 * np.square(row).sum():
-                place = nearest
-        if place < 0:
-            missing.append(i)
-        else:
-            free[place] = False
-            gone.append(place)
-    return np.array(gone, dtype=np.intp), np.array(missing, dtype=np.intp)
+    found = np.full(len(rows), -1)
+    for i in np.flatnonzero(begin < end):
+        near = order[begin[i] : end[i]]
+        near = near[free[near]]
+        if tags is not None and kept_tags is not None:
+            near = near[kept_tags[near] == tags[i]]
+        if len(near):
+            far = np.square(kept[near] - rows[i]).sum(axis=1)
+            nearest = far.argmin()
+            if far[nearest] <= (_SAME * lengths[i]) ** 2:
+                found[i] = near[nearest]
+                free[near[nearest]] = False
+    return found[found >= 0], np.flatnonzero(found < 0)
 
 
 def _numbers(places: NDArray[np.intp], seed: int) -> NDArray[np.float64]:

@@ -23,6 +23,9 @@ from pydfm.scatter import Scatter, class_means, fits_memory
 from pydfm.sketch import FrequentDirections
 from pydfm.subspace import Subspace, check_sums, fit_subspace, leading_eigenpairs
 
+# Rows that are taken away at once, or as many as there are features.
+_FORGOTTEN_ROWS = 8192
+
 
 class SubspaceFitter:
     """Takes rows of classes, numbered from 0; of one class where no numbers are given.
@@ -131,16 +134,24 @@ class SubspaceFitter:
             If one of them was not added, as far as can be told; if the rows left are so small
             beside these that their digits are lost; or in a sketch.
         """
-        rows = np.ascontiguousarray(features, dtype=np.float64)
-        check_finite(rows)
         if classes is None:
-            classes = np.zeros(len(rows), dtype=np.intp)
+            classes = np.zeros(len(features), dtype=np.intp)
+        # As many at once as a scatter is worth taking away for.
+        step = max(_FORGOTTEN_ROWS, features.shape[1])
+        for first in range(0, len(features), step):
+            rows = np.ascontiguousarray(features[first : first + step], dtype=np.float64)
+            check_finite(rows, first)
+            self._forget(rows, classes[first : first + step], first)
+
+    def _forget(self, rows: NDArray[np.float64], classes: NDArray[np.intp], first: int) -> None:
         none = rows[:0], classes[:0], classes[:0]
         kept, theirs, places = self._joined() if self._kept else none
         gone, missing = find_rows(kept, rows, theirs, classes)
         if len(missing):
             if self._scatter is None:
-                raise ValueError(f"row {missing[0]} of X is none of those the model was fitted on")
+                raise ValueError(
+                    f"row {first + missing[0]} of X is none of those the model was fitted on"
+                )
             self._scatter = self._scatter.without(rows[missing], classes[missing], self._n_threads)
             if self._sample is not None:
                 self._sample = self._sample.without(rows[missing], classes[missing])

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from pydfm.sample import RowSample
+from pydfm.sample import RowSample, find_rows
 
 
 def sample_of(rows, size=100, batches=1, **limits):
@@ -88,3 +88,29 @@ def test_a_sample_without_some_rows_goes_on_as_before():
     assert sample.find(rows).sum() == 100
     sample.copy().add(rows, 500 + np.arange(500))
     assert np.array_equal(sample.take()[0], places)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_rows_are_found_once_each_with_their_tags(dtype):
+    rng = np.random.default_rng(0)
+    kept = (rng.normal(size=(200, 7)) + 100).astype(dtype)
+    kept[50:60] = kept[40:50]  # twice
+    tags = np.arange(200) % 3
+    tags[50:60] = tags[40:50]
+    which = rng.permutation(200)[:120]
+    rows = kept[which].astype(np.float64)
+    rows *= 1 + 1e-6 * rng.uniform(-1, 1, size=(120, 1))
+    other = np.arange(120) % 5 == 0
+    rows[other] += rng.normal(size=(24, 7))
+    wrong = np.arange(120) % 7 == 1
+    theirs = np.where(wrong, tags[which] + 1, tags[which])
+    gone, missing = find_rows(kept, rows, tags, theirs)
+    assert np.array_equal(missing, np.flatnonzero(other | wrong))
+    same = np.sort(np.where((gone >= 50) & (gone < 60), gone - 10, gone))
+    want = which[~(other | wrong)]
+    assert np.array_equal(same, np.sort(np.where((want >= 50) & (want < 60), want - 10, want)))
+    assert len(np.unique(gone)) == len(gone)
+    # A row is there as often as it is kept.
+    gone, missing = find_rows(kept, kept[[40, 40, 40]].astype(np.float64))
+    assert sorted(gone) == [40, 50]
+    assert missing.tolist() == [2]

@@ -153,6 +153,23 @@ def test_rows_that_were_not_fitted_cannot_be_forgotten(n_features, covariance):
     assert np.array_equal(dfm.score(rows), before)
 
 
+@pytest.mark.parametrize("shape", [(2000, 10), (50, 80)])
+def test_rows_are_forgotten_in_blocks(shape, monkeypatch):
+    rows = falling_rows(*shape).astype(np.float32)
+    monkeypatch.setattr("pydfm.subspace_fitter._FORGOTTEN_ROWS", 7)
+    dfm = pydfm.DFM(3).fit(rows).forget(rows[: len(rows) // 2])
+    assert_same_model(dfm, pydfm.DFM(3).fit(rows[len(rows) // 2 :]), rows)
+    before = dfm.score(rows)
+    strange = rows[len(rows) // 2 :].copy()
+    strange[-1] = 1e3
+    with pytest.raises(ValueError, match=r"not fitted on|row \d+ of X is none of those"):
+        dfm.forget(strange)
+    strange[-1] = np.nan
+    with pytest.raises(ValueError, match=f"NaN in row {len(strange) - 1}"):
+        dfm.forget(strange)
+    assert np.array_equal(dfm.score(rows), before)
+
+
 def test_digits_that_are_lost_are_told():
     rows = falling_rows(300, 10)
     rows[:20] *= 1e7

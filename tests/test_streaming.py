@@ -160,7 +160,7 @@ def test_rows_are_forgotten_in_blocks(shape, monkeypatch):
     dfm = pydfm.DFM(3).fit(rows).forget(rows[: len(rows) // 2])
     assert_same_model(dfm, pydfm.DFM(3).fit(rows[len(rows) // 2 :]), rows)
     before = dfm.score(rows)
-    strange = rows[len(rows) // 2 :].copy()
+    strange = rows[len(rows) // 2 : -5].copy()
     strange[-1] = 1e3
     with pytest.raises(ValueError, match=r"not fitted on|row \d+ of X is none of those"):
         dfm.forget(strange)

@@ -114,16 +114,17 @@ void by_rows(Team& team, Index begin, Index end, const Work& work) {
   });
 }
 
-// A -= V W' + W V' in the lower triangle from `begin` on, in whole tiles.
+// A -= V W' + W V' in the lower triangle from `begin` on, in whole tiles, column by column as the
+// products take them.
 void update(ColumnMajor& a, const ColumnMajor& v_w, const ColumnMajor& w_v, Index begin, Index end,
             Team& team) {
   constexpr Index kTile = 128;
   const Index n_tiles = (end - begin + kTile - 1) / kTile;
   team.run(n_tiles * (n_tiles + 1) / 2, [&](Index task) {
-    Index row = 0;
-    while ((row + 1) * (row + 2) / 2 <= task) ++row;
-    const Index i = begin + row * kTile;
-    const Index j = begin + (task - row * (row + 1) / 2) * kTile;
+    Index column = 0, row = task;  // row of its column's tiles
+    while (row >= n_tiles - column) row -= n_tiles - column++;
+    const Index i = begin + (column + row) * kTile;
+    const Index j = begin + column * kTile;
     const Index height = std::min(kTile, end - i);
     const Index width = std::min(kTile, end - j);
     a.block(i, j, height, width).noalias() -=

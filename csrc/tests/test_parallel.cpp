@@ -62,6 +62,10 @@ void a_team_does_every_index_of_every_loop_once() {
       for (Index i = 0; i < n; ++i) sums[i] = 0;
     }
     check(right, "loops of a team of " + std::to_string(n_threads));
+    std::atomic<Index> total{0};
+    const Index many = (Index{1} << 20) + 5;  // more than a ticket holds
+    team.run(many, [&](Index i) { total += i % 3; });
+    check(total == many, "a long loop of a team of " + std::to_string(n_threads));
   }
 }
 

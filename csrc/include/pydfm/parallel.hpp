@@ -134,7 +134,10 @@ void parallel_blocks(Eigen::Index n, Eigen::Index block, int n_threads, const Wo
 
 /// Threads kept ready for many short loops in a row: where `parallel_for` starts its threads (some
 /// 50 microseconds), a team's wait in a busy loop and begin within one. For the time of one call;
-/// the same rules hold for tasks, which must not throw, nor poll: that is done between loops.
+/// the same rules hold for tasks, which must not throw, nor poll: that is done between loops. The
+/// thread that calls takes tasks from the first on, and the others from the last: so that it pays
+/// to number tasks of one loop after another by what they read and write, which stays in the caches
+/// of whoever had it.
 class Team {
  public:
   explicit Team(int n_threads) : threads_(static_cast<std::size_t>(std::max(n_threads, 1))) {
@@ -152,7 +155,7 @@ class Team {
   template <typename Task>
   void run(Eigen::Index n_tasks, const Task& task) {
     if (n_tasks > 1) poll();
-    if (threads_.size() == 0 || n_tasks <= 1) {
+    if (threads_.size() == 0 || n_tasks <= 1 || n_tasks > Eigen::Index{kTaskMask}) {
       for (Eigen::Index index = 0; index < n_tasks; ++index) task(index);
       return;
     }
@@ -161,9 +164,9 @@ class Team {
     };
     context_ = &task;
     done_.store(0, std::memory_order_relaxed);
-    loop_ += std::uint64_t{1} << 32;
+    loop_ += std::uint64_t{1} << (2 * kTaskBits);
     tickets_.store(loop_ + static_cast<std::uint64_t>(n_tasks), std::memory_order_release);
-    while (take_one()) {
+    while (take_one(End::kFirst)) {
     }
     for (Backoff wait; done_.load(std::memory_order_acquire) != n_tasks;) wait();
   }
@@ -187,16 +190,24 @@ class Team {
     int count_ = 0;
   };
 
-  // Takes a task, if one is left, and does it. A ticket names its loop, so that a thread that comes
-  // late can take none of a loop that is over; and no loop ends before the tasks taken are done.
-  bool take_one() {
+  static constexpr int kTaskBits = 20;
+  static constexpr std::uint64_t kTaskMask = (std::uint64_t{1} << kTaskBits) - 1;
+
+  enum class End { kFirst, kLast };
+
+  // Takes the first or the last task that is left, if any, and does it. A ticket names its loop, so
+  // that a thread that comes late can take none of a loop that is over; and no loop ends before the
+  // tasks taken are done.
+  bool take_one(End from) {
     std::uint64_t ticket = tickets_.load(std::memory_order_acquire);
     while (true) {
-      const auto left = static_cast<std::uint32_t>(ticket);
-      if (left == 0) return false;
-      if (tickets_.compare_exchange_weak(ticket, ticket - 1, std::memory_order_acq_rel,
+      const std::uint64_t first = ticket >> kTaskBits & kTaskMask, end = ticket & kTaskMask;
+      if (first == end) return false;
+      const std::uint64_t rest =
+          from == End::kFirst ? ticket + (std::uint64_t{1} << kTaskBits) : ticket - 1;
+      if (tickets_.compare_exchange_weak(ticket, rest, std::memory_order_acq_rel,
                                          std::memory_order_acquire)) {
-        call_(context_, left - 1);
+        call_(context_, static_cast<Eigen::Index>(from == End::kFirst ? first : end - 1));
         done_.fetch_add(1, std::memory_order_release);
         return true;
       }
@@ -207,12 +218,13 @@ class Team {
   Call call_ = nullptr;
   const void* context_ = nullptr;
   std::uint64_t loop_ = 0;
-  std::atomic<std::uint64_t> tickets_{0};  // number of the loop, and in the low half tasks left
+  // Number of the loop, first of the tasks that are left, and the end of them.
+  std::atomic<std::uint64_t> tickets_{0};
   std::atomic<Eigen::Index> done_{0};
   std::atomic<bool> stop_{false};
   const std::function<void()> worker_ = [this] {
     for (Backoff wait; !stop_.load(std::memory_order_relaxed);) {
-      if (take_one()) {
+      if (take_one(End::kLast)) {
         wait = Backoff();
       } else {
         wait();

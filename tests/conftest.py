@@ -1,4 +1,5 @@
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -11,6 +12,10 @@ import torch
 from hypothesis import HealthCheck, settings
 from PIL import Image
 from torch import nn
+
+# A shell ignores Ctrl-C in what it runs in the background, which is inherited.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # The same examples in every run, on machines of any speed.
 settings.register_profile(

@@ -8,7 +8,7 @@ class of n rows out turns
 
 a change of rank one: the spectrum of S - rho v v' follows from that of S and the coordinates V'v
 of the row in the eigenvectors V of S (docs/method.md, "Leave one out"). So one eigendecomposition
-serves all rows, and the scores are those of `pydfm.density.Subspace` fitted again, within 1e-8.
+serves all rows, and the scores are those of `pydfm.subspace.Subspace` fitted again, within 1e-8.
 
 The coordinates come from either route of the fit: with N <= D rows, from the eigenvectors of the
 Gram matrix alone (`gram_coordinates`); with N > D, as a product of the rows and all eigenvectors of

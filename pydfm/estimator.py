@@ -116,6 +116,10 @@ class Estimator(OutlierMixin, BaseEstimator):  # type: ignore[misc]
     def __sklearn_is_fitted__(self) -> bool:
         return hasattr(self, "calibration_")
 
+    def __dir__(self) -> list[str]:
+        # scikit-learn asks for each, to leave out those that raise, which would compute them all.
+        return list(object.__dir__(self))
+
     def __getstate__(self) -> dict[str, Any]:
         # A traced network cannot be pickled; it is built again when it is needed.
         return {**super().__getstate__(), "_extractor": None}

@@ -135,8 +135,9 @@ def test_clone_keeps_parameters_and_forgets_the_fit():
         copied.score(ROWS)
 
 
-# Some of its data sets are too small for a level of 1 %.
-@parametrize_with_checks([pydfm.DFM(alpha=0.4)])
+# Some of its data sets are too small for a level of 1 %, and have two features of one variance: all
+# directions are kept, and no row has a residual.
+@parametrize_with_checks([pydfm.DFM(alpha=0.4, score_type="mahalanobis")])
 def test_it_is_an_estimator_by_the_rules_of_scikit_learn(estimator, check):
     check(estimator)
 
@@ -277,3 +278,27 @@ def test_scores_near_zero_keep_their_digits_where_many_rows_are_fitted():
     dfm = pydfm.DFM(60).fit(rows)
     for kind in SCORE_TYPES:
         assert_scores_close(dfm.set_params(score_type=kind).score(rows[::40]), want[kind])
+
+
+def test_attributes_are_listed_without_computing_them():
+    dfm = pydfm.DFM().fit(falling_rows(60, 20))
+    dfm._fitter = None
+    assert {"map_threshold_", "threshold_", "fit"} <= set(dir(dfm))
+    assert "score" in dir(pydfm.DFM())
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("offset", [0.0, 1000.0])
+def test_rounding_is_no_distance(dtype, offset):
+    # All directions have variance and are kept: rows have no residual, and are as normal as others.
+    rng = np.random.default_rng(0)
+    rows = (rng.normal(size=(400, 20)) + offset).astype(dtype)
+    dfm = pydfm.DFM(n_components=None).fit(rows[:300])
+    assert (dfm.score(rows) == 0).all()
+    assert (dfm.predict(rows) == 1).all()
+    constant = np.append(rows, np.full((400, 1), 3.7, dtype=dtype), axis=1)
+    dfm = pydfm.DFM(n_components=20).fit(constant[:300])
+    assert (dfm.predict(constant) == 1).all()
+    constant[0, -1] += 1
+    assert dfm.score(constant[:1])[0] == pytest.approx(1, rel=1e-4)
+    assert dfm.predict(constant[:1])[0] == -1

@@ -17,6 +17,9 @@ namespace {
 constexpr double kTolerance = 5e-5;
 // Below this share of |v|^2 a residual is computed by itself, not by subtraction in float64.
 constexpr double kLeastShare = 1e-8;
+// Residuals of the second pass up to this, times the square root of k, are rounding, relative to
+// the length of what is projected.
+constexpr double kRounding = 8 * std::numeric_limits<double>::epsilon();
 // Rows to a task of the second, exact pass.
 constexpr Index kExactRows = 48;
 // Where the second pass has yet to write: no score is that, since to_score ends before infinity.
@@ -114,6 +117,8 @@ std::vector<Energies> Scorer::measure_exactly(const MatrixView<Scalar>& rows,
       e.residual = (rows.row(which[static_cast<std::size_t>(i)]).template cast<double>() -
                     subspace_.mean.transpose() - z.row(i) * subspace_.components)
                        .squaredNorm();
+      // What rounding leaves is no distance: normal rows of full rank would all be above zero.
+      if (e.residual < static_cast<double>(k) * kRounding * kRounding * e.total) e.residual = 0;
     }
   }
   return energies;

@@ -21,10 +21,11 @@ def tests(session: nox.Session) -> None:
 
 @nox.session
 def lint(session: nox.Session) -> None:
-    """ruff, and clang-format."""
-    session.install(*_PINNED, "ruff", "clang-format==23.1.5")
+    """ruff, clang-format, and the imports between rooms."""
+    session.install(*_PINNED, "ruff", "clang-format==23.1.5", "import-linter>=2.9")
     session.run("ruff", "check")
     session.run("ruff", "format", "--check")
+    session.run("lint-imports", "--no-logo")
     session.run("clang-format", "--dry-run", "--Werror", *_CPP)
 
 

@@ -64,7 +64,7 @@ def _options() -> argparse.Namespace:
 
 
 def _compared(name: str, options: argparse.Namespace) -> Table:
-    """Run a section's comparisons, telling on stderr which one is under way."""
+    """Run the comparisons of a section, and report on stderr which one is running."""
     section, lines = _SECTIONS[name], []
     per_second = 0
     for comparison in section.comparisons(options.quick, options.threads):

@@ -15,7 +15,7 @@ def pytest_benchmark_update_machine_info(
 
 @pytest.fixture
 def timed(benchmark: Any) -> Callable[[Comparison, str], None]:
-    """Check, then time, one case of a comparison, beside the others in its group."""
+    """Check and time one case of a comparison, in the group of its other cases."""
 
     def run(comparison: Comparison, name: str) -> None:
         case = next((case for case in comparison.cases if case.name == name), None)

@@ -1,4 +1,4 @@
-"""Eigenpairs of a symmetric matrix: all, and the leading fifth, which holds 97 % of the trace."""
+"""Eigenpairs of a symmetric matrix: all, and the leading fifth with 97 % of the trace."""
 
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
@@ -31,7 +31,7 @@ def _matrix(n: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
 
 
 def comparison(n: int, n_threads: int, *, leading: bool) -> Comparison:
-    """All pairs, or the leading ones, where numpy has to compute all of them too."""
+    """Compare all pairs, or the leading ones, for which numpy computes all too."""
     matrix, exact = _matrix(n)
 
     def numpy_eigh() -> Any:
@@ -62,7 +62,7 @@ def comparison(n: int, n_threads: int, *, leading: bool) -> Comparison:
 
 
 def comparisons(quick: bool, threads: Sequence[int]) -> Iterator[Comparison]:
-    """Size by size, on each number of threads."""
+    """Yield comparisons by size and number of threads."""
     for n in QUICK if quick else SIZES:
         for n_threads in threads:
             yield comparison(n, n_threads, leading=False)

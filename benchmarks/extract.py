@@ -1,4 +1,4 @@
-"""Images a second: the bare network, and whole scores from tensors and from files."""
+"""Images per second: the bare network, and whole scores from tensors and from files."""
 
 import io
 import tempfile
@@ -17,8 +17,8 @@ from PIL import Image
 import pydfm
 from benchmarks.measure import Case, Comparison
 from benchmarks.workloads import TOLERANCE
-from pydfm.networks import load_network
-from pydfm.preprocessing import IMAGENET_MEAN, IMAGENET_STD
+from pydfm.features.backbones import load_network
+from pydfm.features.transforms import IMAGENET_MEAN, IMAGENET_STD
 
 TITLE: Final = "Extraction and whole score (ResNet-18, 224 x 224 pixels, float32)"
 NOTES: Final = ()
@@ -36,7 +36,7 @@ _BATCH: Final = 16
 
 @dataclass(frozen=True)
 class _Images:
-    """The same pictures as JPEG files and as pixels (N, 3, 224, 224)."""
+    """Return the same images as JPEG files and as pixels (N, 3, 224, 224)."""
 
     folder: Any  # the TemporaryDirectory, removed with this object
     paths: list[str]
@@ -60,7 +60,7 @@ def _images(count: int) -> _Images:
 
 
 def _network(device: str, *, traced: bool) -> Callable[[torch.Tensor], torch.Tensor]:
-    """Normalised pixels to features, as one writes it in torch."""
+    """Compute features from normalised pixels, as a torch user writes it."""
     module = load_network("resnet18", None).module.to(device)
     module = module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if not traced:
@@ -90,7 +90,7 @@ def _bare(device: str, pixels: NDArray[np.uint8], *, traced: bool) -> Callable[[
 
 
 def comparison(device: str, count: int, n_threads: int) -> Comparison:
-    """`count` pictures on `device`."""
+    """Return the cases for `count` images on `device`."""
     images = _images(count)
     dfm = pydfm.DFM(
         weights=None, image_size=_SIDE, device=device, batch_size=_BATCH, n_threads=n_threads
@@ -107,7 +107,7 @@ def comparison(device: str, count: int, n_threads: int) -> Comparison:
     reference = dfm.score(features)
 
     def check(answer: NDArray[Any]) -> None:
-        # Both of a kind: features (N, D), or scores (N,) of pictures the model was fitted on.
+        # Both of a kind: features (N, D), or scores (N,) of images that the model was fitted on.
         want = features if answer.ndim == 2 else reference
         assert np.abs(answer - want).max() < TOLERANCE * np.abs(want).max()
 
@@ -116,12 +116,12 @@ def comparison(device: str, count: int, n_threads: int) -> Comparison:
 
 
 def devices() -> list[str]:
-    """The CPU, and a GPU where there is one."""
+    """Return the CPU, and a GPU if there is one."""
     return ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
 
 
 def comparisons(quick: bool, threads: Sequence[int]) -> Iterator[Comparison]:
-    """Device by device, on each number of threads."""
+    """Yield comparisons by device and number of threads."""
     for device in devices():
         count = _BATCH * (2 if device == "cpu" else 32) // (2 if quick else 1)
         for n_threads in threads:

@@ -22,7 +22,7 @@ TITLE: Final = "Fit"
 NOTES: Final = ("eigenvalue error", "score error")
 
 _HELD_OUT: Final = 200
-# A covariance in float32 is off by percents in its small eigenvalues: told beside its time.
+# A float32 covariance has errors of percents in its small eigenvalues: shown beside its time.
 _PEERS_TOLERANCE: Final = 0.1
 # Multiplications, in units of rows x features x smaller, beyond which an SVD takes a minute.
 _SVD_LIMIT: Final = 5e10
@@ -65,7 +65,7 @@ QUICK: Final = (SHAPES[0], SHAPES[3])
 
 @dataclass(frozen=True)
 class Peer:
-    """How to make the fit, and the least ratios to pydfm's time with few rows and with many."""
+    """A peer: its fit, and the targets of its time over pydfm's with few rows and with many."""
 
     make: Callable[[NDArray[Any], int], peers.Fit]
     few: float | None
@@ -106,7 +106,7 @@ def _data(shape: Shape) -> tuple[NDArray[np.float32], NDArray[np.float64], Model
 
 
 def comparison(shape: Shape, n_threads: int) -> Comparison:
-    """The fits of one shape, those that the shape allows."""
+    """Return the comparison of all fits that the shape allows."""
     X, double, reference = _data(shape)
     k = shape.components
     held_out = shape.population.rows(_HELD_OUT, seed=1)
@@ -137,7 +137,7 @@ def comparison(shape: Shape, n_threads: int) -> Comparison:
 
 
 def comparisons(quick: bool, threads: Sequence[int]) -> Iterator[Comparison]:
-    """Shape by shape, on each number of threads."""
+    """Yield comparisons by shape and number of threads."""
     for shape in QUICK if quick else SHAPES:
         for n_threads in threads:
             yield comparison(shape, n_threads)

@@ -1,4 +1,4 @@
-"""What each build of the core gains: the same work on one thread, each in a process of its own."""
+"""The speed of each build of the core: the same work on one thread, each in its own process."""
 
 import os
 import subprocess
@@ -44,7 +44,7 @@ _WORKS: Final[dict[str, Callable[[], Callable[[], object]]]] = {
 
 @contextmanager
 def _worker(instruction_set: str) -> Iterator[Callable[[int], float]]:
-    """A process with that build, which times one run of the work of a number."""
+    """A process with one build of the core, which times one run of a numbered piece of work."""
     process = subprocess.Popen(
         [sys.executable, "-m", "benchmarks.instruction_sets"],
         cwd=Path(__file__).parent.parent,
@@ -66,7 +66,7 @@ def _worker(instruction_set: str) -> Iterator[Callable[[int], float]]:
 
 
 def table(quick: bool) -> Table:
-    """Seconds of each build, in turn, and how many times faster than the baseline it is."""
+    """Return seconds of each build, and how many times faster than the baseline it is."""
     names: list[str] = _core.supported_instruction_sets()
     lines = []
     with ExitStack() as stack:

@@ -14,7 +14,7 @@ _FLAGS: Final = ("avx2", "fma", "avx512f", "avx512_bf16", "amx_bf16", "asimd", "
 
 
 def facts() -> dict[str, Any]:
-    """Name -> value, for tables and for pytest-benchmark's machine info."""
+    """Return the facts by name, for tables and for pytest-benchmark's machine info."""
     config = pydfm.show_config("dicts") or {}
     cpu = _cpuinfo()
     flags = (cpu.get("flags") or cpu.get("Features") or "").split()
@@ -36,7 +36,7 @@ def facts() -> dict[str, Any]:
 
 
 def table() -> Table:
-    """The facts as a table."""
+    """Return the facts as a table."""
     return Table(("what", "found"), [[name, str(value)] for name, value in facts().items()])
 
 

@@ -1,4 +1,4 @@
-"""Timing of cases that do the same work, one after the other, round by round."""
+"""Timing of cases that do the same work, in turn, round by round."""
 
 import statistics
 import time
@@ -25,7 +25,7 @@ _SAMPLE = 2e-3
 
 @dataclass(frozen=True)
 class Case:
-    """One way to do the work; `target` is the least ratio of its time to pydfm's on 2 threads."""
+    """One way to do the work; its time over pydfm's on 2 threads should be `target` or more."""
 
     name: str
     run: Callable[[], Any]
@@ -42,7 +42,7 @@ class Comparison:
         Raises AssertionError where an answer is wrong. A case that returns None has none: it is a
         limit to hold the others against.
     notes : callable
-        What to tell of an answer beside its time.
+        What to report of an answer beside its time.
     items : int
         Rows or images of one run.
     """
@@ -57,7 +57,7 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Result:
-    """Seconds per run of a case."""
+    """The seconds that each run of a case took."""
 
     case: Case
     seconds: Sequence[float]

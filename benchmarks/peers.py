@@ -18,13 +18,13 @@ Fit: TypeAlias = Callable[[], Model]
 
 
 def _constant(model: Model) -> float:
-    """What nll adds to half of mahalanobis."""
+    """Return the constant that nll adds to half of mahalanobis."""
     k = len(model.variances)
     return float((np.log(model.variances).sum() + k * np.log(2 * np.pi)) / 2)
 
 
 def matmul(model: Model, X: NDArray[Any]) -> Callable[[], None]:
-    """X @ W alone: the machine's own matrix product, which nothing that projects can beat."""
+    """Compute X @ W alone, the limit for every method that projects."""
     W = np.ascontiguousarray(model.as_float32.components.T)
     Z = np.empty((len(X), W.shape[1]), dtype=np.float32)
 
@@ -35,7 +35,7 @@ def matmul(model: Model, X: NDArray[Any]) -> Callable[[], None]:
 
 
 def numpy_two_products(model: Model, X: NDArray[Any]) -> Scores:
-    """Project, reconstruct, subtract."""
+    """Project, reconstruct and subtract: two products."""
     single, constant = model.as_float32, _constant(model)
     mean, W, variances = single.mean, np.ascontiguousarray(single.components.T), single.variances
 
@@ -49,7 +49,7 @@ def numpy_two_products(model: Model, X: NDArray[Any]) -> Scores:
 
 
 def numpy_one_product(model: Model, X: NDArray[Any]) -> Scores:
-    """The bare four lines: ||d||^2 - ||z||^2, which loses digits where the residual is small."""
+    """Compute ||d||^2 - ||z||^2 in four lines; it loses digits where the residual is small."""
     single, constant = model.as_float32, _constant(model)
     mean, W = single.mean, np.ascontiguousarray(single.components.T)
     precisions = 1 / single.variances
@@ -64,7 +64,7 @@ def numpy_one_product(model: Model, X: NDArray[Any]) -> Scores:
 
 
 def numpy_nearest(models: Sequence[Model], X: NDArray[Any], kind: str) -> Scores:
-    """One product per class, and the least of its scores (fre or mahalanobis) so far."""
+    """Keep the lowest score (fre or mahalanobis) so far, with one product per class."""
     singles = [model.as_float32 for model in models]
     operands = [(m.mean, np.ascontiguousarray(m.components.T), 1 / m.variances) for m in singles]
 
@@ -94,7 +94,7 @@ def _fitted_pca(model: Model) -> PCA:
 
 
 def sklearn_transform(model: Model, X: NDArray[Any]) -> Scores:
-    """PCA.transform and inverse_transform."""
+    """Use PCA.transform and inverse_transform."""
     pca, constant = _fitted_pca(model.as_float32), _constant(model)
 
     def run() -> tuple[Any, Any]:
@@ -107,13 +107,13 @@ def sklearn_transform(model: Model, X: NDArray[Any]) -> Scores:
 
 
 def sklearn_ppca(model: Model, X: NDArray[Any]) -> Callable[[], Any]:
-    """PCA.score_samples, of a model fitted in float64."""
+    """Use PCA.score_samples of a model fitted in float64."""
     pca = _fitted_pca(model)
     return lambda: -pca.score_samples(X)
 
 
 def torch_scores(model: Model, X: NDArray[Any]) -> Scores:
-    """anomalib's way: project, reconstruct, squared norm; Gaussian likelihood of z."""
+    """Score as anomalib does: project, reconstruct, squared norm; Gaussian likelihood of z."""
     single, constant = model.as_float32, _constant(model)
     rows, mean, variances = map(torch.from_numpy, (X, single.mean, single.variances))
     W = torch.from_numpy(single.components).T.contiguous()
@@ -130,7 +130,7 @@ def torch_scores(model: Model, X: NDArray[Any]) -> Scores:
 
 
 def numpy_fit(X: NDArray[Any], k: int) -> Fit:
-    """Eigenpairs of the float64 Gram or covariance matrix, whichever is smaller."""
+    """Compute eigenpairs of the float64 Gram or covariance matrix, whichever is smaller."""
 
     def run() -> Model:
         mean = X.mean(axis=0, dtype=np.float64)
@@ -145,7 +145,7 @@ def numpy_fit(X: NDArray[Any], k: int) -> Fit:
 
 
 def torch_svd(X: NDArray[Any], k: int) -> Fit:
-    """anomalib's way: torch.linalg.svd of the centred rows in float64."""
+    """Fit as anomalib does: torch.linalg.svd of the centred rows in float64."""
     rows = torch.from_numpy(X)
 
     def run() -> Model:
@@ -159,7 +159,7 @@ def torch_svd(X: NDArray[Any], k: int) -> Fit:
 
 
 def sklearn_fit(X: NDArray[Any], k: int, solver: str) -> Fit:
-    """PCA.fit with the given svd_solver, in the type of X."""
+    """Use PCA.fit with the given svd_solver, in the type of X."""
 
     def run() -> Model:
         pca = PCA(n_components=k, svd_solver=solver).fit(X)

@@ -1,4 +1,4 @@
-"""What only a fresh process shows: the time of the import, and the peak of memory."""
+"""Measurements that need a fresh process: the time of the import, and the peak of memory."""
 
 import subprocess
 import sys
@@ -34,7 +34,7 @@ def _python(*arguments: str, cwd: str | None = None) -> list[str]:
 
 
 def imports(quick: bool) -> Table:
-    """Seconds of imports, each in its own process; the first of each is left out."""
+    """Return seconds of imports, each in its own process, without the first of each."""
     rows = []
     seconds: dict[str, list[float]] = {code: [] for code, _ in _IMPORTS}
     torch_loaded = {}
@@ -61,7 +61,7 @@ def imports(quick: bool) -> Table:
 
 
 def memory(quick: bool) -> Table:
-    """Peaks of memory over a memory map of 2 GB, written to a temporary folder and removed."""
+    """Measure peaks of memory on a memory map of 2 GB in a temporary folder."""
     rows = []
     n_rows = _SHAPE[0] // (4 if quick else 1)
     with tempfile.TemporaryDirectory() as folder:
@@ -93,7 +93,7 @@ def _write(path: Path, n_rows: int) -> None:
 
 
 def _anonymous_mb() -> float:
-    """Memory of this process that is not a mapped file, whose pages the system can drop."""
+    """Return the memory of this process without mapped files, whose pages can be dropped."""
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith("RssAnon:"):
             return int(line.split()[1]) / 1e3
@@ -126,7 +126,7 @@ def _partial_fit(path: str) -> Callable[[], object]:
     def run() -> None:
         for first in range(1000, len(rows), 10_000):
             dfm.partial_fit(rows[first : first + 10_000])
-        dfm.subspace_  # noqa: B018 (the model is computed when it is asked for)
+        dfm.subspace_  # noqa: B018 (the model is computed when it is first used)
 
     return run
 
@@ -135,7 +135,7 @@ _WORKS: Final = {"score": _score, "fit": _fit, "partial_fit": _partial_fit}
 
 
 def _main(work: str, path: str) -> None:
-    """Print the peak of memory above that before the work, in MB, and the seconds it took."""
+    """Print how far memory rose above its level before the work, in MB, and the seconds."""
     run = _WORKS[work](path)
     done = threading.Event()
     before = _anonymous_mb()

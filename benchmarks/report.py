@@ -23,12 +23,12 @@ class Table:
 
 
 def verdict(met: bool, target: str) -> str:
-    """The target, and whether it was missed."""
+    """Return the target, and whether it was missed."""
     return target if met else f"{target}: **miss**"
 
 
 def rows(comparison: Comparison, results: Sequence[Result]) -> list[list[str]]:
-    """One row per case; ratios are its time to that of pydfm, the first."""
+    """Return one row per case; a ratio is its time divided by that of pydfm, the first case."""
     ours, lines = results[0], []
     for result in results:
         target, ratio = "", result.median / ours.median
@@ -54,7 +54,7 @@ def rows(comparison: Comparison, results: Sequence[Result]) -> list[list[str]]:
 
 
 def seconds(value: float) -> str:
-    """Three digits, with a unit."""
+    """Return a time with three digits and a unit."""
     for unit, size in (("s", 1.0), ("ms", 1e-3)):
         if value >= size:
             return f"{value / size:.3g} {unit}"

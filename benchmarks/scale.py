@@ -1,4 +1,4 @@
-"""Rows that come in batches: beside one fit to all of them, and beside IncrementalPCA."""
+"""Rows in batches, compared with one fit to all of them and with IncrementalPCA."""
 
 import tempfile
 import time
@@ -22,7 +22,7 @@ _COMPONENTS: Final = 120
 
 
 def table(quick: bool) -> Table:
-    """Times, what they are held against, and errors of the leading variances."""
+    """Return a table of times, targets, and errors of the leading variances."""
     n_rows = 100_000 if quick else 1_000_000
     lines = _streamed(n_rows)
     lines.append(_one_row())
@@ -82,7 +82,7 @@ def _streamed(n_rows: int) -> list[list[str]]:
 def _in_batches(dfm: pydfm.DFM, rows: NDArray[Any]) -> pydfm.DFM:
     for first in range(0, len(rows), _BATCH):
         dfm.partial_fit(rows[first : first + _BATCH])
-    dfm.subspace_  # noqa: B018 (the model is computed when it is asked for)
+    dfm.subspace_  # noqa: B018 (the model is computed when it is first used)
     return dfm
 
 

@@ -1,4 +1,4 @@
-"""Scoring: fre and nll of M rows at once, of one row at a time, and under many classes."""
+"""Scores: fre and nll of many rows at once, of one row, and under many classes."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ from benchmarks.workloads import (
 TITLE: Final = "Score"
 NOTES: Final = ()
 
-# Rows that are held to the float64 reference.
+# Number of rows that are compared with the float64 reference.
 _CHECKED: Final = 500
 
 
@@ -68,7 +68,7 @@ PEERS: Final[dict[str, tuple[Callable[[Model, NDArray[Any]], Callable[[], Any]],
     "scikit-learn PCA": (peers.sklearn_transform, 2.0),
     "torch, anomalib's formulas": (peers.torch_scores, 3.0),
 }
-NAMES: Final = ("pydfm", *PEERS)
+NAMES: Final = ("pydfm, `DFM.score`", *PEERS)
 
 
 @lru_cache(maxsize=1)
@@ -78,9 +78,9 @@ def _data(shape: Shape) -> tuple[Model, NDArray[np.float32]]:
 
 
 def bulk(shape: Shape, n_threads: int) -> Comparison:
-    """fre and nll at once, of many rows."""
+    """Compare fre and nll of many rows, computed at once."""
     model, X = _data(shape)
-    cases = [Case("pydfm", ours.scores(model, X, n_threads))]
+    cases = [Case("pydfm, `DFM.score`", ours.scores(model, X, n_threads))]
     for name, (make, target) in PEERS.items():
         cases.append(Case(name, make(model, X), None if shape is SMALL_RESIDUALS else target))
     check = partial(_check, reference_scores(model, X[:_CHECKED]))
@@ -88,9 +88,9 @@ def bulk(shape: Shape, n_threads: int) -> Comparison:
 
 
 def ppca(shape: Shape, n_threads: int) -> Comparison:
-    """The probabilistic PCA score, which scikit-learn has as score_samples."""
+    """Compare the score ppca, which is scikit-learn's score_samples."""
     model, X = _data(shape)
-    first = Case("pydfm", ours.scores(model, X, n_threads, ("ppca",)))
+    first = Case("pydfm, `DFM.score`", ours.scores(model, X, n_threads, ("ppca",)))
     other = Case("scikit-learn score_samples", peers.sklearn_ppca(model, X), 2.0)
     fre, nll, _ = reference_scores(model, X[:_CHECKED])
     s, rest = model.noise_variance, shape.features - shape.components
@@ -103,7 +103,7 @@ def ppca(shape: Shape, n_threads: int) -> Comparison:
 
 
 def one_row(shape: Shape, n_threads: int, *, bare: bool) -> Comparison:
-    """One row: the core's call alone (`bare`), or `DFM.score` with all its checks."""
+    """Compare one row: the core's call alone (`bare`), or `DFM.score` with all its checks."""
     dfm = pydfm.DFM(shape.components, n_threads=n_threads).fit(shape.population.rows(2000))
     model, row = ours.model_of(dfm), shape.population.rows(1, seed=1)
     numpy_run = peers.numpy_one_product(model, row)
@@ -124,18 +124,20 @@ def _classes(n_classes: int) -> tuple[list[Model], NDArray[np.float32]]:
 
 
 def nearest(n_classes: int, kind: str, n_threads: int) -> Comparison:
-    """Class-conditional score: the lowest over the classes, and whose it is."""
+    """Compare the lowest score over the classes, and the class that has it."""
     models, X = _classes(n_classes)
-    first = Case("pydfm", ours.nearest_scores(models, X, n_threads, kind))
+    first = Case("pydfm, `DFM.score`", ours.nearest_scores(models, X, n_threads, kind))
     other = Case("numpy, class by class", peers.numpy_nearest(models, X, kind), 3.0)
     row = {"fre": 0, "mahalanobis": 2}[kind]
     few = X[:_CHECKED]
     each = np.stack([reference_scores(model, few)[row] for model in models])
 
+    mine = ours.nearest_classes(models, few, n_threads, kind)
+
     def check(answer: Any) -> None:
-        scores, found = (np.asarray(part)[: len(few)] for part in answer)
-        chosen = each[found, np.arange(len(few))]
-        assert relative_error(scores, each.min(axis=0)) < TOLERANCE
+        scores, found = answer if isinstance(answer, tuple) else (answer, mine)
+        chosen = each[np.asarray(found)[: len(few)], np.arange(len(few))]
+        assert relative_error(np.asarray(scores)[: len(few)], each.min(axis=0)) < TOLERANCE
         assert relative_error(chosen, each.min(axis=0)) < TOLERANCE
 
     work = f"class-conditional {kind}, {n_classes:,} classes, {len(X):,} x 512, k = 60"
@@ -148,7 +150,7 @@ def _check(reference: NDArray[np.float64], answer: Any) -> None:
 
 
 def comparisons(quick: bool, threads: Sequence[int]) -> Iterator[Comparison]:
-    """Shape by shape, on each number of threads."""
+    """Yield comparisons by shape and number of threads."""
     for n_threads in threads:
         yield one_row(ONE_ROW, n_threads, bare=True)
         yield one_row(ONE_ROW, n_threads, bare=False)

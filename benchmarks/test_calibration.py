@@ -1,4 +1,4 @@
-"""The target of docs/calibration.md, on drawn rows."""
+"""The targets of docs/calibration.md, on synthetic rows."""
 
 import pytest
 

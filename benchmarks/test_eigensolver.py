@@ -1,7 +1,7 @@
 import pytest
 
 from benchmarks import eigensolver
-from pydfm.threads import available_cores
+from pydfm.runtime.threads import available_cores
 
 
 @pytest.mark.parametrize("name", eigensolver.NAMES)

@@ -1,4 +1,4 @@
-"""The targets of docs/results.md, where the data is there (fewer attacked images)."""
+"""The targets of docs/results.md, if the data is there (with fewer attacked images)."""
 
 import importlib.util
 import os

@@ -3,7 +3,7 @@ from functools import lru_cache
 import pytest
 
 from benchmarks import score
-from pydfm.threads import available_cores
+from pydfm.runtime.threads import available_cores
 
 bulk = lru_cache(maxsize=1)(score.bulk)
 

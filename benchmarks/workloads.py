@@ -34,7 +34,7 @@ class Model:
 
 @dataclass(frozen=True)
 class Population:
-    """Where features come from: `n_components` of D variances hold `share` of their sum.
+    """A distribution of features: `n_components` of D variances have `share` of their sum.
 
     The variances fall as a power of their rank, as those of real features do. 97 % is what
     `pydfm.DFM` keeps by default; from 99 % on, many rows have residuals so small that it has to
@@ -47,7 +47,7 @@ class Population:
 
     @cached_property
     def variances(self) -> NDArray[np.float64]:
-        """Eigenvalues (D,) of the covariance, descending from 1."""
+        """Return the eigenvalues (D,) of the covariance, descending from 1."""
         ranks = np.arange(1, self.n_features + 1, dtype=np.float64)
 
         def missing(decay: float) -> float:
@@ -58,7 +58,7 @@ class Population:
 
     @cached_property
     def model(self) -> Model:
-        """The model that a fit of very many rows would give."""
+        """Return the model that a fit of very many rows would give."""
         k = self.n_components
         components = mix(np.eye(k, self.n_features))
         rest = float(self.variances[k:].mean())
@@ -69,7 +69,7 @@ class Population:
         return np.random.default_rng(self.n_features + 1).uniform(0, 1, self.n_features)
 
     def rows(self, n_rows: int, seed: int = 0) -> NDArray[np.float32]:
-        """Features (n_rows, D)."""
+        """Draw features (n_rows, D)."""
         rng = np.random.default_rng(seed)
         rows = rng.standard_normal((n_rows, self.n_features), dtype=np.float32)
         rows *= np.sqrt(self.variances).astype(np.float32)
@@ -79,7 +79,7 @@ class Population:
 
     @property
     def covariance(self) -> NDArray[np.float64]:
-        """Exactly symmetric (D, D)."""
+        """Return an exactly symmetric matrix (D, D)."""
         root = mix(np.diag(np.sqrt(self.variances)))
         matrix = root.T @ root
         return (matrix + matrix.T) / 2
@@ -87,7 +87,7 @@ class Population:
 
 @dataclass(frozen=True)
 class ClassPopulation:
-    """Classes of one spectrum, each in a subspace of its own.
+    """Classes with one spectrum, each in its own subspace.
 
     Their means are drawn with variances that fall as 1 / rank, in directions common to all, and
     differ by as much as rows of one class do (`spread` times that, in the mean square).
@@ -110,13 +110,13 @@ class ClassPopulation:
         return mix(rng.normal(size=(self.n_classes, self.n_features)) * np.sqrt(shares))
 
     def _turn(self, rows: NDArray[Any], c: int) -> NDArray[Any]:
-        """Coordinates along the axes of class c -> features."""
+        """Return the features at coordinates along the axes of class c."""
         order = np.random.default_rng(c).permutation(self.n_features)
         return mix(mix(rows)[:, order])
 
     @cached_property
     def models(self) -> list[Model]:
-        """The models of the classes."""
+        """Return the models of the classes."""
         k, variances = self.n_components, self._within.variances
         axes, rest = np.eye(k, self.n_features), float(variances[k:].mean())
         return [
@@ -125,7 +125,7 @@ class ClassPopulation:
         ]
 
     def rows(self, n_rows: int, seed: int = 0) -> NDArray[np.float32]:
-        """Features (n_rows, D) of the classes in turn."""
+        """Draw features (n_rows, D) of the classes in turn."""
         rng = np.random.default_rng(seed)
         rows = rng.standard_normal((n_rows, self.n_features)) * np.sqrt(self._within.variances)
         for c in range(self.n_classes):
@@ -135,7 +135,7 @@ class ClassPopulation:
 
 
 def mix(rows: NDArray[Any]) -> NDArray[Any]:
-    """Rows (N, D) times an orthogonal (D, D) matrix without structure along the axes."""
+    """Multiply rows (N, D) by an orthogonal (D, D) matrix without structure along the axes."""
     rng = np.random.default_rng(rows.shape[1])
     order = rng.permutation(rows.shape[1])
     signs = rng.choice(np.array([-1, 1], dtype=rows.dtype), rows.shape[1])
@@ -145,7 +145,7 @@ def mix(rows: NDArray[Any]) -> NDArray[Any]:
 
 
 def reference_scores(model: Model, rows: NDArray[Any]) -> NDArray[np.float64]:
-    """fre, nll and mahalanobis (3, N) in float64, from the definitions."""
+    """Return fre, nll and mahalanobis (3, N) in float64, from the definitions."""
     variances = model.variances.astype(np.float64)
     components = model.components.astype(np.float64)
     d = rows.astype(np.float64) - model.mean
@@ -157,6 +157,6 @@ def reference_scores(model: Model, rows: NDArray[Any]) -> NDArray[np.float64]:
 
 
 def relative_error(answer: NDArray[Any], reference: NDArray[Any]) -> float:
-    """Largest error, relative to the reference or to 1 where that is below 1e-6."""
+    """Return the largest error, relative to the reference (to 1 where that is below 1e-6)."""
     scale = np.abs(reference)
     return float(np.max(np.abs(answer - reference) / np.where(scale > 1e-6, scale, 1.0)))

@@ -1,10 +1,11 @@
 """Find attacks on a classifier: `python examples/adversarial.py` (some seconds).
 
-A small network learns scikit-learn's digits, foolbox attacks it, and pydfm tells attacked images
-from clean ones: for each layer and each class a subspace and a Gaussian, fitted on the training
-images, score an image under the class that the classifier gives it (Ahuja et al. 2019). A logistic
-regression, trained on half of the images, joins both kinds of scores of all layers (Lee et al.
-2018); for one kind, `DFM(combine="logistic")` does it.
+A small network learns scikit-learn's digits, foolbox attacks it, and pydfm separates the attacked
+images from clean ones. Each layer and class has a subspace and a Gaussian, fitted on the training
+images. They score an image under the class that the classifier gives it (Ahuja et al. 2019). The
+scores are fre (feature reconstruction error) and nll (negative log-likelihood). A logistic
+regression, trained on half of the images, combines both scores of all layers (Lee et al. 2018);
+for one score type, `DFM(combine="logistic")` does that.
 
 Needs the extra "attacks": pip install -c constraints.txt ".[attacks]"
 """
@@ -49,7 +50,7 @@ def predict(network, x):
 
 
 def layer_scores(dfm, network, x):
-    """One column per layer and kind of score, under the class that `network` gives an image."""
+    """Return one column per layer and score type, under the class that `network` predicts."""
     scores = dfm.layer_scores(x, labels=predict(network, x), score_type=SCORES)
     return np.concatenate([scores[layer] for layer in LAYERS]).T
 
@@ -83,7 +84,7 @@ def main():
         _, attacked, success = attack(model, inputs, targets, epsilons=epsilon)
         fooled = success.numpy()
         scores = layer_scores(dfm, network, attacked.numpy())
-        # Halves by image, so that no image is on both sides in two versions.
+        # Halves by image, so that a clean image and its attacked version are in the same half.
         half = np.arange(len(x_test)) % 2 == 0
         samples = np.concatenate([clean, scores[fooled]])
         labels = np.repeat([0, 1], [len(clean), fooled.sum()])

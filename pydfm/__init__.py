@@ -1,4 +1,4 @@
-"""Tell how far an image is from what a model knows.
+"""Deep Feature Modeling: how far an image is from what a model knows.
 
 >>> import pydfm
 >>> dfm = pydfm.DFM()  # .fit("parts/good"), then .score("parts/incoming")
@@ -9,17 +9,15 @@ The names below are loaded when they are first used, so that the import itself c
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from pydfm._version import __version__
-
 if TYPE_CHECKING:
-    from pydfm.config import show_config
-    from pydfm.dfm import DFM
-    from pydfm.evaluation import evaluate
-    from pydfm.extraction import FeatureSpec
-    from pydfm.images import ImageError, Skipped
-    from pydfm.modelfile import load
-    from pydfm.preprocessing import Preprocessing
-    from pydfm.subspace import Subspace
+    from pydfm.estimator import DFM, load
+    from pydfm.features.extractor import FeatureSpec
+    from pydfm.features.images import ImageError
+    from pydfm.features.sources import Skipped
+    from pydfm.features.transforms import Preprocessing
+    from pydfm.metrics import evaluate
+    from pydfm.runtime.config import show_config
+    from pydfm.stats.subspace import Subspace
 
 __all__ = [
     "DFM",
@@ -34,20 +32,27 @@ __all__ = [
     "show_config",
 ]
 
+__version__: str
+
 _HOME = {
-    "DFM": "dfm",
-    "FeatureSpec": "extraction",
-    "ImageError": "images",
-    "Preprocessing": "preprocessing",
-    "Skipped": "images",
-    "Subspace": "subspace",
-    "evaluate": "evaluation",
-    "load": "modelfile",
-    "show_config": "config",
+    "DFM": "estimator",
+    "FeatureSpec": "features.extractor",
+    "ImageError": "features.images",
+    "Preprocessing": "features.transforms",
+    "Skipped": "features.sources",
+    "Subspace": "stats.subspace",
+    "evaluate": "metrics",
+    "load": "estimator",
+    "show_config": "runtime.config",
 }
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib.metadata import version
+
+        globals()[name] = version("pydfm")
+        return globals()[name]
     if name not in _HOME:
         raise AttributeError(f"module 'pydfm' has no attribute {name!r}")
     value = getattr(importlib.import_module(f"pydfm.{_HOME[name]}"), name)

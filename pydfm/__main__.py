@@ -6,12 +6,12 @@ import sys
 def main() -> int:
     """Run the command line and return its exit code, 130 where Ctrl-C stopped it."""
     try:
-        from pydfm import cli  # whose imports take long enough to be stopped too
+        from pydfm.cli import main as program  # its imports take long enough to be stopped too
 
-        return cli.main()
+        return program.main()
     except KeyboardInterrupt:
-        if sys.stderr is not None:  # or print would take stdout
-            # A bar that was being drawn, or ^C, stands on the line.
+        if sys.stderr is not None:  # print would take stdout
+            # A progress bar that was being drawn, or ^C, is on the line.
             start = "\n" if sys.stderr.isatty() else ""
             print(f"{start}pydfm: stopped", file=sys.stderr)
         return 130

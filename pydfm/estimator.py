@@ -1,8 +1,14 @@
-"""What all methods of a `DFM` share: its parameters, the sources they read, the fitted state."""
+"""`DFM`, the estimator: images or features in, scores and decisions out.
+
+The class holds parameters, a training state and a fitted model, and passes every call on: features
+make rows of images, `pydfm.model` turns rows into a model and scores, `pydfm.conformal` turns
+scores into decisions, `pydfm.io` reads and writes model files.
+"""
 
 import os
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,66 +17,268 @@ from sklearn.base import BaseEstimator, OutlierMixin
 from sklearn.exceptions import NotFittedError
 from sklearn.utils.validation import _check_feature_names
 
-from pydfm._checks import check_choice, check_integer, check_number, check_share, parse_bytes
-from pydfm.calibration import ModelCalibration
-from pydfm.combination import COMBINATIONS
-from pydfm.density import COVARIANCES, DENSITIES, SCORE_TYPES
-from pydfm.extraction import Extractor, FeatureSpec
-from pydfm.features import FeatureSource
-from pydfm.fitting import ModelFitter
-from pydfm.images import ImageSource, Skipped, open_source
-from pydfm.labels import RowLabels, find_classes
-from pydfm.layer import PATCH_RULES, SPATIAL_FORMS
-from pydfm.layer_fitter import CALIBRATIONS, LayerSettings
-from pydfm.maps import Grid
-from pydfm.model import Model
-from pydfm.subspace import check_n_components, check_regularization
-from pydfm.threads import resolve_threads
+from pydfm.conformal.calibration import calibration_of, map_threshold, thresholds
+from pydfm.conformal.decisions import Assessment, Decider, p_values
+from pydfm.conformal.drift import Drift, DriftTest
+from pydfm.features.arrays import FeatureSource
+from pydfm.features.backbones import AS_SAVED
+from pydfm.features.extractor import Extractor, FeatureSpec, feature_batches
+from pydfm.features.images import image_hashes
+from pydfm.features.labels import RowLabels, as_labels, find_classes
+from pydfm.features.sources import (
+    ImageSource,
+    Skipped,
+    one_of,
+    open_labelled,
+    open_source,
+    warn_of_skipped,
+)
+from pydfm.io.model_file import ModelFile, read_model, write_model
+from pydfm.model.fitting import FittedDFM, freeze
+from pydfm.model.model import Model
+from pydfm.model.row_scores import RowScores
+from pydfm.model.settings import Settings, resolve_settings
+from pydfm.model.training import TrainingState
+from pydfm.parameters import DEFAULTS, changed_since, check_parameters
+from pydfm.runtime.checks import check_number
+from pydfm.runtime.threads import resolve_threads
+from pydfm.stats.scores import check_score_types
+from pydfm.stats.subspace import Subspace
 
 if TYPE_CHECKING:
     import torch
+    from typing_extensions import Self
+
+_Source = FeatureSource | ImageSource
 
 
-class Estimator(OutlierMixin, BaseEstimator):  # type: ignore[misc]
-    """Parameters and fitted state of a `DFM`, which has their documentation."""
+class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
+    """Deep Feature Modeling: says how far an image is from what a model knows.
 
-    calibration_: str | None
-    feature_spec_: FeatureSpec | None
-    _model: Model | None
-    _fitter: ModelFitter | None
+    The features of a pretrained network are modelled by a principal subspace and a Gaussian in it.
+    A row that the subspace reconstructs badly, or that is unlikely under the Gaussian, is
+    anomalous. A fit takes one pass over the images, a score one matrix product; no network is
+    trained.
+
+    Parameters
+    ----------
+    n_components : float in (0, 1), int or None, default=0.97
+        Share of variance to keep (by the fewest components that exceed it, scikit-learn's rule),
+        number of components, up to min(N, D), or None for all.
+    score_type : str or tuple of str, default="fre"
+        Type of the scores, one of those below, or a tuple of several. For a row x with
+        d = x - mean and z = W'd, its projection on the k components with variances lambda:
+
+        - "fre", the feature reconstruction error ||d||^2 - ||z||^2;
+        - "mahalanobis", sum z_i^2 / lambda_i;
+        - "nll", (mahalanobis + sum ln lambda_i + k ln 2 pi) / 2, a negative log-likelihood in nats;
+        - "ppca", the negative log-likelihood in nats under probabilistic PCA, which weighs both;
+        - "relative_mahalanobis", mahalanobis less that under the Gaussian of all classes together.
+    covariance : {"class", "tied", "global"}, default="class"
+        How classes are modelled, where labels are given: "class" fits a subspace and a Gaussian to
+        each; "tied" gives each its own mean and all classes one covariance, that within the
+        classes; "global" ignores labels.
+    density : {"gaussian", "gmm"}, default="gaussian"
+        Density in the subspace of each class: one Gaussian, or a mixture of Gaussians, whose number
+        the Bayesian information criterion chooses.
+    regularization : {"shrinkage"}, float or None, default=None
+        Regularization of the variances: oracle approximating shrinkage towards their mean, or a
+        floor as a share of the largest.
+    backbone : str, path or torch.nn.Module, default="resnet18"
+        "resnet18", "resnet34", "resnet50" or "wide_resnet50_2", the path of a TorchScript file, or
+        a module of your own that takes (B, 3, H, W). Unused for features.
+    weights : str, path or None, default="imagenet"
+        "imagenet" (torchvision's IMAGENET1K_V1, downloaded once), a file with a state dict (.pth,
+        read with ``weights_only``, or .safetensors), or None for random weights from
+        `random_state`. A module of your own keeps its weights unless a path is given.
+    layers : str or sequence of str, optional
+        Submodules whose outputs are the features, or "output" for what the network returns; each
+        has a model of its own. Default "avgpool", the penultimate layer, for the networks named
+        above and "output" otherwise.
+    combine : {"sum", "max", "logistic"}, default="sum"
+        How the scores of several layers, each standardised by the held-out scores of fitted images,
+        make one: their sum, the largest, or a logistic regression against outliers that are given
+        to `fit`.
+    spatial : {"flatten", "mean", "patch"}, default="flatten"
+        What the map of a layer becomes: one row with a feature for each channel and position, for
+        images in which parts do not move; the mean over the positions; or a row for each position,
+        all under one model.
+    image_score : {"calibrated", "top", "max", "mean", "sum"}, optional
+        How the scores of positions make the score of an image.
+
+        - With spatial="patch": "top", the default, is the mean of the largest `top_share` of them;
+          or the largest, the mean, or the sum.
+        - With spatial="flatten": "sum" is the plain fre. "calibrated" standardises the residual
+          energy of each position by the mean and deviation of the held-out energies of fitted
+          images, adds up these maps of all layers at the positions of the finest one, and averages
+          the largest `top_share`. It is the default where the layers have positions, `calibration`
+          is not None, combine="sum", and each class has ten images or more; otherwise "sum" is.
+          Score types other than fre are always those of whole images.
+    top_share : float in [0, 1], default=0.1
+        Share of the positions that "calibrated" and "top" average; at least one position.
+    pool : int or sequence of int, optional
+        Kernel and stride of an average pooling of the layers' maps, one for all layers or one for
+        each.
+    image_size : int or (int, int), optional
+        Height and width that images are resized to. Default: as the weights were trained, a resize
+        of the shorter side to 256 pixels and the central 224 x 224.
+    mean, std : float or three floats, optional
+        Normalisation of pixels in [0, 1]. Default: that of the weights. With ``mean=0, std=1``
+        images may have any values.
+    device : str or torch.device, optional
+        Where the network runs. Default: CUDA where there is a GPU, else the CPU.
+    precision : {"float32", "bfloat16", "float16"}, default="float32"
+        Precision of the network; the statistics are always float64.
+    batch_size : int, default=32
+        Images per batch.
+    n_threads : int, optional
+        Number of threads that read images and compute scores; torch has its own. Default: the
+        number of cores this process may use. Scores do not depend on it.
+    on_error : {"raise", "skip"}, default="raise"
+        What happens at an image that cannot be read. With "skip" it is left out of a fit, and its
+        score is NaN; a warning counts such images, and ``skipped_`` lists them.
+    calibration : {"loo", "kfold", "split"} or None, default="loo"
+        How held-out scores are made: scores of normal images under a model that has not seen them,
+        from which p-values and thresholds come. "loo" leaves out each image by itself, exactly and
+        without fitting again; "kfold" a fifth of the images at a time. Where there is no exact way
+        (patches, mixtures, regularization, relative_mahalanobis, max_memory) "loo" becomes "kfold".
+        "split" never fits every fifth image of a class, which costs images and guarantees the
+        false-alarm rate. None saves time where only scores are needed.
+    max_memory : str, int or None, default=None
+        Limit of the memory that the statistics of the rows may take: bytes, or a text such as
+        "2GB". Where the D x D scatter of the features does not fit, a sketch replaces it, whose
+        error is known: ``subspace_.variance_error`` is the most that any variance is too low by.
+        With density="gmm" half of the memory is for rows that mixtures are fitted to: where not all
+        fit, a uniform sample, with a warning; ``model_.layers[i].density.mixtures`` have their
+        ``n_samples``.
+    alpha : float in (0, 1), default=0.01
+        The false-alarm rate: the share of normal images that `predict` may call anomalous.
+    random_state : int, default=0
+        Seed of random weights, mixtures and samples.
+    verbose : bool, default=False
+        Whether to show a progress bar for what takes longer than a second (on stderr, at a
+        terminal).
+
+    Attributes
+    ----------
+    fitted_ : FittedDFM
+        The fitted model with its feature specification and calibration; frozen.
+    training_ : TrainingState
+        What the rows left behind, to which rows can be added; not for a loaded model.
+    model_ : Model
+        ``fitted_.model``, with the layers and the densities of their classes.
+    memory_ : int
+        Bytes that ``training_`` takes: for each layer and class about min(N, D) x D numbers, and a
+        sample of at most 5,000 rows. 0 for a loaded model.
+    classes_ : ndarray of shape (C,)
+        Labels of the classes, sorted; only where it was fitted with labels.
+    calibration_ : {"loo", "kfold", "split"} or None
+        How held-out scores are made.
+    image_score_ : {"calibrated", "top", "max", "mean", "sum"}
+        How the scores of positions make the score of an image.
+    threshold_ : float, or ndarray of shape (C,) of C classes
+        The score, under each class, above which an image is anomalous at the level `alpha`.
+    smallest_alpha_ : float
+        The lowest level that has a threshold: 1 / (n + 1), with n held-out scores of the smallest
+        class.
+    offset_ : float
+        ``-threshold_``, scikit-learn's convention; only with one class.
+    map_threshold_ : float
+        The value that a share `alpha` of the maps of normal images exceed anywhere.
+    n_features_in_ : int
+        Number of features per row, D, of all layers together.
+    n_samples_ : int
+        Number of rows or images it was fitted on.
+    subspace_ : Subspace
+        The subspace; it and the attributes below, only with one layer and one class.
+    mean_ : ndarray of shape (D,), float64
+    components_ : ndarray of shape (k, D), float64
+        Orthonormal rows by descending variance.
+    explained_variance_ : ndarray of shape (k,), float64
+    explained_variance_ratio_ : ndarray of shape (k,), float64
+        Share of each component in the total variance.
+    noise_variance_ : float
+    n_components_ : int
+        Number of components, k.
+    feature_spec_ : FeatureSpec or None
+        Everything that the features of images depend on: network, layers and their sizes,
+        preprocessing, and the hash of the weights. None where it was fitted on features.
+    skipped_ : list of Skipped
+        Images that the last fit or score of images left out.
+    feature_names_in_ : ndarray of shape (D,)
+        Names of the features; only where it was fitted on a data frame with names.
+
+    See Also
+    --------
+    pydfm.load : Read a model that `save` wrote.
+
+    Notes
+    -----
+    A parameter that is set after a fit counts at once if it belongs to decisions or to how things
+    are computed (score_type, alpha, device, batch_size, n_threads, on_error, verbose). Any other
+    counts at the next fit; where the model is used before, a warning says so. `partial_fit`,
+    `merge` and `forget` change the rows; the model of all rows is computed when it is next used.
+
+    References
+    ----------
+    .. [1] N. Ahuja, I. Ndiour, T. Kalyanpur, O. Tickoo, "Probabilistic Modeling of Deep Features
+       for Out-of-Distribution and Adversarial Detection", 2019, arXiv:1909.11786.
+    .. [2] I. Ndiour, N. Ahuja, O. Tickoo, "Out-Of-Distribution Detection With Subspace Techniques
+       And Probabilistic Modeling Of Features", 2020, arXiv:2012.04250.
+    .. [3] K. Lee, K. Lee, H. Lee, J. Shin, "A Simple Unified Framework for Detecting
+       Out-of-Distribution Samples and Adversarial Attacks", 2018, arXiv:1807.03888.
+    .. [4] J. Ren, S. Fort, J. Liu, A. Roy, S. Padhy, B. Lakshminarayanan, "A Simple Fix to
+       Mahalanobis Distance for Improving Near-OOD Detection", 2021, arXiv:2106.09022.
+    .. [5] Y. Chen, A. Wiesel, Y. Eldar, A. Hero, "Shrinkage Algorithms for MMSE Covariance
+       Estimation", IEEE Transactions on Signal Processing 58 (2010), for regularization.
+
+    Examples
+    --------
+    >>> import numpy as np, pydfm
+    >>> rng = np.random.default_rng(0)
+    >>> x = rng.normal(size=(500, 4)) @ rng.normal(size=(4, 64))
+    >>> dfm = pydfm.DFM().fit(x)
+    >>> bool(dfm.score(rng.normal(size=(1, 64)))[0] > dfm.score(x).max())
+    True
+    """
+
     skipped_: list[Skipped]
-    _extractor: Extractor | None
-    _loaded_calibration: ModelCalibration | None
+    _training: TrainingState | None = None
+    _fitted: FittedDFM | None = None
+    _extractor: Extractor | None = None
+    # The parameters of the last fit, and those that were set since and count at the next.
+    _parameters: Mapping[str, Any] | None = None
+    _late: tuple[str, ...] = ()
 
     def __init__(
         self,
-        n_components: float | int | None = 0.97,
-        score_type: str | Sequence[str] = "fre",
+        n_components: float | int | None = DEFAULTS["n_components"],
+        score_type: str | Sequence[str] = DEFAULTS["score_type"],
         *,
-        covariance: str = "class",
-        density: str = "gaussian",
-        regularization: str | float | None = None,
-        backbone: "str | os.PathLike[str] | torch.nn.Module" = "resnet18",
-        weights: "str | os.PathLike[str] | None" = "imagenet",
-        layers: str | Sequence[str] | None = None,
-        combine: str = "sum",
-        spatial: str = "flatten",
-        image_score: str | None = None,
-        top_share: float = 0.1,
-        pool: int | Sequence[int] | None = None,
-        image_size: int | tuple[int, int] | None = None,
-        mean: float | Sequence[float] | None = None,
-        std: float | Sequence[float] | None = None,
-        device: "str | torch.device | None" = None,
-        precision: str = "float32",
-        batch_size: int = 32,
-        n_threads: int | None = None,
-        on_error: str = "raise",
-        calibration: str | None = "loo",
-        max_memory: str | int | None = None,
-        alpha: float = 0.01,
-        random_state: int = 0,
-        verbose: bool = False,
+        covariance: str = DEFAULTS["covariance"],
+        density: str = DEFAULTS["density"],
+        regularization: str | float | None = DEFAULTS["regularization"],
+        backbone: "str | os.PathLike[str] | torch.nn.Module" = DEFAULTS["backbone"],
+        weights: "str | os.PathLike[str] | None" = DEFAULTS["weights"],
+        layers: str | Sequence[str] | None = DEFAULTS["layers"],
+        combine: str = DEFAULTS["combine"],
+        spatial: str = DEFAULTS["spatial"],
+        image_score: str | None = DEFAULTS["image_score"],
+        top_share: float = DEFAULTS["top_share"],
+        pool: int | Sequence[int] | None = DEFAULTS["pool"],
+        image_size: int | tuple[int, int] | None = DEFAULTS["image_size"],
+        mean: float | Sequence[float] | None = DEFAULTS["mean"],
+        std: float | Sequence[float] | None = DEFAULTS["std"],
+        device: "str | torch.device | None" = DEFAULTS["device"],
+        precision: str = DEFAULTS["precision"],
+        batch_size: int = DEFAULTS["batch_size"],
+        n_threads: int | None = DEFAULTS["n_threads"],
+        on_error: str = DEFAULTS["on_error"],
+        calibration: str | None = DEFAULTS["calibration"],
+        max_memory: str | int | None = DEFAULTS["max_memory"],
+        alpha: float = DEFAULTS["alpha"],
+        random_state: int = DEFAULTS["random_state"],
+        verbose: bool = DEFAULTS["verbose"],
     ) -> None:
         self.n_components = n_components
         self.score_type = score_type
@@ -99,71 +307,787 @@ class Estimator(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         self.random_state = random_state
         self.verbose = verbose
 
+    def set_params(self, **params: Any) -> "Self":
+        """Set parameters.
+
+        After a fit, those of decisions and of how things are computed count at once. Any other
+        counts at the next fit: if the model is used before, a warning says so.
+
+        Parameters
+        ----------
+        **params : dict
+            Parameters by name.
+
+        Returns
+        -------
+        DFM
+            This estimator.
+
+        Raises
+        ------
+        ValueError
+            If there is no such parameter.
+        """
+        super().set_params(**params)
+        if self._parameters is not None:
+            now = self.get_params(deep=False)
+            self._late = tuple(changed_since(self._parameters, now, ("features", "model")))
+        return self
+
+    # Fitting
+
+    def fit(
+        self,
+        X: Any,
+        y: Any = None,
+        *,
+        labels: Any = None,
+        outliers: Any = None,
+        checkpoint: "str | os.PathLike[str] | None" = None,
+    ) -> "Self":
+        """Fit to normal images, or to features of normal data, of one class or of several.
+
+        Parameters
+        ----------
+        X : array-like, tensor, path, sequence or iterable
+            - features: array-like or tensor (N, D) of real numbers, of any type and layout;
+            - images: array or tensor (N, 3, H, W), uint8, or float in [0, 1];
+            - a folder, searched in depth, or the path of one image;
+            - a list of paths, or of PIL images;
+            - a DataLoader, or any iterable, of batches of images or features, or of (batch,
+              labels) pairs.
+        y : array-like of shape (N,), "folders", "loader" or None
+            Labels, integers or strings, one for each row or image: an array; or "folders", the
+            subfolders of the folder X; or "loader", what the loader X yields with its batches.
+        labels : optional
+            Another name for `y`, which is scikit-learn's.
+        outliers : optional
+            Images or features of known outliers, in any of the forms of X, which
+            combine="logistic" needs.
+        checkpoint : str or path, optional
+            A folder that the features of images are written to, batch by batch: a fit that was
+            stopped or killed, and is started again with the same images and network, continues
+            after the last batch there. The caller deletes it once the model is saved.
+
+        Returns
+        -------
+        DFM
+            This estimator; unchanged if there is an error or an interruption.
+
+        Raises
+        ------
+        ValueError
+            If a parameter is out of its range, or X is empty, has fewer than two rows, is not
+            finite, has values whose squares exceed float64, or holds an image that cannot be read;
+            or if there is not one label for each row.
+        TypeError
+            If X is none of the above, or labels are neither integers nor strings.
+        FileNotFoundError
+            If there is no such file or folder.
+        ConnectionError
+            If the weights cannot be downloaded.
+        """
+        parameters = self._checked()
+        source, row_labels = open_labelled(X, self.on_error, one_of(y, labels))
+        extractor = self._build_extractor() if isinstance(source, ImageSource) else None
+        _check_combine(
+            self.combine, outliers, 1 if extractor is None else len(extractor.spec.layers)
+        )
+        if checkpoint is not None and extractor is None:
+            raise ValueError("checkpoint is for images, and X holds features; pass checkpoint=None")
+        n_threads = resolve_threads(self.n_threads)
+        training = self._added(None, source, row_labels, extractor, checkpoint=checkpoint)
+        training = training.compact()
+        known = None
+        if outliers is not None:
+            known = self._outlier_features(training.n_features, extractor, outliers)
+        fitted = freeze(training, n_threads=n_threads, outliers=known)
+        fitted.model.check_scores(check_score_types(self.score_type))
+        self._check_feature_names(X, reset=True)
+        return self._become(training, fitted, extractor, parameters)
+
+    def partial_fit(self, X: Any, y: Any = None, *, labels: Any = None) -> "Self":
+        """Add normal images or features to those fitted so far.
+
+        The model is that of one `fit` to all of them, but for rounding. It is computed when it is
+        next used, so that many small batches cost little.
+
+        Parameters
+        ----------
+        X : array-like, tensor, path, sequence or iterable
+            As in `fit`; one row is enough.
+        y, labels : optional
+            As in `fit`; new classes may come at any time.
+
+        Returns
+        -------
+        DFM
+            This estimator; unchanged if there is an error or an interruption.
+
+        Raises
+        ------
+        ValueError, TypeError, FileNotFoundError, ConnectionError
+            As `fit`; and if the model was loaded from a file, which has no training state; if X is
+            not of the kind that it was fitted on; or if parameters were changed since the fit.
+        """
+        if self.combine == "logistic":
+            raise ValueError(
+                "combine is 'logistic', which is fitted to outliers, with fit; use 'sum' or 'max'"
+            )
+        begun = self.__sklearn_is_fitted__()
+        parameters = self._parameters if begun else self._checked()
+        training = self.training_ if begun else None
+        source, row_labels = open_labelled(X, self.on_error, one_of(y, labels))
+        images = isinstance(source, ImageSource)
+        if training is None:
+            extractor = self._build_extractor() if images else None
+        else:
+            self._check_unchanged()
+            if images != (training.spec is not None):
+                kind = "features" if training.spec is None else "images"
+                raise ValueError(
+                    f"the model was fitted on {kind}, and X holds the other; pass {kind}"
+                )
+            extractor = self._ready_extractor() if images else None
+            self._check_feature_names(X)
+        training = self._added(training, source, row_labels, extractor, partial=True)
+        if not begun:
+            self._check_feature_names(X, reset=True)
+        return self._become(training, None, extractor, parameters)
+
+    def merge(self, *others: "DFM") -> "Self":
+        """Return the model of all rows that this one and `others` were fitted on.
+
+        Parameters
+        ----------
+        *others : DFM
+            Fitted apart, with the same parameters and, on images, the same network.
+
+        Returns
+        -------
+        DFM
+            A new one. But for rounding, the order and the grouping do not matter.
+
+        Raises
+        ------
+        ValueError
+            If parameters or weights differ, which are named, or one was loaded from a file.
+        """
+        training, n_threads = self.training_, resolve_threads(self.n_threads)
+        for other in others:
+            if not isinstance(other, DFM):
+                raise TypeError(
+                    f"a DFM can be merged with another, not with {type(other).__name__}"
+                )
+            training = training.merge(other.training_, n_threads=n_threads)
+        return self.with_state(training)
+
+    def __add__(self, other: "DFM") -> "Self":
+        """Return ``self.merge(other)``."""
+        return self.merge(other)
+
+    def forget(
+        self, X: Any = None, y: Any = None, *, labels: Any = None, classes: Any = None
+    ) -> "Self":
+        """Remove images or features that were fitted, or whole classes.
+
+        The model is then that of a fit without them, but for rounding.
+
+        Parameters
+        ----------
+        X : array-like, tensor, path, sequence or iterable, optional
+            As in `fit`.
+        y, labels : optional
+            Their labels, where the model has classes.
+        classes : sequence, optional
+            Classes to forget, in place of X.
+
+        Returns
+        -------
+        DFM
+            This estimator; unchanged if there is an error or an interruption.
+
+        Raises
+        ------
+        ValueError
+            If a row or image was not fitted, or that cannot be known: features cannot be
+            recognised once they are folded into moments (more rows than features, and more than
+            5,000, or 1,000 of a class); images always can, by their pixels. If the remaining rows
+            are too small beside the removed ones for exact digits. If moments are sketched, or rows
+            are held out in folds.
+        """
+        training, n_threads = self.training_, resolve_threads(self.n_threads)
+        if (X is None) == (classes is None):
+            raise ValueError("X or classes must be given, and not both: what is to be forgotten")
+        if classes is not None:
+            for label in as_labels(classes).tolist():
+                training = training.remove_class(label)
+        else:
+            source, row_labels = open_labelled(X, self.on_error, one_of(y, labels))
+            extractor = self._ready_extractor() if isinstance(source, ImageSource) else None
+            for places, features, pixels in self._batches(
+                source, extractor, "forget", training.n_features
+            ):
+                theirs = None if row_labels is None else row_labels.take(places)
+                hashes = None if pixels is None else image_hashes(pixels)
+                training = training.remove(features, theirs, n_threads=n_threads, hashes=hashes)
+            if row_labels is not None:
+                row_labels.check_count(source.count)
+        return self._become(training, None, self._extractor, self._parameters)
+
+    def with_state(
+        self,
+        training: TrainingState | None = None,
+        fitted: FittedDFM | None = None,
+        extractor: Extractor | None = None,
+    ) -> "Self":
+        """Return an estimator with these parameters and another state.
+
+        Parameters
+        ----------
+        training : TrainingState, optional
+            What its rows left behind.
+        fitted : FittedDFM, optional
+            Its fitted model; default that of `training`, when it is first used.
+        extractor : Extractor, optional
+            Its network; default this estimator's where the features are the same, or built again
+            when it is first used.
+
+        Returns
+        -------
+        DFM
+            A new one.
+        """
+        other = type(self)(**self.get_params(deep=False))
+        state = training if fitted is None else fitted
+        if state is not None and extractor is None and self._extractor is not None:
+            extractor = self._extractor if self._extractor.spec == state.spec else None
+        if hasattr(self, "feature_names_in_"):
+            other.feature_names_in_ = self.feature_names_in_
+        parameters = self._parameters or self.get_params(deep=False)
+        return other._become(training, fitted, extractor, parameters)
+
+    # Scoring
+
+    def score(
+        self, X: Any, y: Any = None, *, labels: Any = None, score_type: Any = None
+    ) -> NDArray[np.float32]:
+        """Return anomaly scores; larger = farther from what was fitted.
+
+        Parameters
+        ----------
+        X : array-like, tensor, path, sequence or iterable
+            As in `fit`; a model fitted on images also scores features (N, D), as `extract` gives
+            them.
+        y : array-like of shape (N,), "folders", "loader" or None
+            Labels: rows are scored under these classes, such as those that a classifier predicts,
+            in place of the nearest ones.
+        labels : optional
+            Another name for `y`, which is scikit-learn's.
+        score_type : str or tuple of str, optional
+            In place of the parameter.
+
+        Returns
+        -------
+        ndarray of shape (N,) or (T, N), float32
+            In the order of X (the images of a folder are sorted by path); one row for each type
+            where `score_type` is a tuple of T. With several classes the score under the nearest,
+            with several layers as `combine` or `image_score` says. NaN for images that were
+            skipped.
+
+        Raises
+        ------
+        NotFittedError
+            If `fit` was not called yet.
+        ValueError, TypeError, FileNotFoundError
+            As `fit`; and if X has another number of features than the model, or a label is not
+            one of its classes.
+        """
+        chosen, kinds = self._chosen(score_type)
+        scores = self._scored(
+            X, one_of(y, labels), lambda rows: rows.scores(kinds), (len(kinds),), "score"
+        )
+        return scores[0] if isinstance(chosen, str) else scores
+
+    def layer_scores(
+        self, X: Any, y: Any = None, *, labels: Any = None, score_type: Any = None
+    ) -> dict[str, NDArray[np.float32]]:
+        """Return the scores of each layer by itself, before they are combined.
+
+        Parameters
+        ----------
+        X, y, labels, score_type
+            As in `score`.
+
+        Returns
+        -------
+        dict of str to ndarray
+            By layer, of the shape that `score` gives.
+        """
+        model = self.model_
+        chosen = self.score_type if score_type is None else score_type
+        kinds = check_score_types(chosen)
+        model.check_layer_scores(kinds)
+        scores = self._scored(
+            X,
+            one_of(y, labels),
+            lambda rows: rows.layer_scores(kinds),
+            (len(model.layers), len(kinds)),
+            "score",
+        )
+        return {
+            layer.name: theirs[0] if isinstance(chosen, str) else theirs
+            for layer, theirs in zip(model.layers, scores, strict=True)
+        }
+
+    def score_samples(self, X: Any) -> NDArray[np.float64]:
+        """Return ``-score(X)``: larger = more normal, scikit-learn's convention for densities."""
+        return -self.score(X).astype(np.float64)
+
+    def score_map(
+        self, X: Any, *, score_type: str | None = None, smoothing: float = 0.0
+    ) -> NDArray[np.float32]:
+        """Return maps of scores over images: where they are anomalous.
+
+        Parameters
+        ----------
+        X : array, tensor, path, sequence or iterable
+            Images in any of the forms of `fit`, or features as `extract` gives them.
+        score_type : str, optional
+            In place of the parameter. Only fre is a sum over positions, and has maps of whole
+            images; with spatial="patch" every type has.
+        smoothing : float, default=0
+            Standard deviation, in pixels, of a Gaussian that maps are smoothed by.
+
+        Returns
+        -------
+        ndarray of shape (N, H, W), float32
+            At the size of the network's input, ``feature_spec_.preprocessing.size``: the scores of
+            the layer's positions, bilinear between them. With several layers their sum, each
+            divided by its mean held-out score; where standardised maps score images
+            (``image_score_ == "calibrated"``), these maps. NaN for images that were skipped. A
+            share `alpha` of the maps of normal images, without smoothing, exceed `map_threshold_`
+            anywhere.
+
+        Raises
+        ------
+        ValueError
+            If the model was fitted on features, or has no map of that score type.
+        """
+        chosen, kinds = self._chosen(score_type)
+        if not isinstance(chosen, str):
+            raise ValueError(f"score_type is {chosen!r}; a map is of one type: pass score_type")
+        self.model_.check_maps(kinds[0])
+        spec = self.feature_spec_
+        assert spec is not None
+        size = spec.preprocessing.size
+        check_number("smoothing", smoothing, 0, max(size))
+        return self._scored(
+            X,
+            None,
+            lambda rows: rows.maps(kinds[0], size, float(smoothing)),
+            size,
+            "maps",
+            axis=0,
+        )
+
+    def extract(self, X: Any) -> NDArray[np.float32]:
+        """Return features of images, as the model was fitted on them.
+
+        Parameters
+        ----------
+        X : array, tensor, path, sequence or iterable
+            Images in any of the forms of `fit`.
+
+        Returns
+        -------
+        ndarray of shape (N, D), float32
+            Of all layers, one after the other; NaN for images that were skipped.
+        """
+        self._ready_extractor()
+        shape = (self.n_features_in_,)
+        return self._apply(X, None, lambda rows, _: np.asarray(rows), shape, "extract", axis=0)
+
+    def batches(
+        self, X: Any, *, task: str = "score"
+    ) -> Iterator[tuple[Any, NDArray[Any], NDArray[Any] | None]]:
+        """Read images or features batch by batch, so that one batch at a time is in memory.
+
+        Parameters
+        ----------
+        X : array, tensor, path, sequence or iterable
+            As in `fit`.
+        task : str
+            Name of the progress bar.
+
+        Yields
+        ------
+        places : list of int or slice
+            Where the batch stands in X; skipped images are left out.
+        features : ndarray of shape (B, D)
+        pixels : ndarray of shape (B, 3, h, w), or None
+            The images as the network sees them, before normalisation; None for features.
+        """
+        n_features = self.n_features_in_
+        source = open_source(X, self.on_error)
+        extractor = self._ready_extractor() if isinstance(source, ImageSource) else None
+        yield from self._batches(source, extractor, task, n_features)
+        self._report(source)
+
+    # Deciding
+
+    def predict_class(self, X: Any) -> NDArray[Any]:
+        """Return the classes that rows are nearest to, by the score type of this estimator.
+
+        Parameters
+        ----------
+        X : array-like, tensor, path, sequence or iterable
+            As in `score`.
+
+        Returns
+        -------
+        ndarray of shape (N,)
+            Of `classes_`; with several layers, the class with the least combined score.
+
+        Raises
+        ------
+        ValueError
+            If the model was fitted without labels, or an image was skipped.
+        """
+        if self.model_.classes is None:
+            raise ValueError("the model has no classes; fit it with labels")
+        kind = self._chosen(None)[1][0]
+        nearest = self._scored(
+            X, None, lambda rows: rows.nearest(kind).astype(np.float32), (), "predict"
+        )
+        if np.isnan(nearest).any():
+            raise ValueError(
+                f"{self.skipped_[0].reason}; such an image has no class, so leave it out"
+            )
+        predicted: NDArray[Any] = self.classes_[nearest.astype(np.intp)]
+        return predicted
+
+    def p_value(
+        self,
+        X: Any,
+        y: Any = None,
+        *,
+        labels: Any = None,
+        score_type: Any = None,
+        tail: str | None = None,
+    ) -> NDArray[np.float64]:
+        """Return the share of normal images that score at least as high; small = anomalous.
+
+        Parameters
+        ----------
+        X, y, labels, score_type
+            As in `score`.
+        tail : {"gpd"}, optional
+            p-values below 1 / (n + 1), which n held-out scores cannot give, by a generalised
+            Pareto distribution of the largest scores: a model, not a count
+            (`pydfm.conformal.calibration`).
+
+        Returns
+        -------
+        ndarray of shape (N,) or (T, N), float64
+            (1 + the number of held-out scores that are at least as high) / (n + 1), with several
+            classes the largest. NaN for images that were skipped.
+
+        Raises
+        ------
+        NotFittedError
+            If `fit` was not called yet.
+        ValueError, TypeError, FileNotFoundError
+            As `score`; and if the model was fitted without calibration, or a class has no held-out
+            scores.
+        """
+        chosen, kinds = self._chosen(score_type)
+        compute = p_values(self.fitted_, kinds, tail)
+        p = self._scored(X, one_of(y, labels), compute, (len(kinds),), "score")
+        return p[0] if isinstance(chosen, str) else p
+
+    def decision_function(
+        self, X: Any, y: Any = None, *, labels: Any = None
+    ) -> NDArray[np.float64]:
+        """Return `threshold_` less the score: negative = anomalous; the largest over the classes.
+
+        Parameters
+        ----------
+        X, y, labels
+            As in `score`.
+
+        Returns
+        -------
+        ndarray of shape (N,), float64
+            NaN for images that were skipped.
+        """
+        return self._scored(X, one_of(y, labels), self.decider().margins, (), "score")
+
+    def predict(
+        self,
+        X: Any,
+        y: Any = None,
+        *,
+        labels: Any = None,
+        alpha: float | None = None,
+        fdr: float | None = None,
+        tail: str | None = None,
+    ) -> NDArray[np.intp]:
+        """Decide whether images are normal, +1, or anomalous, -1.
+
+        Parameters
+        ----------
+        X, y, labels
+            As in `score`. With a tuple of score types, the first decides.
+        alpha : float in (0, 1), optional
+            In place of the parameter: the share of normal images that may be called anomalous.
+        fdr : float in (0, 1), optional
+            In place of alpha, the false discovery rate: the share that normal images may have
+            among those of this batch that are called anomalous, by the procedure of Benjamini and
+            Hochberg.
+        tail : {"gpd"}, optional
+            For levels that need p-values below 1 / (n + 1); see `p_value`.
+
+        Returns
+        -------
+        ndarray of shape (N,)
+            +1 or -1; 0 for images that were skipped.
+
+        Raises
+        ------
+        ValueError, TypeError, FileNotFoundError
+            As `p_value`; and if a level is not within (0, 1), or a class has too few held-out
+            scores for it.
+        """
+        return self.assess(X, y, labels=labels, alpha=alpha, fdr=fdr, tail=tail).verdicts
+
+    def assess(
+        self,
+        X: Any,
+        y: Any = None,
+        *,
+        labels: Any = None,
+        alpha: float | None = None,
+        fdr: float | None = None,
+        tail: str | None = None,
+    ) -> Assessment:
+        """Return scores, p-values and verdicts together, from one pass over the images.
+
+        Parameters
+        ----------
+        X, y, labels, alpha, fdr, tail
+            As in `predict`.
+
+        Returns
+        -------
+        Assessment
+            What `score`, `p_value` and `predict` give.
+        """
+        decider = self.decider(alpha=alpha, fdr=fdr, tail=tail)
+        return decider.judge(self._scored(X, one_of(y, labels), decider.measure, (3,), "score"))
+
+    def decider(
+        self, *, alpha: float | None = None, fdr: float | None = None, tail: str | None = None
+    ) -> Decider:
+        """Return what turns scores of rows into p-values, margins and verdicts.
+
+        Parameters
+        ----------
+        alpha, fdr, tail
+            As in `predict`.
+        """
+        fitted = self.fitted_
+        if alpha is not None and fdr is not None:
+            raise ValueError("alpha and fdr are both given; one of them decides, so pass one")
+        kind = self._chosen(None)[1][0]
+        level = self.alpha if alpha is None else alpha
+        return Decider.of(fitted, kind, alpha=level, fdr=fdr, tail=tail)
+
+    def drift(self, X: Any, y: Any = None, *, labels: Any = None) -> Drift:
+        """Test whether images still score as the normal ones did, and what has moved.
+
+        Parameters
+        ----------
+        X, y, labels
+            As in `score`: a batch of what comes in now. With several classes and no labels, each
+            image counts for the nearest class, with the largest of its p-values; since these run
+            high, only smaller ones count as a drift.
+
+        Returns
+        -------
+        Drift
+            P-values of the tests; a small one means a drift.
+        """
+        given = one_of(y, labels)
+        kind = self._chosen(None)[1][0]
+        test = DriftTest(self.fitted_, kind, labelled=given is not None)
+        return test.conclude(self._scored(X, given, test.measure, (test.n_values,), "drift"))
+
+    def save(self, path: "str | os.PathLike[str]") -> None:
+        """Write the fitted model to one file, which `pydfm.load` reads.
+
+        The file is safetensors with a JSON header: the subspaces in float64, the held-out scores,
+        the parameters, the preprocessing, and name and hash of the weights, but not the weights.
+        An older file is replaced atomically.
+
+        Raises
+        ------
+        NotFittedError
+            If `fit` was not called yet.
+        OSError
+            If the file cannot be written.
+        """
+        names = getattr(self, "feature_names_in_", None)
+        write_model(path, ModelFile(self.fitted_, self.get_params(deep=False), names))
+
+    # Fitted attributes
+
     @property
-    def model_(self) -> Model:  # noqa: D102 (described with the class)
+    def fitted_(self) -> FittedDFM:  # noqa: D102 (described with the class)
         self._check_fitted()
-        if self._model is None:
-            fitter = self._growing_fitter().copy()  # which an interruption may leave half done
-            self._model = fitter.fit()
-            self._fitter = fitter
-        return self._model
+        fitted = self._fitted
+        if fitted is None:
+            # Rows were added or removed: the model of all of them, computed once.
+            training = self.training_.compact()
+            fitted = freeze(training, n_threads=resolve_threads(self.n_threads))
+            self._training, self._fitted = training, fitted
+        return fitted
+
+    @property
+    def training_(self) -> TrainingState:  # noqa: D102
+        self._check_fitted()
+        if self._training is None:
+            raise ValueError(
+                "the model was loaded from a file, which does not hold the training state that "
+                "rows are added to or removed from; fit again"
+            )
+        return self._training
+
+    @property
+    def model_(self) -> Model:  # noqa: D102
+        return self.fitted_.model
+
+    @property
+    def feature_spec_(self) -> FeatureSpec | None:  # noqa: D102
+        return self._state().spec
+
+    @property
+    def calibration_(self) -> str | None:  # noqa: D102
+        state = self._state()
+        return state.calibration if isinstance(state, FittedDFM) else state.settings.how
 
     @property
     def n_features_in_(self) -> int:  # noqa: D102
+        state = self._state()
+        return state.model.n_features if isinstance(state, FittedDFM) else state.n_features
+
+    @property
+    def n_samples_(self) -> int:  # noqa: D102
+        state = self._state()
+        return state.model.n_samples if isinstance(state, FittedDFM) else state.n_samples
+
+    @property
+    def memory_(self) -> int:  # noqa: D102
         self._check_fitted()
-        return self.model_.n_features if self._fitter is None else self._fitter.n_features
+        return 0 if self._training is None else self._training.n_bytes
+
+    @property
+    def threshold_(self) -> float | NDArray[np.float64]:  # noqa: D102
+        found = thresholds(self.fitted_, self._chosen(None)[1][0], self.alpha)
+        return float(found[0]) if self.model_.classes is None else found
+
+    @property
+    def smallest_alpha_(self) -> float:  # noqa: D102
+        return calibration_of(self.fitted_, self._chosen(None)[1][0]).smallest_alpha
+
+    @property
+    def offset_(self) -> float:  # noqa: D102
+        found = thresholds(self.fitted_, self._chosen(None)[1][0], self.alpha)
+        if len(found) > 1:
+            raise AttributeError(
+                f"the model has {len(found)} classes, each with a threshold of its own: see "
+                "threshold_"
+            )
+        return -float(found[0])
+
+    @property
+    def map_threshold_(self) -> float:  # noqa: D102
+        return map_threshold(self.fitted_, self.alpha)
+
+    @property
+    def image_score_(self) -> str:  # noqa: D102
+        return self.model_.image_score
+
+    @property
+    def classes_(self) -> NDArray[Any]:  # noqa: D102
+        if self.model_.classes is None:
+            raise AttributeError("the model has no classes: it was fitted without labels")
+        return np.array(self.model_.classes)
+
+    @property
+    def subspace_(self) -> Subspace:  # noqa: D102
+        layers, subspaces = self.model_.layers, self.model_.layers[0].density.subspaces
+        if len(layers) > 1 or len(subspaces) > 1:
+            raise AttributeError(
+                f"the model has {len(layers)} layer(s) and {len(subspaces)} class(es), each with a "
+                "subspace of its own: see model_.layers[i].density.subspaces"
+            )
+        return subspaces[0]
+
+    @property
+    def mean_(self) -> NDArray[np.float64]:  # noqa: D102
+        return self.subspace_.mean
+
+    @property
+    def components_(self) -> NDArray[np.float64]:  # noqa: D102
+        return self.subspace_.components
+
+    @property
+    def explained_variance_(self) -> NDArray[np.float64]:  # noqa: D102
+        return self.subspace_.explained_variance
+
+    @property
+    def explained_variance_ratio_(self) -> NDArray[np.float64]:  # noqa: D102
+        return self.subspace_.explained_variance / self.subspace_.total_variance
+
+    @property
+    def noise_variance_(self) -> float:  # noqa: D102
+        return self.subspace_.noise_variance
+
+    @property
+    def n_components_(self) -> int:  # noqa: D102
+        return len(self.subspace_.components)
 
     def __sklearn_is_fitted__(self) -> bool:
-        return hasattr(self, "calibration_")
+        return self._fitted is not None or self._training is not None
 
     def __dir__(self) -> list[str]:
-        # scikit-learn asks for each, to leave out those that raise, which would compute them all.
+        # scikit-learn tries each name and drops those that raise, which would compute them all.
         return list(object.__dir__(self))
 
     def __getstate__(self) -> dict[str, Any]:
         # A traced network cannot be pickled; it is built again when it is needed.
         return {**super().__getstate__(), "_extractor": None}
 
-    def _check_parameters(self) -> None:
-        check_n_components(self.n_components)
-        check_regularization(self.regularization)
-        self._score_types(self.score_type)
-        check_choice("covariance", self.covariance, COVARIANCES)
-        check_choice("density", self.density, DENSITIES)
-        check_choice("combine", self.combine, COMBINATIONS)
-        check_choice("spatial", self.spatial, SPATIAL_FORMS)
-        self._check_image_score()
-        check_number("top_share", self.top_share, 0, 1)
-        parse_bytes("max_memory", self.max_memory)
-        if self.calibration is not None:
-            check_choice("calibration", self.calibration, CALIBRATIONS)
-        check_share("alpha", self.alpha)
-        if self.density == "gmm" and self.covariance == "tied":
-            raise ValueError(
-                "density is 'gmm' and covariance is 'tied'; a mixture is of one class: choose "
-                "covariance='class', or density='gaussian'"
-            )
-        check_choice("on_error", self.on_error, ("raise", "skip"))
-        check_integer("batch_size", self.batch_size, 1)
+    # Shared by the methods above
 
-    def _check_image_score(self) -> None:
-        rule = self.image_score
-        if rule is None:
-            return
-        check_choice("image_score", rule, ("calibrated", *PATCH_RULES))
-        allowed = PATCH_RULES if self.spatial == "patch" else ("calibrated", "sum")
-        if rule not in allowed:
-            listed = " or ".join(repr(choice) for choice in allowed)
-            raise ValueError(
-                f"image_score is {rule!r}, which spatial={self.spatial!r} does not have; choose "
-                f"{listed}"
-            )
-        if rule == "calibrated" and (self.calibration is None or self.combine != "sum"):
-            raise ValueError(
-                f"image_score is 'calibrated', which adds up maps by scores of images that were "
-                f"left out, but calibration is {self.calibration!r} and combine {self.combine!r}; "
-                "choose a calibration and combine='sum', or image_score='sum'"
-            )
+    def _become(
+        self,
+        training: TrainingState | None,
+        fitted: FittedDFM | None,
+        extractor: Extractor | None,
+        parameters: Mapping[str, Any] | None,
+    ) -> "Self":
+        """Take up another state, all at once."""
+        self._training, self._fitted, self._extractor = training, fitted, extractor
+        self._parameters, self._late = parameters, ()
+        return self
+
+    def _checked(self) -> dict[str, Any]:
+        """Return the parameters, which are in their ranges."""
+        parameters: dict[str, Any] = self.get_params(deep=False)
+        check_parameters(parameters)
+        return parameters
 
     def _check_fitted(self) -> None:
         if not self.__sklearn_is_fitted__():
@@ -171,6 +1095,43 @@ class Estimator(OutlierMixin, BaseEstimator):  # type: ignore[misc]
                 "This DFM instance is not fitted yet. Call 'fit' with normal images or features "
                 "before using this method."
             )
+
+    def _check_unchanged(self) -> None:
+        """Raise ValueError if parameters that count at a fit differ from those of the fit."""
+        assert self._parameters is not None
+        now = self.get_params(deep=False)
+        for name in changed_since(self._parameters, now, ("features", "model")):
+            raise ValueError(
+                f"{name} was {self._parameters[name]!r} at the fit and is {now[name]!r} now; rows "
+                "can be added only with the parameters of the fit: set it back, or call fit"
+            )
+
+    def _check_feature_names(self, X: Any, *, reset: bool = False) -> None:
+        # Only data frames have names; the check costs as much as scoring a row.
+        if hasattr(X, "columns") or hasattr(self, "feature_names_in_"):
+            _check_feature_names(self, X, reset=reset)
+
+    def _state(self) -> FittedDFM | TrainingState:
+        """Return the fitted model if it is there, else the training state; nothing is computed."""
+        self._check_fitted()
+        state = self._fitted if self._fitted is not None else self._training
+        assert state is not None
+        return state
+
+    def _chosen(self, score_type: Any) -> tuple[Any, list[str]]:
+        """Return the score type or types that were asked for, and a list of them, which exist."""
+        model = self.model_
+        if self._late:
+            names, self._late = ", ".join(self._late), ()
+            warnings.warn(
+                f"{names} changed after the fit: the fitted model stays as it is, and the new "
+                "value counts at the next fit",
+                stacklevel=3,
+            )
+        chosen = self.score_type if score_type is None else score_type
+        kinds = check_score_types(chosen)
+        model.check_scores(kinds)
+        return chosen, kinds
 
     def _build_extractor(self) -> Extractor:
         return Extractor.build(
@@ -189,150 +1150,118 @@ class Estimator(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         )
 
     def _ready_extractor(self) -> Extractor:
-        if self.feature_spec_ is None:
+        spec = self.feature_spec_
+        if spec is None:
             raise ValueError(
                 f"X holds images, but the model was fitted on features (N, {self.n_features_in_}); "
                 "fit it on images, or pass features"
             )
-        if self._extractor is None:
-            own = self.backbone if self.feature_spec_.backbone.startswith("module:") else None
+        if self._extractor is None or not self._extractor.runs_on(self.device):
+            own = self.backbone if spec.needs_module else None
             self._extractor = Extractor.rebuild(
-                self.feature_spec_, backbone=own, device=self.device, progress=self.verbose
+                spec, backbone=own, device=self.device, progress=self.verbose
             )
         return self._extractor
 
-    def _set_fitted(
-        self, model: Model | None, calibration: str | None, extractor: Extractor | None
-    ) -> None:
-        self._model = model
-        self.calibration_ = calibration
-        self.feature_spec_ = None if extractor is None else extractor.spec
-        self._extractor = extractor
-        self._fitter = None
-        self._loaded_calibration = None
-
-    def _build_fitter(
-        self, n_features: int, extractor: Extractor | None, n_threads: int
-    ) -> ModelFitter:
-        layers: list[tuple[str, Grid | None]] = [("features", None)]
-        if extractor is not None:
-            layers = list(zip(extractor.spec.layers, extractor.spec.grids, strict=True))
-        most = parse_bytes("max_memory", self.max_memory)
-        image_score, map_type = self._rules_of_maps([grid for _, grid in layers])
-        settings = LayerSettings(
-            n_components=self.n_components,
-            covariance=self.covariance,
-            density=self.density,
-            regularization=self.regularization,
-            spatial=self.spatial,
-            image_score=image_score,
-            top_share=self.top_share,
-            random_state=self.random_state,
-            calibration=self._left_out_in_fit(layers),
-            max_bytes=None if most is None else most // len(layers),
-            map_type=map_type,
-        )
-        split = self.calibration == "split"
-        return ModelFitter(layers, n_features, settings, self.combine, n_threads, split)
+    def _settings(self, extractor: Extractor | None) -> Settings:
+        grids = [None] if extractor is None else list(extractor.spec.grids)
+        return resolve_settings(self.get_params(deep=False), grids)
 
     def _added(
         self,
-        fitter: ModelFitter | None,
-        source: FeatureSource | ImageSource,
+        training: TrainingState | None,
+        source: _Source,
         row_labels: RowLabels | None,
         extractor: Extractor | None,
         *,
-        owned: bool = True,
+        partial: bool = False,
         checkpoint: "str | os.PathLike[str] | None" = None,
-    ) -> ModelFitter:
-        """Add all rows of `source` to `fitter`, or to a new one.
-
-        Parameters
-        ----------
-        owned : bool
-            Whether features of the caller stay as they are as long as the fitter is used.
-        """
-        known = None if fitter is None else fitter.n_features
-        for places, features in self._batches(source, extractor, "fit", known, checkpoint):
-            if fitter is None:
-                n_threads = resolve_threads(self.n_threads)
-                fitter = self._build_fitter(features.shape[1], extractor, n_threads)
+    ) -> TrainingState:
+        """Return `training`, or a new state, with all rows of `source` added."""
+        known, n_threads = None, resolve_threads(self.n_threads)
+        if training is not None:
+            known = training.n_features
+        for places, features, pixels in self._batches(source, extractor, "fit", known, checkpoint):
+            if training is None:
+                spec = None if extractor is None else extractor.spec
+                settings = self._settings(extractor)
+                training = TrainingState.begin(spec, features.shape[1], settings)
             theirs = None if row_labels is None else row_labels.take(places)
-            theirs = None if self.covariance == "global" else theirs
-            fitter.add(features, theirs, owned=owned or extractor is not None)
+            borrowed = extractor is None
+            if partial and borrowed:
+                features, borrowed = features.copy(), False
+            hashes = None if pixels is None else image_hashes(pixels)
+            training = training.add(
+                features, theirs, n_threads=n_threads, hashes=hashes, borrowed=borrowed
+            )
         if row_labels is not None:
             row_labels.check_count(source.count)
         if isinstance(source, ImageSource):
             n_images = source.count - len(source.skipped)
-            if source.skipped and (fitter is None or (owned and n_images < 2)):
-                needed = "fit needs at least two" if owned else "one is needed"
+            if source.skipped and (training is None or (not partial and n_images < 2)):
+                needed = "one is needed" if partial else "fit needs at least two"
                 raise ValueError(
                     f"X has {n_images} images that can be read, and {needed}; "
                     f"{source.skipped[0].reason}"
                 )
             self._report(source)
-        assert fitter is not None
-        return fitter
+        assert training is not None
+        return training
 
-    def _growing_fitter(self) -> ModelFitter:
-        self._check_fitted()
-        if self._fitter is None:
-            raise ValueError(
-                "the model was loaded from a file, which does not hold the rows or moments that "
-                "others are added to or taken from; fit again"
-            )
-        return self._fitter
+    def _outlier_features(
+        self, n_features: int, extractor: Extractor | None, outliers: Any
+    ) -> NDArray[Any]:
+        """Return the features (m, D) of known outliers."""
+        source = open_source(outliers, self.on_error)
+        parts = [rows for _, rows, _ in self._batches(source, extractor, "outliers", n_features)]
+        if isinstance(source, ImageSource) and source.skipped:
+            if not parts:
+                raise ValueError(
+                    f"outliers holds no image that can be read; {source.skipped[0].reason}"
+                )
+            warn_of_skipped(source, "outliers", stacklevel=3)
+        return np.concatenate(parts)
 
-    def _rules_of_maps(self, grids: Sequence[Grid | None]) -> tuple[str | None, str | None]:
-        """Return the image_score, None to choose by the rows, and the type of left-out maps."""
-        has_maps = (
-            self.calibration is not None
-            and self.spatial != "mean"
-            and any(grid is not None and grid.positions > 1 for grid in grids)
+    def _batches(
+        self,
+        source: _Source,
+        extractor: Extractor | None,
+        task: str,
+        n_features: int | None,
+        checkpoint: "str | os.PathLike[str] | None" = None,
+    ) -> Iterator[tuple[Any, NDArray[Any], NDArray[Any] | None]]:
+        """Yield places in the source, the features (B, D) there, and pixels of images."""
+        return feature_batches(
+            source,
+            extractor,
+            batch_size=self.batch_size,
+            n_threads=self.n_threads,
+            task=task,
+            verbose=self.verbose,
+            n_features=n_features,
+            checkpoint=checkpoint,
         )
-        if self.spatial == "patch":
-            kind = self._score_types(self.score_type)[0]
-            return self.image_score or "top", kind if has_maps else None
-        if self.image_score == "calibrated" and not has_maps:
-            raise ValueError(
-                "image_score is 'calibrated', but the features have no positions; choose layers "
-                "that have maps and spatial='flatten', or image_score='sum'"
-            )
-        chosen = "sum" if self.combine != "sum" else self.image_score
-        return chosen, "fre" if has_maps else None
 
-    def _left_out_by(self) -> str | None:
-        """How rows are left out: as asked for, or as it can be done."""
-        if self.calibration in (None, "split"):
-            return self.calibration
-        return self._exact_or_folds()
-
-    def _exact_or_folds(self) -> str:
-        exact = (
-            self.max_memory is None
-            and self.spatial != "patch"
-            and self.density == "gaussian"
-            and self.regularization is None
-            and "relative_mahalanobis" not in self._score_types(self.score_type)
+    def _scored(
+        self,
+        X: Any,
+        labels: Any,
+        function: Callable[[RowScores], NDArray[Any]],
+        shape: tuple[int, ...],
+        task: str,
+        *,
+        axis: int = -1,
+    ) -> NDArray[Any]:
+        """Return the results of `function` for the scores of all of X; see `_apply`."""
+        model, n_threads = self.model_, resolve_threads(self.n_threads)
+        return self._apply(
+            X,
+            labels,
+            lambda rows, classes: function(RowScores(model, rows, n_threads, classes)),
+            shape,
+            task,
+            axis=axis,
         )
-        return "loo" if exact and self.calibration != "kfold" else "kfold"
-
-    def _left_out_in_fit(self, layers: Sequence[Any]) -> str | None:
-        """How fitted rows are left out for what the fit itself needs: scales of layers, maps."""
-        if self.calibration is None and len(layers) == 1:
-            return None
-        return self._exact_or_folds()
-
-    def _score_types(self, score_type: Any) -> list[str]:
-        """Return the types of a score_type, which is one or several."""
-        several = isinstance(score_type, list | tuple) and len(score_type) > 0
-        kinds = list(score_type) if several else [score_type]
-        return [check_choice("score_type", kind, SCORE_TYPES) for kind in kinds]
-
-    def _ready_scores(self, score_type: Any) -> list[str]:
-        kinds = self._score_types(score_type)
-        self.model_.check_scores(kinds)
-        return kinds
 
     def _apply(
         self,
@@ -344,9 +1273,10 @@ class Estimator(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         *,
         axis: int = -1,
     ) -> NDArray[Any]:
-        """Results of `function` for the features, and classes, of all of X; NaN where skipped.
+        """Return the results of `function` for features and classes of all of X.
 
-        They are of a `shape` to which the rows are added as the first `axis`, or as the last.
+        They have a `shape`, to which rows are added as the first `axis` or the last; NaN stands for
+        images that were skipped.
         """
         if labels is not None and self.model_.classes is None:
             raise ValueError("labels are given, but the model has no classes; fit it with labels")
@@ -357,7 +1287,7 @@ class Estimator(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         else:
             self._check_feature_names(X)
         parts, taken = [], []
-        for places, features in self._batches(source, extractor, task, self.n_features_in_):
+        for places, features, _ in self._batches(source, extractor, task, self.n_features_in_):
             classes = None
             if row_labels is not None:
                 classes = find_classes(row_labels.take(places), self.classes_)
@@ -375,93 +1305,76 @@ class Estimator(OutlierMixin, BaseEstimator):  # type: ignore[misc]
             results[places if axis == 0 else (..., places)] = np.concatenate(parts, axis=axis)
         return results
 
-    def _batches(
-        self,
-        source: FeatureSource | ImageSource,
-        extractor: Extractor | None,
-        task: str,
-        n_features: int | None,
-        checkpoint: "str | os.PathLike[str] | None" = None,
-    ) -> Iterator[tuple[Any, NDArray[Any]]]:
-        """Yield places in the source, and the features (B, D) there."""
-        if isinstance(source, FeatureSource):
-            for features in source.batches(n_features):
-                yield slice(source.count - len(features), source.count), features
-            return
-        assert extractor is not None
-        from tqdm import tqdm
-
-        # disable=None: silent where stderr is not a terminal.
-        disable = None if self.verbose else True
-        with tqdm(total=source.total, desc=task, unit="img", delay=1, disable=disable) as bar:
-            for indices, features in self._extracted(source, extractor, checkpoint):
-                yield indices, features
-                bar.update(source.count - bar.n)
-
-    def _extracted(
-        self,
-        source: ImageSource,
-        extractor: Extractor,
-        checkpoint: "str | os.PathLike[str] | None",
-    ) -> Iterator[tuple[list[int], NDArray[np.float32]]]:
-        """Yield places and features of pictures, those in the checkpoint first."""
-        batch_size = check_integer("batch_size", self.batch_size, 1)
-        batches = extractor.batches(source, batch_size, resolve_threads(self.n_threads))
-        if checkpoint is None:
-            yield from batches
-            return
-        from pydfm.checkpoint import Checkpoint
-
-        written = Checkpoint(checkpoint, extractor.spec, source)
-        yield from written.read(source)
-        n_skipped = len(source.skipped)
-        for indices, features in batches:
-            # The source may have read on; what it left out behind this batch comes with the next.
-            end = indices[-1] + 1
-            skipped = [one for one in source.skipped[n_skipped:] if one.index < end]
-            n_skipped += len(skipped)
-            written.write(indices, features, skipped, end)
-            yield indices, features
-
-    def _report(self, source: ImageSource) -> None:
-        self.skipped_ = source.skipped
-        if source.skipped:
-            warn_of_skipped(source, "images")
-
-    def _check_feature_names(self, X: Any, *, reset: bool = False) -> None:
-        # Only data frames have names; the check costs as much as scoring a row.
-        if hasattr(X, "columns") or hasattr(self, "feature_names_in_"):
-            _check_feature_names(self, X, reset=reset)
+    def _report(self, source: _Source) -> None:
+        if isinstance(source, ImageSource):
+            self.skipped_ = source.skipped
+            if source.skipped:
+                warn_of_skipped(source, "images", stacklevel=5)
 
 
-def open_labelled(
-    X: Any, on_error: str, labels: Any
-) -> tuple[FeatureSource | ImageSource, RowLabels | None]:
-    """Open X, and its labels where there are any."""
-    if labels is None:
-        return open_source(X, on_error), None
-    if isinstance(labels, str):
-        check_choice("labels", labels, ("folders", "loader"))
-        if labels == "loader":
-            growing: list[Any] = []
-            return open_source(X, on_error, growing), RowLabels(growing)
-        source = open_source(X, on_error)
-        names = source.names if isinstance(source, ImageSource) else None
-        return source, RowLabels.of_folders(X, names)
-    return open_source(X, on_error), RowLabels(labels)
+def load(
+    path: "str | os.PathLike[str]",
+    *,
+    backbone: "str | os.PathLike[str] | torch.nn.Module | None" = None,
+    weights: "str | os.PathLike[str] | None" = AS_SAVED,
+    device: "str | torch.device | None" = None,
+    n_threads: int | None = None,
+) -> DFM:
+    """Read a model that `DFM.save` wrote; its scores are the same to the bit.
+
+    Parameters
+    ----------
+    path : path
+    backbone : path or torch.nn.Module, optional
+        Needed where the model was fitted with a module of your own, or where a TorchScript file
+        has moved.
+    weights : path, str or None, optional
+        Where the weights are now, if elsewhere than when the model was fitted.
+    device, n_threads : optional
+        As for `DFM`.
+
+    Returns
+    -------
+    DFM
+        Fitted; a model of images has its network loaded and checked.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file, or a file that the network needs is not where it was.
+    ValueError
+        If it is not a whole model file of a known format, or the network's weights are not those
+        it was fitted with.
+    """
+    content = read_model(path)
+    moved: dict[str, Any] = {} if backbone is None else {"backbone": backbone}
+    moved |= {} if weights == AS_SAVED else {"weights": weights}
+    dfm = DFM(**{**content.parameters, **moved, "device": device, "n_threads": n_threads})
+    extractor, spec = None, content.fitted.spec
+    if spec is not None:
+        for name, file in spec.needed_files(backbone, weights).items():
+            if not Path(file).is_file():
+                raise FileNotFoundError(
+                    f"'{os.fspath(path)}' needs the file '{file}', which is not there; pass as "
+                    f"{name} where it is now"
+                )
+        extractor = Extractor.rebuild(spec, backbone=backbone, weights=weights, device=device)
+    if content.feature_names is not None:
+        dfm.feature_names_in_ = content.feature_names
+    return dfm.with_state(fitted=content.fitted, extractor=extractor)
 
 
-def one_of(y: Any, labels: Any) -> Any:
-    """Return the labels, which have two names."""
-    if y is not None and labels is not None:
-        raise ValueError("y and labels are both given, which are two names for the same; pass one")
-    return labels if y is None else y
-
-
-def warn_of_skipped(source: ImageSource, what: str) -> None:
-    """Warn of the images that `source` left out, and call them `what`."""
-    warnings.warn(
-        f"{len(source.skipped)} of {source.count} {what} were skipped; the first: "
-        f"{source.skipped[0].reason}",
-        stacklevel=5,
-    )
+def _check_combine(combine: str, outliers: Any, n_layers: int) -> None:
+    if n_layers == 1 and outliers is not None:
+        raise ValueError(
+            "outliers are given, to fit how layers are combined, and there is one layer; name "
+            "several, or leave them out"
+        )
+    if combine == "logistic" and outliers is None and n_layers > 1:
+        raise ValueError(
+            "combine is 'logistic', which is fitted to known outliers; pass fit(X, outliers=...)"
+        )
+    if combine != "logistic" and outliers is not None:
+        raise ValueError(
+            f"outliers are given, which combine={combine!r} does not use; pass combine='logistic'"
+        )

@@ -74,6 +74,12 @@ def textures():
 
 
 @pytest.fixture(scope="session")
+def noise():
+    """Noise, uint8 (40, 3, 16, 16)."""
+    return np.random.default_rng(0).integers(0, 256, (40, 3, 16, 16), dtype=np.uint8)
+
+
+@pytest.fixture(scope="session")
 def pictures(textures):
     return [Image.fromarray(pixels.transpose(1, 2, 0)) for pixels in textures]
 

@@ -71,3 +71,47 @@ def disturbed(draw, rng, rows, n_fitted):
     if draw(st.booleans()):
         rows[: n_fitted // 3] = rows[n_fitted - n_fitted // 3 : n_fitted]
     return rows
+
+
+def labelled_rows(sizes, n_features=20, seed=0, spread=1.0):
+    """Rows of classes of these `sizes`, each with a mean and a rotation of its own, shuffled."""
+    rng = np.random.default_rng(seed)
+    parts = [
+        falling_rows(size, n_features, seed + c) * 3 + spread * rng.normal(size=n_features)
+        for c, size in enumerate(sizes)
+    ]
+    classes = np.repeat(np.arange(len(sizes)), sizes)
+    order = rng.permutation(len(classes))
+    return np.concatenate(parts)[order], classes[order]
+
+
+def references(rows, classes, k):
+    """The model of each class from its rows alone."""
+    return [fit_reference(rows[classes == c], k) for c in range(classes.max() + 1)]
+
+
+def tied_references(rows, classes, k):
+    """Means of the classes, and one PCA of the deviations from them."""
+    means = np.stack([rows[classes == c].mean(axis=0) for c in range(classes.max() + 1)])
+    _, singular, vectors = np.linalg.svd(rows - means[classes], full_matrices=False)
+    variances = singular**2 / (len(rows) - len(means))
+    most = min(len(rows) - len(means) + 1, rows.shape[1])
+    noise = variances[k:most].mean() if k < most else 0.0
+    return [Reference(m, vectors[:k], variances[:k], noise) for m in means]
+
+
+def two_blobs(n, seed=0, n_features=12):
+    """Rows about two centres, of half of them each, shuffled."""
+    rng = np.random.default_rng(seed)
+    rows = falling_rows(n, n_features, seed, decay=2.0)
+    rows[: n // 2, :2] += 4.0
+    return rows[rng.permutation(n)]
+
+
+def named_rows(n=60, n_features=24):
+    """Rows float32 of the classes "a", "b" and "c", in any order, and their labels."""
+    rng = np.random.default_rng(0)
+    labels = np.array(["b", "c", "a"])[rng.integers(0, 3, n)]
+    shift = {"a": 0.0, "b": 4.0, "c": -4.0}
+    rows = falling_rows(n, n_features) + np.array([[shift[label]] for label in labels])
+    return rows.astype(np.float32), labels

@@ -1,5 +1,8 @@
+import importlib
+import pkgutil
 import re
 import shlex
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -8,20 +11,34 @@ import torch
 from PIL import Image
 
 import pydfm
-from pydfm import cli, networks
+from pydfm import parameters
+from pydfm.cli.main import main
+from pydfm.features.backbones import torchvision
+from pydfm.stats.scores import SCORES
 
 ROOT = Path(__file__).parent.parent
+GUIDE = ROOT / "docs" / "guide.md"
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 FENCE = re.compile(r"^```(\w+)\n(.*?)^```", re.DOTALL | re.MULTILINE)
+# The first line of a snippet that is a whole new file of the package.
+NEW_FILE = re.compile(r"# (pydfm/(?:\w+/)+)(\w+)\.py\n")
+TABLE = re.compile(
+    r"(<!-- begin generated: parameters -->\n).*?(<!-- end generated: parameters -->)", re.DOTALL
+)
 
 
 def snippets(page, *languages):
     return [code for language, code in FENCE.findall(page.read_text()) if language in languages]
 
 
+def with_table(text):
+    """Return `text` with the table of parameters as it is now between its markers."""
+    return TABLE.sub(lambda found: f"{found[1]}{parameters.table()}\n{found[2]}", text)
+
+
 @pytest.fixture
 def parts(tmp_path, monkeypatch):
-    """A working folder with the pictures that the pages speak of, and no hub in reach."""
+    """A working folder with the images that the pages name, and no hub in reach."""
     rng = np.random.default_rng(0)
     for name, count in {
         "parts/good": 10,
@@ -38,26 +55,54 @@ def parts(tmp_path, monkeypatch):
 
     def download(name, weights, progress):
         torch.manual_seed(0)
-        return networks._torchvision_models().get_model(name, weights=None).state_dict()
+        return torchvision.torchvision_models().get_model(name, weights=None).state_dict()
 
-    monkeypatch.setattr(networks, "_download", download)
+    monkeypatch.setattr(torchvision, "_download", download)
     monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def add_file(tmp_path, monkeypatch):
+    """Add a new file to a room of the package, outside of its folder; undone after the test."""
+    added = []
+
+    def add(folder, name, code):
+        package = importlib.import_module(folder.strip("/").replace("/", "."))
+        module = f"{package.__name__}.{name}"
+        assert importlib.util.find_spec(module) is None, f"{module} exists; rename the example"
+        place = tmp_path / "added" / folder
+        place.mkdir(parents=True, exist_ok=True)
+        (place / f"{name}.py").write_text(code)
+        if str(place) not in package.__path__:
+            monkeypatch.setattr(package, "__path__", [*package.__path__, str(place)])
+        importlib.invalidate_caches()
+        added.append((package, name))
+
+    scores = dict(SCORES)
+    yield add
+    SCORES.clear()
+    SCORES.update(scores)
+    for package, name in added:
+        sys.modules.pop(f"{package.__name__}.{name}", None)
+        vars(package).pop(name, None)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 @pytest.mark.usefixtures("parts")
 @pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")
 @pytest.mark.filterwarnings("ignore:1 of 5 images were skipped")
-def test_snippets_run_as_they_stand(page, capsys):
+def test_snippets_run_as_they_stand(page, add_file, capsys):
     namespace = {}
     for language, code in FENCE.findall(page.read_text()):
-        if language == "python":
+        if language == "python" and (new := NEW_FILE.match(code)):
+            add_file(new[1], new[2], code)
+        elif language == "python":
             exec(compile(code, page.name, "exec"), namespace)
         elif language == "console":
             for line in code.splitlines():
                 program, *arguments = shlex.split(line)
                 assert program == "pydfm"
-                assert cli.main(arguments) == 0, capsys.readouterr().err
+                assert main(arguments) == 0, capsys.readouterr().err
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
@@ -83,6 +128,28 @@ def test_links_lead_somewhere(page):
             assert anchor in anchors, target
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_fre_is_spelled_out_at_its_first_use(page):
+    text = FENCE.sub("", page.read_text())
+    first = re.search(r"\bfre\b", text)
+    if first is not None:
+        around = text[max(first.start() - 60, 0) : first.end() + 60]
+        assert "feature reconstruction error" in " ".join(around.split())
+
+
+def test_the_table_of_parameters_is_up_to_date():
+    text = GUIDE.read_text()
+    assert TABLE.search(text)
+    assert text == with_table(text), "docs/guide.md is out of date; run: python tests/test_docs.py"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_name_in_the_text_exists(page):
+    text = FENCE.sub("", page.read_text())  # snippets are run
+    for name in set(re.findall(r"(?<![\w./])pydfm(?:\.[A-Za-z_]\w*)+", text)):
+        pkgutil.resolve_name(name)  # raises where there is none
+
+
 def test_the_version_is_the_same_everywhere():
     assert f"version: {pydfm.__version__}" in (ROOT / "CITATION.cff").read_text()
     assert f'version = "{pydfm.__version__}"' in (ROOT / "pyproject.toml").read_text()
@@ -92,3 +159,7 @@ def test_the_readme_installs_the_extras_it_names():
     commands = "".join(snippets(ROOT / "README.md", "sh"))
     assert 'pip install -c constraints.txt ".[demo]" && pydfm demo' in commands
     assert 'pip install -c constraints.txt ".[test]" && pytest' in commands
+
+
+if __name__ == "__main__":
+    GUIDE.write_text(with_table(GUIDE.read_text()))

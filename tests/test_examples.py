@@ -23,7 +23,7 @@ def load(name):
 
 @pytest.mark.skipif(foolbox is None, reason='foolbox is not installed (the extra "attacks")')
 @pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")
-def test_attacks_are_told_from_clean_images(capsys):
+def test_attacks_are_separated_from_clean_images(capsys):
     combined = load("adversarial").main()
     assert set(combined) == {"FGSM", "PGD", "DeepFool"}
     assert min(combined.values()) > 0.95

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 import pydfm
-from pydfm import cli
-from pydfm.datasets import load_category
+from pydfm.cli import main as cli
+from pydfm.datasets.category import load_category
 
 DATA = Path(os.environ.get("PYDFM_TEST_DATA", "."))
 WEIGHTS = DATA / "resnet18_imagenet_to_layer3.safetensors"

@@ -41,7 +41,7 @@ assert not heavy & set(sys.modules), heavy & set(sys.modules)
 assert set(pydfm.__all__) <= set(dir(pydfm))
 assert not heavy & set(sys.modules)
 
-import pydfm.cli
+import pydfm.cli.main
 loaded = set(sys.modules)
 assert not (heavy - {"typer"}) & loaded, heavy & loaded
 

@@ -1,1 +1,1 @@
-"""Whether false alarms come as often as asked for: `python -m benchmarks.calibration --help`."""
+"""How well the false-alarm rate holds: `python -m benchmarks.calibration --help`."""

@@ -1,4 +1,4 @@
-"""Print the tables of docs/calibration.md, or write them and its picture."""
+"""Print the tables of docs/calibration.md, or write them and its figure."""
 
 import argparse
 import sys
@@ -22,7 +22,7 @@ from benchmarks.calibration.rates import (
     row,
 )
 from benchmarks.report import Table, write
-from pydfm.calibration import uniformity
+from pydfm.conformal.drift import uniformity
 
 _SIZES = (30, 100, 300, 1000)
 _WIDTHS = (64, 512, 4096, 16384)

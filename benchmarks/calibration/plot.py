@@ -1,4 +1,4 @@
-"""The picture of the document: the rates of false alarms over the levels asked for."""
+"""The figure of docs/calibration.md: false-alarm rates against the level alpha."""
 
 from pathlib import Path
 from typing import Any
@@ -9,7 +9,7 @@ from benchmarks.calibration.rates import METHODS, rate
 
 
 def reliability(panels: dict[str, Any], path: Path) -> None:
-    """Write a picture with a panel for each title -> p-values by method."""
+    """Write a figure with a panel for each title; its curves are the p-values by method."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(4 * len(panels), 3.8), layout="constrained")

@@ -1,4 +1,4 @@
-"""Normal rows, drawn anew for each repeat: those that are fitted on, and fresh ones."""
+"""Normal rows, drawn again for each repeat: rows to fit on, and new rows."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -10,15 +10,15 @@ import numpy as np
 from benchmarks.results.cifar import load_cifar
 from benchmarks.results.glassfiber import SIZE, WEIGHTS
 from pydfm import DFM
-from pydfm.datasets import load_category
-from pydfm.maps import Grid
+from pydfm.datasets.category import load_category
+from pydfm.features.grid import Grid
 
 N_FRESH = 200
 
 
 @dataclass(frozen=True)
 class Draw:
-    """Rows to fit on and fresh ones, with the classes of both where they have any."""
+    """Rows to fit on and new rows, with the classes of both if they have any."""
 
     rows: Any
     fresh: Any
@@ -27,7 +27,7 @@ class Draw:
 
 
 def synthetic(n: int, d: int, repeats: int, *, heavy: bool) -> Iterator[Draw]:
-    """Gaussian rows whose i-th variance is 1 / i; `heavy` scales each by a random length.
+    """Draw Gaussian rows whose i-th variance is 1 / i; `heavy` scales each by a random length.
 
     A rotation would change no score, so that the axes serve as components.
     """
@@ -41,7 +41,7 @@ def synthetic(n: int, d: int, repeats: int, *, heavy: bool) -> Iterator[Draw]:
 
 
 class Pool:
-    """Real rows, of which a random part is fitted on and another is fresh."""
+    """Draw real rows: a random part to fit on, and another as new rows."""
 
     def __init__(self, features: Any, labels: Any = None) -> None:
         self.features = features
@@ -57,7 +57,7 @@ class Pool:
 
 
 def cifar(data: Path) -> Pool:
-    """The 64 features of CIFAR-10 images that ResNet-20 decides by, with their classes."""
+    """Return the 64 features before ResNet-20's last layer on CIFAR-10, with their classes."""
     known = load_cifar(data)
     images = np.concatenate([known.train_x, known.test_x])
     labels = np.concatenate([known.train_y, known.test_y])
@@ -66,7 +66,7 @@ def cifar(data: Path) -> Pool:
 
 @dataclass(frozen=True)
 class Glassfiber:
-    """Features of layer2 and layer3 of good pictures, and of the test set with its labels."""
+    """Return features of layer2 and layer3: of good images, and of the labelled test set."""
 
     train: Any
     test: Any

@@ -1,4 +1,4 @@
-"""P-values of fresh normal rows: how many are at most what level."""
+"""P-values of new normal rows, and the share of them at or below each level."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -8,11 +8,12 @@ import numpy as np
 from benchmarks.calibration.populations import Draw
 from benchmarks.report import verdict
 from pydfm import DFM
-from pydfm.calibration import Calibration
-from pydfm.fitting import ModelFitter
-from pydfm.layer_fitter import LayerSettings
-from pydfm.maps import Grid
-from pydfm.model import Model
+from pydfm.conformal.calibration import Calibration
+from pydfm.features.extractor import FeatureSpec
+from pydfm.features.grid import Grid
+from pydfm.features.transforms import Preprocessing
+from pydfm.model.settings import resolve_settings
+from pydfm.model.training import TrainingState
 
 METHODS = ("loo", "kfold", "split", "in sample")
 LEVELS = (0.01, 0.05, 0.1)
@@ -20,9 +21,9 @@ HEADER = ("population", "N", "D", *METHODS, "target for loo")
 
 
 def of_features(method: str, draw: Draw, *, known: bool = False, **parameters: Any) -> Any:
-    """P-values of the fresh rows of a draw by `DFM`; under their classes where these are `known`.
+    """Return p-values of the new rows of a draw; under their own classes if these are `known`.
 
-    "in sample" puts the scores of the very rows that were fitted in the place of left-out ones.
+    "in sample" uses the scores of the fitted rows themselves in place of held-out scores.
     """
     calibration = None if method == "in sample" else method
     dfm = DFM(calibration=calibration, **parameters).fit(draw.rows, draw.labels)
@@ -34,7 +35,7 @@ def of_features(method: str, draw: Draw, *, known: bool = False, **parameters: A
     kind = dfm.score_type
     own = dfm.score(draw.rows, draw.labels)
     naive = Calibration.of(own, codes, dfm.model_.classes)
-    under = dfm.model_.class_scores(draw.fresh, kind, 1)
+    under = dfm.fitted_.score(draw.fresh, n_threads=1).class_scores(kind)
     p = np.stack([naive.p_values(scores, c) for c, scores in enumerate(under)])
     if known:
         return p[np.searchsorted(dfm.classes_, draw.fresh_labels), np.arange(len(draw.fresh))]
@@ -42,53 +43,52 @@ def of_features(method: str, draw: Draw, *, known: bool = False, **parameters: A
 
 
 def of_layers(method: str, draw: Draw, layers: Sequence[tuple[str, Grid]], image_score: str) -> Any:
-    """As `of_features`, of the features of several layers, through the network once for all."""
-    fitter, model = fit_layers(method, draw.rows, layers, image_score)
-    if method == "in sample":
-        own = model.score(draw.rows, ["fre"], 1)[0]
-        calibration = Calibration.of(own, np.zeros(len(own), dtype=np.intp))
-    else:
-        calibration = fitter.calibration(model, (64, 64)).of("fre", None)
-    return calibration.p_values(model.score(draw.fresh, ["fre"], 1)[0])
+    """Return what `of_features` does, for several layers from one run of the network."""
+    dfm = fit_layers(method, draw.rows, layers, image_score)
+    if method != "in sample":
+        return dfm.p_value(draw.fresh)
+    own = dfm.score(draw.rows)
+    naive = Calibration.of(own, np.zeros(len(own), dtype=np.intp))
+    return naive.p_values(dfm.score(draw.fresh))
 
 
-def fit_layers(
-    method: str, rows: Any, layers: Sequence[tuple[str, Grid]], image_score: str
-) -> tuple[ModelFitter, Model]:
+def fit_layers(method: str, rows: Any, layers: Sequence[tuple[str, Grid]], image_score: str) -> DFM:
     """Fit a model of several layers to `rows` of features."""
-    settings = LayerSettings(
-        n_components=0.97,
-        covariance="class",
-        density="gaussian",
-        regularization=None,
+    names, grids = zip(*layers, strict=True)
+    spec = FeatureSpec(
+        backbone="given",
+        weights=None,
+        layers=names,
+        grids=grids,
         spatial="flatten",
-        image_score=image_score,
-        top_share=0.1,
+        pool=None,
+        precision="float32",
         random_state=0,
-        calibration="kfold" if method == "kfold" else "loo",
-        map_type="fre",
+        preprocessing=Preprocessing(resize=(64, 64), crop=None),
+        sha256="",
     )
-    fitter = ModelFitter(layers, rows.shape[1], settings, "sum", 1, split=method == "split")
-    fitter.add(rows)
-    return fitter, fitter.fit()
+    calibration = "loo" if method == "in sample" else method
+    dfm = DFM(image_score=image_score, calibration=calibration, n_threads=1)
+    settings = resolve_settings(dfm.get_params(), grids)
+    training = TrainingState.begin(spec, rows.shape[1], settings).add(rows, n_threads=1)
+    return dfm.with_state(training)
 
 
 def left_out_wholly(rows: Any, layers: Sequence[tuple[str, Grid]], image_score: str) -> Any:
-    """Scores (2, N) of rows left out as `pydfm` does, and by fits that have never seen them.
+    """Held-out scores (2, N) as `pydfm` computes them, and by fits that have never seen the row.
 
-    The second way takes every mean and deviation anew from rows left out among the others.
+    The second way also takes every mean and deviation from rows that were held out of the others.
     """
-    fitter, model = fit_layers("loo", rows, layers, image_score)
-    ours = fitter.calibration(model, (64, 64)).scores["fre"][0]
+    ours = fit_layers("loo", rows, layers, image_score).fitted_.held_out.scores["fre"][0]
     wholly = []
     for i in range(len(rows)):
-        _, others = fit_layers("loo", np.delete(rows, i, 0), layers, image_score)
-        wholly.append(others.score(rows[i : i + 1], ["fre"], 1)[0, 0])
+        others = fit_layers("loo", np.delete(rows, i, 0), layers, image_score)
+        wholly.append(others.score(rows[i : i + 1])[0])
     return np.stack([ours, wholly])
 
 
 def measure(draws: Iterable[Draw], p_values: Any, methods: Sequence[str] = METHODS) -> Any:
-    """P-values (M,) by method, of all draws together."""
+    """Return the p-values (M,) of all draws together, by method."""
     found: dict[str, list[Any]] = {method: [] for method in methods}
     for draw in draws:
         for method in methods:
@@ -99,7 +99,7 @@ def measure(draws: Iterable[Draw], p_values: Any, methods: Sequence[str] = METHO
 def row(
     name: str, n: int, d: int, found: Any, n_class: int | None = None, *, bound: bool = False
 ) -> list[str]:
-    """A row of the table; levels below the smallest p-value there can be have no rate.
+    """Return a row of the table; levels below the smallest possible p-value have no rate.
 
     `n_class` is the number of rows of the smallest class, where there are any; `bound` says that
     the levels are upper bounds only, so that there is no target.
@@ -120,5 +120,5 @@ def row(
 
 
 def rate(p: Any, level: float) -> float:
-    """Share of p-values that are at most `level`."""
+    """Return the share of p-values that are at most `level`."""
     return float(np.mean(p <= level * (1 + 1e-9)))

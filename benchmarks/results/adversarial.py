@@ -1,4 +1,4 @@
-"""Attacks on ResNet-20, by foolbox, told from clean images of CIFAR-10."""
+"""Detection of attacks on ResNet-20, by foolbox, among clean images of CIFAR-10."""
 
 import importlib.util
 import sys
@@ -14,7 +14,7 @@ from sklearn.preprocessing import StandardScaler
 from benchmarks.report import Table, verdict
 from benchmarks.results.cifar import LAYERS, load_cifar
 from benchmarks.results.resnet20 import FromPixels
-from pydfm.evaluation import evaluate
+from pydfm.metrics import evaluate
 
 N_IMAGES, EPSILON, SHARE = 500, 8 / 255, 0.97
 TARGETS = {"FGSM": 0.9, "PGD": 0.9}
@@ -85,13 +85,13 @@ def measure(data: Path, n_images: int) -> dict[str, tuple[str, Table]]:
 
 
 def _columns(dfm, cifar, images):
-    """Scores (N, columns) under the class that the network gives an image."""
+    """Return scores (N, columns) under the class that the network predicts."""
     scores = dfm.layer_scores(images, cifar.predicted(images), score_type=SCORES)
     return np.concatenate([scores[layer] for layer in LAYERS]).T
 
 
 def _combine(learn_from, measure_on, columns):
-    """AUROC of a logistic regression, learnt from one half and measured on the other."""
+    """Return the AUROC of a logistic regression, fitted to one half, on the other half."""
     samples, labels, learn = learn_from
     model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
     model.fit(samples[learn][:, columns], labels[learn])
@@ -100,7 +100,7 @@ def _combine(learn_from, measure_on, columns):
 
 
 def _attacks(network, images, classes):
-    """Names, and what becomes of `images`."""
+    """Yield the names of the attacks, and the attacked `images`."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # it imports a namespace that scipy will drop
         import foolbox

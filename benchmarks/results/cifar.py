@@ -1,4 +1,4 @@
-"""CIFAR-10 through ResNet-20: images, labels, the classes that it predicts."""
+"""CIFAR-10 and a ResNet-20: images, labels, predicted classes."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +25,7 @@ class Cifar:
     mnist_x: Any
 
     def fitted(self, n_components, outliers=None, **parameters):
-        """A DFM of the classifier's layers, each averaged over the image, fitted to its classes."""
+        """Return a DFM of the classifier's layers, averaged over the image, with its classes."""
         dfm = DFM(
             n_components,
             backbone=self.network,
@@ -37,7 +37,7 @@ class Cifar:
         return dfm.fit(self.train_x, self.train_y, outliers=outliers)
 
     def predicted(self, images):
-        """Classes (N,) that the network gives."""
+        """Return the classes (N,) that the network predicts."""
         pixels = torch.from_numpy(images)
         with torch.inference_mode():
             parts = [FromPixels(self.network)(part).argmax(dim=1) for part in pixels.split(250)]

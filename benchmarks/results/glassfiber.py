@@ -6,16 +6,17 @@ import numpy as np
 
 from benchmarks.report import Table, verdict
 from pydfm import DFM
-from pydfm.benchmark.category import measure_category
-from pydfm.datasets import load_category, load_masks
-from pydfm.evaluation import aupro, evaluate, pixel_auroc
+from pydfm.datasets.category import load_category
+from pydfm.datasets.masks import load_masks
+from pydfm.datasets.measure import measure_category
+from pydfm.metrics import aupro, evaluate, pixel_auroc
 
 SIZE, SHARE, TARGET = 256, 0.97, 0.92
 WEIGHTS = "resnet18_imagenet_to_layer3.safetensors"
 LAYER3 = {"layers": "layer3", "pool": 2, "image_score": "sum"}
 BOTH = {"layers": ("layer2", "layer3"), "pool": (4, 2), "image_score": "sum"}
 
-# With ImageNet's weights; what is not fre has no map of a whole picture.
+# With ImageNet weights; score types other than fre have no map of a whole image.
 VARIANTS = {
     "layer3, ppca": {**LAYER3, "score_type": "ppca"},
     "layer3, mahalanobis, shrinkage": {
@@ -72,7 +73,7 @@ def _measured(dfm, category, target=None):
 
 
 def _anomalib(dfm, category, labels, masks):
-    """As its DFM defines it: SVD of the centred rows; k is an index, so one fewer than needed."""
+    """Fit as anomalib defines it: SVD of the centred rows; k is an index, so one too low."""
     train, test = (dfm.extract(paths).astype(float) for paths in (category.train, category.test))
     mean = train.mean(axis=0)
     _, singular, directions = np.linalg.svd(train - mean, full_matrices=False)

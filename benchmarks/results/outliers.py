@@ -9,10 +9,11 @@ from sklearn.preprocessing import normalize
 
 from benchmarks.report import Table, verdict
 from benchmarks.results.cifar import load_cifar
-from pydfm import DFM, networks
-from pydfm.density import COVARIANCES, SCORE_TYPES
-from pydfm.evaluation import evaluate
-from pydfm.subspace import GAUSSIAN_SCORES
+from pydfm import DFM
+from pydfm.features.backbones.torchvision import torchvision_models
+from pydfm.metrics import evaluate
+from pydfm.parameters import COVARIANCES
+from pydfm.stats.scores import CORE_SCORES, SCORE_TYPES
 
 SHARE, TARGET, VIM_DIMENSION = 0.97, 0.97, 32
 
@@ -38,7 +39,7 @@ def tables(data: Path) -> dict[str, tuple[str, Table]]:
 
     found = []  # layer, covariance, score, metrics
     for covariance in COVARIANCES:
-        kinds = GAUSSIAN_SCORES if covariance == "global" else SCORE_TYPES
+        kinds = CORE_SCORES if covariance == "global" else SCORE_TYPES
         dfm = cifar.fitted(SHARE, covariance=covariance)
         scores = dfm.layer_scores(both, score_type=kinds)
         if covariance == COVARIANCES[0]:
@@ -88,7 +89,7 @@ def tables(data: Path) -> dict[str, tuple[str, Table]]:
 
 
 def _features(cifar, dfm, both):
-    """Features of the training images and of both test sets, by layer."""
+    """Return features of the training images and of both test sets, by layer."""
     ends = np.cumsum([grid.size for grid in dfm.feature_spec_.grids])[:-1]
     parts = [np.split(dfm.extract(images), ends, axis=1) for images in (cifar.train_x, both)]
     features = dict(zip(dfm.feature_spec_.layers, zip(*parts, strict=True), strict=True))
@@ -99,7 +100,7 @@ def _features(cifar, dfm, both):
 def _variants(cifar, features, both, labels):
     rows = []
     for rule in ("sum", "max"):
-        # Naming the relative score has rows left out in a way that gives it too.
+        # With the relative score as the type, rows are held out in a way that gives it too.
         dfm = cifar.fitted(SHARE, combine=rule, score_type=SCORE_TYPES)
         scores = zip(SCORE_TYPES, dfm.score(both), strict=True)
         rows += [[f"{rule} of layers", "all", kind, *_of(row, labels)] for kind, row in scores]
@@ -121,10 +122,10 @@ def _figures(found):
 
 
 def _pytorch_ood(layer, cifar, train, both):
-    """Names and scores of its detectors; none where it is not installed."""
+    """Yield names and scores of its detectors; none if it is not installed."""
     if importlib.util.find_spec("pytorch_ood") is None:
         return
-    networks._torchvision_models()  # or torchvision fails beside a CPU build of torch
+    torchvision_models()  # or torchvision fails beside a CPU build of torch
     from pytorch_ood.detector import KNN, Mahalanobis, ViM
 
     x, y, z = (torch.from_numpy(array) for array in (train, cifar.train_y, both))

@@ -7,11 +7,11 @@ from safetensors.torch import load_file
 from torch import nn
 from torch.nn import functional
 
-from pydfm.preprocessing import IMAGENET_MEAN, IMAGENET_STD
+from pydfm.features.transforms import IMAGENET_MEAN, IMAGENET_STD
 
 
 class _Block(nn.Module):
-    """Two convolutions beside a shortcut without parameters (option A of the paper)."""
+    """Two convolutions with a shortcut without parameters (option A of the paper)."""
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
@@ -32,7 +32,7 @@ class _Block(nn.Module):
 
 
 class ResNet20(nn.Module):
-    """Takes normalised images (B, 3, 32, 32), gives logits (B, 10)."""
+    """The network: normalised images (B, 3, 32, 32) to logits (B, 10)."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -51,7 +51,7 @@ class ResNet20(nn.Module):
 
 
 class FromPixels(nn.Module):
-    """A network behind its normalisation: takes pixels in [0, 1]."""
+    """A network with its normalisation, which takes pixels in [0, 1]."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()

@@ -8,15 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydfm.dfm import DFM
+from pydfm.estimator import DFM
+from pydfm.parameters import PARAMETERS
 
 if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib
-
-# They change how a result is reached, not the result.
-_WITHOUT_EFFECT = ("batch_size", "device", "n_threads", "verbose")
 
 
 @dataclass(frozen=True)
@@ -34,12 +32,11 @@ class Configuration:
     parameters: dict[str, Any]
 
     def __post_init__(self) -> None:
-        known = DFM().get_params()
         for key in self.parameters:
-            if key not in known:
+            if key not in PARAMETERS:
                 raise ValueError(
                     f"configuration '{self.name}' has '{key}', which is no parameter of DFM; those "
-                    f"are {', '.join(sorted(known))}"
+                    f"are {', '.join(sorted(PARAMETERS))}"
                 )
 
     def build(self, **changes: Any) -> DFM:
@@ -48,8 +45,8 @@ class Configuration:
         return DFM(**{**self.parameters, **changes})
 
     def settings(self, **more: Any) -> str:
-        """All that a result depends on, as one line of JSON; `more` beside the parameters."""
-        parameters = {k: v for k, v in self.parameters.items() if k not in _WITHOUT_EFFECT}
+        """Return all that a result depends on, as one line of JSON: the parameters and `more`."""
+        parameters = {key: value for key, value in self.parameters.items() if _changes_results(key)}
         return json.dumps({**parameters, **more}, sort_keys=True, default=os.fspath)
 
 
@@ -64,18 +61,18 @@ def read_configurations(path: "str | os.PathLike[str]") -> list[Configuration]:
     FileNotFoundError
         If there is no such file.
     ValueError
-        If it is not TOML, holds no tables, or names a parameter that `DFM` does not have.
+        If it is not TOML, has no tables, or names a parameter that `DFM` does not have.
     """
     file = Path(path)
     if not file.is_file():
         raise FileNotFoundError(f"there is no file '{file}'")
     try:
-        content = tomllib.loads(file.read_text(encoding="utf-8"))
+        content = parse_toml(file.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"'{file}' is not TOML: {error}") from error
     if not content or not all(isinstance(table, dict) for table in content.values()):
         raise ValueError(
-            f"'{file}' must hold a table of DFM parameters for each configuration, such as "
+            f"'{file}' must have a table of DFM parameters for each configuration, such as "
             "[small] with backbone = 'resnet18' below it"
         )
     return [
@@ -90,6 +87,16 @@ def with_weights(
     """Return the `configurations` with other `weights`: a name, a path, or None or "none"."""
     chosen = _from_toml("weights", weights)
     return [Configuration(c.name, {**c.parameters, "weights": chosen}) for c in configurations]
+
+
+def parse_toml(text: str) -> dict[str, Any]:
+    """Return the content of a TOML file."""
+    return tomllib.loads(text)
+
+
+def _changes_results(name: str) -> bool:
+    # on_error decides which images count.
+    return name == "on_error" or PARAMETERS[name].role != "runtime"
 
 
 def _from_toml(key: str, value: Any) -> Any:

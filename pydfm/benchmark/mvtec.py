@@ -6,36 +6,35 @@ import time
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
-from pydfm.benchmark.category import measure_category
 from pydfm.benchmark.configuration import Configuration
-from pydfm.benchmark.published import PUBLISHED, SOURCE
+from pydfm.benchmark.published import find_figures, published
 from pydfm.benchmark.record import Record
 from pydfm.benchmark.table import figure, markdown, mean
 from pydfm.datasets import find_categories, load_category
-from pydfm.dfm import DFM
+from pydfm.datasets.measure import measure_category
+from pydfm.estimator import DFM
+from pydfm.parameters import DEFAULTS
 
 _ANOMALIB: Final = {"layers": ("layer3",), "image_size": 256, "image_score": "sum"}
 
-DEFAULTS: Final = (
+CONFIGURATIONS: Final = (
     Configuration("resnet18", {"backbone": "resnet18", "pool": 2, **_ANOMALIB}),
     Configuration("wide_resnet50_2", {"backbone": "wide_resnet50_2", "pool": 4, **_ANOMALIB}),
 )
-"""anomalib's features, layer3 at 256 pixels, averaged by 2 and by 4; and its score."""
+"""anomalib's features (layer3 at 256 pixels, averaged by 2 and by 4) and its score."""
 
 _METRICS: Final = ("image_auroc", "aupr", "f1_max", "fpr95", "pixel_auroc", "aupro")
 
 
 def run_mvtec(
     folder: "str | os.PathLike[str]",
-    configurations: Sequence[Configuration] = DEFAULTS,
+    configurations: Sequence[Configuration] = CONFIGURATIONS,
     output: "str | os.PathLike[str] | None" = None,
     *,
-    device: str | None = None,
-    batch_size: int | None = None,
-    n_threads: int | None = None,
     verbose: bool = False,
+    **runtime: Any,
 ) -> list[dict[str, str]]:
     """Fit and measure every configuration on every category at or below `folder`.
 
@@ -45,21 +44,21 @@ def run_mvtec(
         Categories are found at any depth, and named by their paths below it.
     configurations : sequence of Configuration
     output : str or path, optional
-        A CSV file, to which every result is written as soon as it is there. What it holds already,
-        got with the same settings, is not measured again.
-    device, batch_size, n_threads : optional
-        Parameters of `DFM` that do not change a result.
+        A CSV file, to which every result is written at once. Results that it has, of the same
+        settings, are not measured again.
     verbose : bool
         Show a progress bar (on stderr, at a terminal).
+    **runtime : optional
+        Parameters of `DFM` that do not change a result: device, batch_size, n_threads.
 
     Returns
     -------
     list of dict
-        One per category and configuration, in that order: "category", "configuration", "settings",
-        "n_train", "n_test", "n_masks" (defective pictures that have a mask), "image_auroc", "aupr",
-        "f1_max", "fpr95", "pixel_auroc", "aupro" and "seconds", all text, empty where there is no
-        figure. Pixel metrics are over the good pictures and those that have a mask. Categories that
-        cannot be measured are left out, with a warning.
+        One for each category and configuration, in that order: "category", "configuration",
+        "settings", "n_train", "n_test", "n_masks" (defective images that have a mask),
+        "image_auroc", "aupr", "f1_max", "fpr95", "pixel_auroc", "aupro" and "seconds", all text,
+        empty where there is no figure. Pixel metrics are over the good images and those that have
+        a mask. Categories that cannot be measured are left out, with a warning.
 
     Raises
     ------
@@ -89,11 +88,9 @@ def run_mvtec(
                 settings = configuration.settings()
                 row = record.find(keys, settings)
                 if row is None:
-                    dfm = configuration.build(
-                        device=device, batch_size=batch_size, n_threads=n_threads
-                    )
                     try:
-                        row = record.add(keys, settings, _measure(path, dfm))
+                        measured = _measure(path, configuration.build(**runtime))
+                        row = record.add(keys, settings, measured)
                     except (FileNotFoundError, ValueError) as error:
                         warnings.warn(
                             f"{name}, {configuration.name}: {error}; left out", stacklevel=2
@@ -110,7 +107,7 @@ def _measure(path: str, dfm: DFM) -> dict[str, float | str | None]:
     start = time.perf_counter()
     category = load_category(path)
     if not category.train:
-        raise FileNotFoundError(f"'{path}' has no pictures to fit on in train/good")
+        raise FileNotFoundError(f"'{path}' has no images to fit on in train/good")
     dfm.fit(category.train)
     metrics = measure_category(dfm, category)
     return {
@@ -125,16 +122,17 @@ def _measure(path: str, dfm: DFM) -> dict[str, float | str | None]:
 
 
 def mvtec_table(results: Sequence[dict[str, str]]) -> str:
-    """Markdown: a table per configuration, beside anomalib's figures where there are any."""
+    """Return Markdown: a table for each configuration, beside anomalib's figures."""
     parts = []
     for name in dict.fromkeys(row["configuration"] for row in results):
         rows = [row for row in results if row["configuration"] == name]
         parts.append(f"## {name}\n\nSettings: `{rows[0]['settings']}`\n\n{_table(rows)}\n")
-    return "\n".join(parts) + f"\n{SOURCE}; averages are over the categories of each column.\n"
+    source = published()["source"]
+    return "\n".join(parts) + f"\n{source}; averages are over the categories of each column.\n"
 
 
 def _table(rows: Sequence[dict[str, str]]) -> str:
-    backbone = json.loads(rows[0]["settings"]).get("backbone", DFM().backbone)
+    backbone = json.loads(rows[0]["settings"]).get("backbone", DEFAULTS["backbone"])
     columns: list[tuple[str, list[str | float | None]]] = []
     for title, metric in (
         ("image AUROC", "image_auroc"),
@@ -146,12 +144,9 @@ def _table(rows: Sequence[dict[str, str]]) -> str:
     ):
         columns.append((title, [row[metric] for row in rows]))
         for edition in ("current", "old"):
-            theirs = PUBLISHED.get((backbone, edition, metric))
-            if theirs is not None:
-                found: list[str | float | None] = [
-                    theirs.get(row["category"].rsplit("/", 1)[-1]) for row in rows
-                ]
-                columns.append((f"anomalib {edition}", found))
+            theirs = find_figures(backbone, edition, metric)
+            names = [row["category"].rsplit("/", 1)[-1] for row in rows]
+            columns.append((f"anomalib {edition}", [theirs.get(name) for name in names]))
     columns = [(title, values) for title, values in columns if mean(values) is not None]
     body = [
         [row["category"], *(figure(values[i]) for _, values in columns)]

@@ -13,17 +13,13 @@ from numpy.typing import NDArray
 from pydfm.benchmark.configuration import Configuration
 from pydfm.benchmark.record import Record
 from pydfm.benchmark.table import figure, markdown
-from pydfm.density import SCORE_TYPES
-from pydfm.dfm import DFM
-from pydfm.evaluation import evaluate
-from pydfm.images import list_images
-from pydfm.subspace import GAUSSIAN_SCORES
+from pydfm.estimator import DFM
+from pydfm.features.images import list_images
+from pydfm.metrics import evaluate
+from pydfm.parameters import PARAMETERS
+from pydfm.stats.scores import SCORES
 
 _METRICS: Final = ("auroc", "aupr_in", "aupr", "fpr95")
-_EXTRACTION: Final = (
-    *("backbone", "weights", "layers", "pool", "spatial", "image_size", "mean", "std"),
-    *("precision", "random_state"),
-)
 
 
 @dataclass(frozen=True)
@@ -48,9 +44,8 @@ def read_data_set(source: str) -> DataSet:
     Parameters
     ----------
     source : str
-        - A folder of pictures; where all lie in subfolders, the first of these is a picture's
-          label.
-        - ``FILE.npz#NAME``: the array ``NAME_x`` and, where it is there, ``NAME_y`` (without
+        - A folder of images; where all are in subfolders, the topmost of these is the label.
+        - ``FILE.npz#NAME``: the array ``NAME_x`` and, if there is one, ``NAME_y`` (without
           ``#NAME``, ``x`` and ``y``): features (N, D), or images (N, 3, H, W) or (N, H, W, 3),
           uint8 or float in [0, 1].
 
@@ -59,7 +54,7 @@ def read_data_set(source: str) -> DataSet:
     FileNotFoundError
         If there is no such file or folder.
     ValueError
-        If it does not hold what it should.
+        If it does not contain such arrays.
     """
     file, _, name = source.partition("#")
     if not file.endswith(".npz"):
@@ -87,7 +82,7 @@ def read_data_set(source: str) -> DataSet:
 
 
 def default_configurations(labelled: bool) -> list[Configuration]:
-    """ResNet-18 with each way to treat classes that the data allow."""
+    """Return ResNet-18 with each way to model classes that the data allow."""
     features = {"backbone": "resnet18", "layers": ("avgpool",)}
     if not labelled:
         return [Configuration("global", features)]
@@ -104,12 +99,10 @@ def run_outliers(
     configurations: Sequence[Configuration],
     output: "str | os.PathLike[str] | None" = None,
     *,
-    device: str | None = None,
-    batch_size: int | None = None,
-    n_threads: int | None = None,
     verbose: bool = False,
+    **runtime: Any,
 ) -> list[dict[str, str]]:
-    """Fit each configuration to `train`, and tell `test` from each of `others`.
+    """Fit each configuration to `train`, and measure how well it separates `test` from `others`.
 
     Every layer is fitted and measured by itself; where `train` has labels, its classes are
     modelled as the configuration's ``covariance`` says.
@@ -121,32 +114,32 @@ def run_outliers(
     others : sequence of DataSet
         Out-of-distribution data.
     configurations : sequence of Configuration
-        For images each must name its ``layers``; of features, the one layer is called "features".
+        For images each must name its ``layers``; features are one layer, named "features".
     output : str or path, optional
-        A CSV file, to which every result is written as soon as it is there. What it holds already,
-        got with the same settings, is not measured again.
-    device, batch_size, n_threads : optional
-        Parameters of `DFM` that do not change a result.
+        A CSV file, to which every result is written at once. Results that it has, of the same
+        settings, are not measured again.
     verbose : bool
         Show a progress bar (on stderr, at a terminal).
+    **runtime : optional
+        Parameters of `DFM` that do not change a result: device, batch_size, n_threads.
 
     Returns
     -------
     list of dict
-        One per configuration, layer, score type and out-of-distribution set: "outliers",
+        One for each configuration, layer, score type and out-of-distribution set: "outliers",
         "configuration", "layer", "score_type", "settings", "n_train", "n_test", "n_outliers",
         "auroc", "aupr_in", "aupr" (AUPR-out) and "fpr95", all text.
 
     Raises
     ------
     ValueError
-        If a configuration names no layers, or `output` holds results of other settings.
+        If a configuration names no layers, or `output` has results of other settings.
     """
     from tqdm import tqdm
 
     sets = (train, test, *others)
-    speed = {"device": device, "batch_size": batch_size, "n_threads": n_threads}
-    features = _Features(sets, {k: v for k, v in speed.items() if v is not None})
+    given = {key: value for key, value in runtime.items() if value is not None}
+    features = _Features(sets, given)
     record = Record(
         output,
         ("outliers", "configuration", "layer", "score_type"),
@@ -176,8 +169,9 @@ def run_outliers(
         rows = [record.find(key, settings) for key in keys]
         if None in rows:
             fit_on, *parts = features.of(configuration, layer)
-            model = {k: v for k, v in configuration.parameters.items() if k not in _EXTRACTION}
-            dfm = DFM(**model).set_params(n_threads=n_threads).fit(fit_on, train.labels)
+            model = _parameters(configuration, features=False)
+            dfm = DFM(**{**model, "n_threads": runtime.get("n_threads")})
+            dfm.fit(fit_on, train.labels)
             measured = _measure(dfm, kinds, parts)
             rows = [
                 row or record.add(key, settings, {**values, "n_train": str(len(fit_on))})
@@ -188,7 +182,7 @@ def run_outliers(
 
 
 def outliers_table(results: Sequence[dict[str, str]]) -> str:
-    """Markdown: a table per out-of-distribution set."""
+    """Return Markdown: a table for each out-of-distribution set."""
     parts = []
     for name in dict.fromkeys(row["outliers"] for row in results):
         rows = [row for row in results if row["outliers"] == name]
@@ -212,22 +206,22 @@ def outliers_table(results: Sequence[dict[str, str]]) -> str:
 
 
 class _Features:
-    """Features of some data sets; those of the last configuration asked for are kept."""
+    """Features of data sets; those of the configuration that was asked for last are kept."""
 
-    def __init__(self, sets: Sequence[DataSet], speed: dict[str, Any]) -> None:
+    def __init__(self, sets: Sequence[DataSet], runtime: dict[str, Any]) -> None:
         self._sets = sets
-        self._speed = speed
+        self._runtime = runtime
         self._wanted: dict[str, Any] | None = None
         self._layers: dict[str, list[NDArray[Any]]] = {}
 
     def of(self, configuration: Configuration, layer: str) -> list[NDArray[Any]]:
-        """Features (N, D) of `layer`, for each data set."""
+        """Return the features (N, D) of `layer`, for each data set."""
         if _holds_features(self._sets[0]):
             return [s.images for s in self._sets]
-        wanted = {k: v for k, v in configuration.parameters.items() if k in _EXTRACTION}
+        wanted = _parameters(configuration, features=True)
         if wanted != self._wanted:
             # Two images make a model that can extract the features of all others.
-            dfm = DFM(**wanted, calibration=None).set_params(**self._speed)
+            dfm = DFM(**wanted, **self._runtime, calibration=None)
             dfm.fit(self._sets[0].images[:2])
             parts = [dfm.extract(s.images) for s in self._sets]
             assert dfm.feature_spec_ is not None
@@ -237,6 +231,15 @@ class _Features:
             self._layers = dict(zip(layers, map(list, zip(*split, strict=True)), strict=True))
             self._wanted = wanted
         return self._layers[layer]
+
+
+def _parameters(configuration: Configuration, *, features: bool) -> dict[str, Any]:
+    """Return the parameters that features depend on, or the others."""
+    return {
+        name: value
+        for name, value in configuration.parameters.items()
+        if (PARAMETERS[name].role == "features") == features
+    }
 
 
 def _layers(configuration: Configuration, train: DataSet) -> tuple[str, ...]:
@@ -257,17 +260,16 @@ def _layers(configuration: Configuration, train: DataSet) -> tuple[str, ...]:
 
 
 def _score_types(configuration: Configuration, train: DataSet) -> tuple[str, ...]:
-    """Score types that a model of `train` has: relative ones need several classes."""
-    classes = 0 if train.labels is None else len(np.unique(train.labels))
-    if classes > 1 and configuration.parameters.get("covariance") != "global":
-        return SCORE_TYPES
-    return GAUSSIAN_SCORES
+    """Return the score types that a model of `train` has: some need several classes."""
+    n_classes = 0 if train.labels is None else len(np.unique(train.labels))
+    several = n_classes > 1 and configuration.parameters.get("covariance") != "global"
+    return tuple(name for name, score in SCORES.items() if several or not score.background)
 
 
 def _measure(
     dfm: DFM, kinds: Sequence[str], parts: Sequence[NDArray[Any]]
 ) -> Iterator[dict[str, Any]]:
-    """Metrics for each of ``parts[1:]`` beside the in-distribution features ``parts[0]``."""
+    """Yield metrics of each of ``parts[1:]`` against the in-distribution features ``parts[0]``."""
     inside, *outside = (dfm.score(part, score_type=tuple(kinds)) for part in parts)
     for t in range(len(kinds)):
         for other in outside:

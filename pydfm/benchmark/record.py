@@ -1,4 +1,4 @@
-"""A CSV file of results that is written line by line and resumes where it was stopped."""
+"""A CSV file of results, written line by line, from which a stopped run continues."""
 
 import csv
 import io
@@ -8,17 +8,17 @@ from pathlib import Path
 
 
 class Record:
-    """Results in a CSV file, one line each, on the disk as soon as they are there.
+    """Results in a CSV file, one line each, written as soon as they are known.
 
     Parameters
     ----------
     path : str or path or None
-        Made where it is not there yet. A last line that was cut short is removed. None keeps the
-        results in memory only.
+        Created where it is missing. An incomplete last line is removed. None keeps the results in
+        memory only.
     keys : sequence of str
         Columns that name a result.
     values : sequence of str
-        The other columns. Between both stands "settings", what the result was got with.
+        The other columns. Between both is the column "settings": what a result depends on.
 
     Attributes
     ----------
@@ -56,12 +56,12 @@ class Record:
             self._append(self._columns)
 
     def find(self, keys: Mapping[str, str], settings: str) -> dict[str, str] | None:
-        """Return the result that `keys` name, or None where there is none yet.
+        """Return the result that `keys` name, or None if there is none yet.
 
         Raises
         ------
         ValueError
-            If there is one that was got with other settings.
+            If there is one of other settings.
         """
         for row in self.rows:
             if all(row[key] == value for key, value in keys.items()):

@@ -11,11 +11,11 @@ def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def figure(text: str | float | None, digits: int = 3) -> str:
-    """Return a result as it stands in a table; nothing where there is none."""
+    """Return a result as text for a table; empty where there is none."""
     return "" if text in ("", None) else f"{float(text):.{digits}f}"
 
 
 def mean(values: Sequence[str | float | None]) -> float | None:
-    """Return the mean of the results that are there, or None."""
+    """Return the mean of the results, or None if there is none."""
     numbers = [float(value) for value in values if value not in ("", None)]
     return sum(numbers) / len(numbers) if numbers else None

@@ -1,0 +1,63 @@
+"""The command ``pydfm demo``: the main job on images that are already there."""
+
+import os
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pydfm.cli.command import Command
+
+
+def demo(
+    output: Annotated[Path, typer.Option("--output", "-o", help="The figure to write.")] = Path(
+        "pydfm-demo.png"
+    ),
+    weights: Annotated[
+        str, typer.Option(help="none for random weights, imagenet (downloaded once), or a file.")
+    ] = "none",
+) -> None:
+    """Fit and score photographs that are already there; needs no network connection."""
+    import numpy as np
+
+    from pydfm.datasets import load_demo
+    from pydfm.estimator import DFM
+    from pydfm.metrics import evaluate
+    from pydfm.parameters import none_or
+    from pydfm.report.demo import DemoFigure
+
+    figure = DemoFigure(output)
+    images = load_demo()
+    chosen = none_or(weights)
+    dfm = DFM(weights=chosen, layers="layer3", pool=2, image_size=96)
+    source = "random weights (seed 0)" if chosen is None else f"the weights {chosen}"
+    typer.echo(f"backbone  ResNet-18 with {source}, features of layer3")
+    if chosen is None:
+        typer.echo("          enough for textures; for objects pass --weights imagenet, or a file")
+
+    start = time.perf_counter()
+    dfm.fit(images.train)
+    middle = time.perf_counter()
+    scores = dfm.score(images.test)
+    end = time.perf_counter()
+    typer.echo(
+        f"fit       {len(images.train)} crops of a brick wall in {middle - start:.1f} s: "
+        f"{dfm.n_components_} of {dfm.n_features_in_} dimensions hold "
+        f"{dfm.explained_variance_ratio_.sum():.0%} of the variance"
+    )
+    typer.echo(f"score     {len(images.test)} other crops in {end - middle:.1f} s\n")
+    typer.echo(f"{'kind':<18}{'images':>7}{'lowest':>10}{'median':>10}{'highest':>10}")
+    kinds = np.asarray(images.kinds)
+    for kind in dict.fromkeys(images.kinds):
+        own = scores[kinds == kind]
+        values = f"{own.min():>10.1f}{np.median(own):>10.1f}{own.max():>10.1f}"
+        typer.echo(f"{kind:<18}{len(own):>7}{values}")
+    auroc = evaluate(scores, images.labels)["auroc"]
+    typer.echo(f"\nAUROC     {auroc:.3f}, brick against all others (0.5 is chance, 1 perfect)")
+    figure.write(images.test, images.kinds, scores, auroc)
+    typer.echo(f"figure    {os.fspath(output)}\n")
+    typer.echo("next      pydfm fit FOLDER_OF_GOOD_IMAGES -o model.pydfm")
+
+
+COMMAND = Command("demo", demo, order=50)

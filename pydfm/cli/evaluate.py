@@ -1,0 +1,56 @@
+"""The command ``pydfm eval``."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from pydfm.cli.command import Command
+from pydfm.cli.options import Model, MovedBackbone, MovedWeights, load_model
+
+
+def evaluate(
+    model: Model,
+    category: Annotated[
+        Path,
+        typer.Argument(metavar="CATEGORY", help="A folder with test/good and test/DEFECT."),
+    ],
+    weights: MovedWeights = None,
+    backbone: MovedBackbone = None,
+    *,
+    score_type: str | None,
+    **parameters: Any,
+) -> None:
+    """Measure a model on a category in MVTec AD's layout: images, and pixels by its masks."""
+    import numpy as np
+
+    from pydfm.datasets import load_category
+    from pydfm.datasets.measure import measure_category
+
+    test = load_category(category)
+    dfm = load_model(model, weights, backbone, parameters)
+    metrics = measure_category(dfm, test, score_type)
+    kinds = np.asarray(test.defects)[metrics.read]
+    counts = ", ".join(f"{(kinds == kind).sum()} {kind}" for kind in dict.fromkeys(test.defects))
+    image, pixel = metrics.image, metrics.pixel
+    typer.echo(f"category     {test.name} ({counts})")
+    typer.echo(f"image AUROC  {image['auroc']:.4f}")
+    typer.echo(f"AUPR         {image['aupr']:.4f}")
+    typer.echo(f"F1-max       {image['f1_max']:.4f} at score >= {image['threshold']:.6g}")
+    typer.echo(f"FPR95        {image['fpr95']:.4f}")
+    if not pixel:
+        typer.echo(f"pixels       not measured: {metrics.no_pixels}")
+        return
+    missing = len(test.without_mask)
+    left_out = f" (without {missing} defective images that have no mask)" if missing else ""
+    typer.echo(f"pixel AUROC  {pixel['pixel_auroc']:.4f}{left_out}")
+    typer.echo(f"AUPRO        {pixel['aupro']:.4f}")
+
+
+COMMAND = Command(
+    "eval",
+    evaluate,
+    order=30,
+    roles=("runtime",),
+    optional={"score_type": "In place of the model's."},
+)

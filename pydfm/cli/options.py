@@ -1,0 +1,58 @@
+"""Options that several commands have, and what they stand for."""
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from pydfm.estimator import DFM
+
+Model = Annotated[Path, typer.Argument(metavar="MODEL", help="A file that `pydfm fit` wrote.")]
+MovedWeights = Annotated[
+    str | None, typer.Option(help="Where the weights are now, if elsewhere than at the fit.")
+]
+MovedBackbone = Annotated[
+    str | None,
+    typer.Option(help="Where the TorchScript file is now, if elsewhere than at the fit."),
+]
+Ray = Annotated[
+    int | None,
+    typer.Option("--ray", metavar="WORKERS", help="Number of workers on a running Ray cluster."),
+]
+
+
+def load_model(
+    model: Path, weights: str | None, backbone: str | None, parameters: dict[str, Any]
+) -> "DFM":
+    """Return the model of images in the file `model`, with runtime `parameters`."""
+    from pydfm.estimator import load
+    from pydfm.parameters import none_or
+
+    moved: dict[str, Any] = {} if weights is None else {"weights": none_or(weights)}
+    # The file has neither device nor threads, and the device is needed to load.
+    machine = {name: parameters.pop(name) for name in ("device", "n_threads")}
+    dfm = load(model, backbone=backbone, **machine, **moved)
+    if dfm.feature_spec_ is None:
+        raise ValueError(f"'{model}' was fitted on features, not on images; use it from Python")
+    dfm.set_params(**parameters, verbose=True)
+    return dfm
+
+
+def ray_data_set(items: list[dict[str, Any]], n_workers: int) -> Any:
+    """Return a Ray data set of `items`, one row each, in their order."""
+    from pydfm.parallel.ray import import_ray
+    from pydfm.runtime.checks import check_integer
+
+    check_integer("--ray", n_workers, 1)
+    ray = import_ray()
+    ray.data.DataContext.get_current().execution_options.preserve_order = True
+    # Several blocks for each worker, so that a slow one does not keep the others waiting.
+    return ray.data.from_items(items, override_num_blocks=min(4 * n_workers, len(items)))
+
+
+def print_error(message: str) -> None:
+    """Print one line on stderr, whatever `message` contains."""
+    if sys.stderr is not None:  # print would take stdout
+        print("pydfm: " + " ".join(message.split()), file=sys.stderr)

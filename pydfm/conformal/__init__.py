@@ -1,0 +1,1 @@
+"""Held-out scores in, p-values, thresholds, verdicts and drift out."""

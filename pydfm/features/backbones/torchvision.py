@@ -1,0 +1,154 @@
+"""Networks of torchvision, by name."""
+
+import contextlib
+import io
+import os
+import socket
+import sys
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydfm.features.backbones.family import Family, Network
+from pydfm.features.backbones.layers import check_layers, prune
+from pydfm.features.backbones.weights import fingerprint, load_state
+from pydfm.features.transforms import Preprocessing
+from pydfm.runtime.checks import check_integer
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+# Seconds without an answer after which a download of weights fails.
+_DOWNLOAD_TIMEOUT = 30.0
+
+
+class TorchvisionFamily(Family):
+    """torchvision's ResNets, with its weights, those of a file, or random ones."""
+
+    names = ("resnet18", "resnet34", "resnet50", "wide_resnet50_2")
+    priority = 10
+    default_layers = ("avgpool",)
+
+    def load(
+        self,
+        backbone: str,
+        weights: "str | os.PathLike[str] | None",
+        layers: tuple[str, ...],
+        *,
+        random_state: int,
+        progress: bool,
+    ) -> Network:
+        """Build the network, load its weights and remove what comes after the last layer."""
+        module = _build(backbone, random_state)
+        check_layers(module, layers)  # before anything is downloaded
+        full = set(module.state_dict())
+        source: str | None = None
+        preprocessing = Preprocessing()
+        if weights is None:
+            prune(module, layers)
+        elif Path(weights).is_file():
+            source = os.fspath(weights)
+            prune(module, layers)
+            load_state(module, source, backbone, full)
+        else:
+            chosen = _named_weights(backbone, os.fspath(weights))
+            module.load_state_dict(_download(backbone, chosen, progress))
+            prune(module, layers)
+            source, preprocessing = chosen.name, _preprocessing_of(chosen)
+        return Network(
+            module,
+            layers,
+            family=self,
+            backbone=backbone,
+            name=backbone,
+            weights=source,
+            sha256=fingerprint(module),
+            preprocessing=preprocessing,
+        )
+
+
+FAMILY = TorchvisionFamily()
+
+
+def _build(name: str, random_state: int) -> "nn.Module":
+    """Return the network with random weights, which depend on `random_state` alone."""
+    import torch
+
+    build = torchvision_models().get_model_builder(name)
+    with torch.random.fork_rng(devices=[]):
+        # Not torch.manual_seed, which would seed the GPUs too.
+        torch.default_generator.manual_seed(check_integer("random_state", random_state, 0))
+        module: nn.Module = build(weights=None)
+    return module
+
+
+def _named_weights(name: str, weights: str) -> Any:
+    """Return torchvision's enum member for `weights`."""
+    members = torchvision_models().get_model_weights(name).__members__
+    member = "IMAGENET1K_V1" if weights == "imagenet" else weights
+    if member not in members:
+        raise ValueError(
+            f"weights is {weights!r}, which is not an existing file; it must be "
+            f"'imagenet', one of {', '.join(members)}, a path, or None for random weights"
+        )
+    return members[member]
+
+
+def _preprocessing_of(weights: Any) -> Preprocessing:
+    transforms = weights.transforms()
+    return Preprocessing(
+        resize=transforms.resize_size[0],
+        crop=(transforms.crop_size[0], transforms.crop_size[0]),
+        mean=tuple(transforms.mean),
+        std=tuple(transforms.std),
+    )
+
+
+def _download(name: str, weights: Any, progress: bool) -> "dict[str, torch.Tensor]":
+    """Return the state dict of torchvision's `weights`, from torch's cache where it is there."""
+    timeout = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(_DOWNLOAD_TIMEOUT)
+    # torch.hub announces a download on stdout, where a program may write its results, and does so
+    # also where no progress is wanted.
+    shown = progress and sys.stderr is not None and sys.stderr.isatty()
+    stream = sys.stderr if shown else io.StringIO()
+    try:
+        with contextlib.redirect_stdout(stream), contextlib.redirect_stderr(stream):
+            state: dict[str, torch.Tensor] = weights.get_state_dict(progress=shown, check_hash=True)
+        return state
+    except (OSError, RuntimeError) as error:  # no network, a proxy's page, a wrong hash
+        raise ConnectionError(
+            f"the weights {weights.name} of {name} cannot be downloaded from {weights.url} "
+            f"({error}); pass as weights the path of a file (.pth or .safetensors), or none "
+            "for random ones, which see textures but no objects"
+        ) from error
+    finally:
+        socket.setdefaulttimeout(timeout)
+
+
+_operators: Any = None  # kept, since the schemas last only as long as their library
+
+
+def torchvision_models() -> Any:
+    """Return ``torchvision.models``, also where torchvision's operators do not fit this torch.
+
+    PyPI's torchvision is built for CUDA. Beside a CPU build of torch its operators do not load, and
+    its import fails because two schemas are missing. The networks need neither, so they are
+    declared here.
+    """
+    global _operators
+    import torch
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            from torchvision import models
+        except RuntimeError as error:
+            if "torchvision::" not in str(error):
+                raise
+            _operators = torch.library.Library("torchvision", "FRAGMENT")  # type: ignore[no-untyped-call]
+            _operators.define("nms(Tensor dets, Tensor scores, float threshold) -> Tensor")
+            _operators.define("qnms(Tensor dets, Tensor scores, float threshold) -> Tensor")
+            from torchvision import models
+    return models

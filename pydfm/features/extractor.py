@@ -1,0 +1,332 @@
+"""Features of images: preprocessing and backbone in one, described by a FeatureSpec."""
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pydfm.features.arrays import FeatureSource
+from pydfm.features.backbones import AS_SAVED, family_saved_as, load_network
+from pydfm.features.grid import Grid
+from pydfm.features.sources import Batch, ImageSource
+from pydfm.features.transforms import Preprocessing
+from pydfm.runtime.checks import check_integer
+from pydfm.runtime.threads import resolve_threads
+
+if TYPE_CHECKING:
+    import torch
+
+    from pydfm.features.network import Backbone
+
+# Indices of rows in their source, their features (B, D), and the pixels of images.
+FeatureBatch: TypeAlias = tuple[slice | list[int], NDArray[Any], NDArray[Any] | None]
+
+
+@dataclass(frozen=True)
+class FeatureSpec:
+    """Everything that the features of an image depend on.
+
+    Attributes
+    ----------
+    backbone : str
+        Name of the network, the path of a TorchScript file, or ``"module:CLASS"``.
+    weights : str or None
+        Name of the weights, a path, or None where they are random or the module's own.
+    layers : tuple of str
+        Layers that the features are taken from.
+    grids : tuple of Grid
+        Shape of each layer's features, in the order of their columns.
+    spatial : str
+        Form of the features: averaged over positions, all of them, or by position.
+    pool : int, tuple of int or None
+        Kernel of the average pooling, one for all layers or one for each.
+    precision : str
+        Type of the network's weights and activations.
+    random_state : int
+        Seed of random weights.
+    preprocessing : Preprocessing
+        Preprocessing of the images.
+    sha256 : str
+        Hash of the tensors that the features depend on, or of the TorchScript file.
+    """
+
+    backbone: str
+    weights: str | None
+    layers: tuple[str, ...]
+    grids: tuple[Grid, ...]
+    spatial: str
+    pool: int | tuple[int, ...] | None
+    precision: str
+    random_state: int
+    preprocessing: Preprocessing
+    sha256: str
+
+    @property
+    def n_features(self) -> int:
+        """Number of features per row, of all layers together."""
+        return sum(grid.size for grid in self.grids)
+
+    @property
+    def needs_module(self) -> bool:
+        """Whether the backbone is a module of the caller's, which no file contains."""
+        return family_saved_as(self.backbone).in_memory
+
+    def needed_files(
+        self,
+        backbone: Any = None,
+        weights: "str | os.PathLike[str] | None" = AS_SAVED,
+    ) -> dict[str, str]:
+        """Return the files that `Extractor.rebuild` reads, by the parameter that can name another.
+
+        Parameters
+        ----------
+        backbone, weights : optional
+            As for `Extractor.rebuild`.
+
+        Returns
+        -------
+        dict
+            Paths, at most one for each of "backbone" and "weights". They may not exist.
+        """
+        family = family_saved_as(self.backbone)
+        return family.needed_files(self.backbone, self.weights, backbone, weights)
+
+
+class Extractor:
+    """A backbone with the preprocessing it needs.
+
+    Attributes
+    ----------
+    spec : FeatureSpec
+        Everything that the features depend on.
+    """
+
+    def __init__(self, backbone: "Backbone", spec: FeatureSpec) -> None:
+        self.spec = spec
+        self._backbone = backbone
+
+    @property
+    def device(self) -> str:
+        """Device that the backbone runs on, such as "cpu" or "cuda"."""
+        return str(self._backbone.device)
+
+    def runs_on(self, device: "str | torch.device | None") -> bool:
+        """Whether the backbone runs on the device that `device`, a parameter of `DFM`, names."""
+        return self._backbone.runs_on(device)
+
+    @classmethod
+    def build(
+        cls,
+        backbone: "str | os.PathLike[str] | torch.nn.Module",
+        weights: "str | os.PathLike[str] | None",
+        layers: str | Sequence[str] | None,
+        *,
+        spatial: str,
+        pool: int | Sequence[int] | None,
+        image_size: int | Sequence[int] | None,
+        mean: float | Sequence[float] | None,
+        std: float | Sequence[float] | None,
+        precision: str,
+        random_state: int,
+        device: "str | torch.device | None",
+        progress: bool,
+    ) -> "Extractor":
+        """Build an extractor from the parameters of a `DFM`; see there."""
+        from pydfm.features.network import Backbone
+
+        # Wrong parameters raise before anything is downloaded.
+        Preprocessing().with_changes(image_size, mean, std)
+        network = load_network(
+            backbone, weights, layers, random_state=random_state, progress=progress
+        )
+        preprocessing = network.preprocessing.with_changes(image_size, mean, std)
+        ready = Backbone(
+            network,
+            preprocessing,
+            spatial=spatial,
+            pool=pool,
+            device=device,
+            precision=precision,
+        )
+        return cls(
+            ready,
+            FeatureSpec(
+                backbone=network.backbone,
+                weights=network.weights,
+                layers=network.layers,
+                grids=ready.grids,
+                spatial=spatial,
+                pool=tuple(pool) if isinstance(pool, Sequence) else pool,
+                precision=precision,
+                random_state=random_state,
+                preprocessing=preprocessing,
+                sha256=network.sha256,
+            ),
+        )
+
+    @classmethod
+    def rebuild(
+        cls,
+        spec: FeatureSpec,
+        *,
+        backbone: "str | os.PathLike[str] | torch.nn.Module | None" = None,
+        weights: "str | os.PathLike[str] | None" = AS_SAVED,
+        device: "str | torch.device | None" = None,
+        progress: bool = False,
+    ) -> "Extractor":
+        """Build the extractor that `spec` describes once more.
+
+        Parameters
+        ----------
+        spec : FeatureSpec
+            Description of the features.
+        backbone, weights : optional
+            Their place today, if it is not the one in `spec`. A module of the caller's must be
+            passed.
+        device, progress
+            As for `build`.
+
+        Raises
+        ------
+        ValueError
+            If these are not the weights that `spec` was made with.
+        """
+        from pydfm.features.network import Backbone
+
+        if backbone is None:
+            backbone = family_saved_as(spec.backbone).restore(spec.backbone)
+        network = load_network(
+            backbone,
+            spec.weights if weights == AS_SAVED else weights,
+            spec.layers,
+            random_state=spec.random_state,
+            progress=progress,
+        )
+        if network.sha256 != spec.sha256:
+            raise ValueError(
+                f"weights: those of {network.name} ({network.weights or 'random or its own'}) are "
+                f"not the ones the model was fitted with (sha256 {network.sha256[:12]}, not "
+                f"{spec.sha256[:12]}); pass those, or fit again"
+            )
+        ready = Backbone(
+            network,
+            spec.preprocessing,
+            spatial=spec.spatial,
+            pool=spec.pool,
+            device=device,
+            precision=spec.precision,
+        )
+        return cls(ready, spec)
+
+    def batches(
+        self, source: ImageSource, batch_size: int, n_threads: int
+    ) -> Iterator[tuple[Batch, NDArray[np.float32]]]:
+        """Yield batches of B images, and their features (B, D).
+
+        Parameters
+        ----------
+        source : ImageSource
+            The images.
+        batch_size : int
+            Largest number of images in a batch.
+        n_threads : int
+            Number of threads that decode images.
+        """
+        for batch in source.batches(self.spec.preprocessing, batch_size, n_threads):
+            yield batch, self._backbone(batch.pixels)
+
+
+def feature_batches(
+    source: FeatureSource | ImageSource,
+    extractor: Extractor | None,
+    *,
+    batch_size: int,
+    n_threads: int | None,
+    task: str,
+    verbose: bool,
+    n_features: int | None = None,
+    checkpoint: "str | os.PathLike[str] | None" = None,
+) -> Iterator[FeatureBatch]:
+    """Yield the features of a source, batch by batch.
+
+    Parameters
+    ----------
+    source : FeatureSource or ImageSource
+        The rows or images.
+    extractor : Extractor or None
+        Extractor of the features of images.
+    batch_size : int
+        Largest number of images in a batch. Features come in the batches of their source.
+    n_threads : int or None
+        Number of threads that decode images; None for all cores.
+    task : str
+        Name of the progress bar.
+    verbose : bool
+        Show a progress bar for images, where stderr is a terminal.
+    n_features : int, optional
+        Number of features per row that a fitted model expects of a `FeatureSource`.
+    checkpoint : path, optional
+        Folder of a `Checkpoint`, which keeps the features of images. Those that are there come
+        first and are not computed again.
+
+    Yields
+    ------
+    places : slice or list of int
+        Indices of the B rows or images in the source: a slice for rows, a list for images.
+    features : array of shape (B, D)
+        Of any type for rows; float32 for images.
+    pixels : array of shape (B, 3, h, w), or None
+        The images after preprocessing; None for rows, and for features from a checkpoint.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If a row or image is wrong, or the checkpoint is of something else.
+    """
+    if isinstance(source, FeatureSource):
+        for features in source.batches(n_features):
+            yield slice(source.count - len(features), source.count), features, None
+        return
+    assert extractor is not None
+    from tqdm import tqdm
+
+    size = check_integer("batch_size", batch_size, 1)
+    threads = resolve_threads(n_threads)
+    # disable=None hides the bar where stderr is not a terminal.
+    disable = None if verbose else True
+    with tqdm(total=source.total, desc=task, unit="img", delay=1, disable=disable) as bar:
+        for batch in _image_features(source, extractor, size, threads, checkpoint):
+            yield batch
+            bar.update(source.count - bar.n)
+
+
+def _image_features(
+    source: ImageSource,
+    extractor: Extractor,
+    batch_size: int,
+    n_threads: int,
+    checkpoint: "str | os.PathLike[str] | None",
+) -> Iterator[FeatureBatch]:
+    """Yield indices, features and pixels of images, those in the checkpoint first."""
+    batches = extractor.batches(source, batch_size, n_threads)
+    if checkpoint is None:
+        for batch, features in batches:
+            yield batch.indices, features, batch.pixels
+        return
+    from pydfm.features.cache import Checkpoint
+
+    cache = Checkpoint(checkpoint, asdict(extractor.spec), source)
+    for places, features in cache.read(source):
+        yield places, features, None
+    n_skipped = len(source.skipped)
+    for batch, features in batches:
+        # The source may have read ahead: images that it skipped after this batch come with the
+        # next one.
+        end = batch.indices[-1] + 1
+        skipped = [one for one in source.skipped[n_skipped:] if one.index < end]
+        n_skipped += len(skipped)
+        cache.write(batch.indices, features, skipped, end)
+        yield batch.indices, features, batch.pixels

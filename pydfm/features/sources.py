@@ -1,0 +1,396 @@
+"""Sources of features or images, read in batches: folders, files, PIL images, arrays, loaders."""
+
+import os
+import warnings
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import chain, islice
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from pydfm.features.arrays import FeatureSource, as_array, is_array
+from pydfm.features.images import ImageError, list_images, read_image
+from pydfm.features.labels import RowLabels
+from pydfm.features.transforms import Preprocessing
+from pydfm.runtime.checks import check_choice
+
+_FORMS = (
+    "features (N, D), images (N, 3, H, W), a folder, a path or a list of paths, a list of PIL "
+    "images, or a DataLoader"
+)
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """An image left out under ``on_error="skip"``.
+
+    Attributes
+    ----------
+    index : int
+        Its index in the source.
+    reason : str
+        Why it cannot be read, with its path where it has one.
+    """
+
+    index: int
+    reason: str
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Some images, preprocessed.
+
+    Attributes
+    ----------
+    pixels : array of shape (B, 3, h, w)
+        uint8, or float32 in [0, 1].
+    indices : list of int
+        Indices of the B images in their source.
+    """
+
+    pixels: NDArray[Any]
+    indices: list[int]
+
+
+class ImageSource:
+    """Images of any form, read in batches, once.
+
+    Parameters
+    ----------
+    X : sequence of paths or of PIL images, array, tensor, or iterable of batches or images
+        The images.
+    on_error : {"raise", "skip"}
+        Whether an image that cannot be read raises an error or is skipped.
+    total : int, optional
+        Number of images, where it is known beforehand and X has no length.
+
+    Attributes
+    ----------
+    names : list of str or None
+        Paths, where the images are files.
+    total : int or None
+        Number of images, where it is known beforehand.
+    count : int
+        Number of images read or skipped so far; files are read from there on.
+    skipped : list of Skipped
+        Images skipped so far.
+    """
+
+    def __init__(self, X: Any, on_error: str = "raise", total: int | None = None) -> None:
+        self.names: list[str] | None = None
+        self.total = total
+        self.count = 0
+        self.skipped: list[Skipped] = []
+        self._skip = on_error == "skip"
+        if is_array(X):
+            X = X[None] if X.ndim == 3 else X
+            _check_images(X)
+            self.total = len(X)
+            X = [X]
+        elif isinstance(X, list | tuple):
+            self.total = sum(len(x) if getattr(x, "ndim", 0) == 4 else 1 for x in X)
+            if all(isinstance(path, str | os.PathLike) for path in X):
+                self.names = [os.fspath(path) for path in X]
+        self._elements: Iterable[Any] = X
+        if self.total == 0:
+            raise ValueError(f"X is empty; it must be {_FORMS}")
+
+    def batches(
+        self, preprocessing: Preprocessing, batch_size: int, n_threads: int
+    ) -> Iterator[Batch]:
+        """Yield the images in order, at most `batch_size` at a time, decoded on `n_threads`.
+
+        Raises
+        ------
+        ImageError
+            If an image cannot be read, unless such images are skipped.
+        ValueError, TypeError
+            If an array does not contain images.
+        """
+        if self.names is not None:
+            yield from self._read(self.names[self.count :], preprocessing, batch_size, n_threads)
+            return
+        for group in _grouped(self._elements, batch_size):
+            if isinstance(group, list):
+                yield from self._read(group, preprocessing, batch_size, n_threads)
+                continue
+            for begin in range(0, len(group), batch_size):
+                part = group[begin : begin + batch_size]
+                yield from self._convert(part, preprocessing, batch_size, n_threads)
+
+    def _convert(
+        self, part: Any, preprocessing: Preprocessing, batch_size: int, n_threads: int
+    ) -> Iterator[Batch]:
+        array = _to_numpy(part)
+        _check_images(array)
+        if array.dtype == np.uint8:
+            # Through PIL, as files, so that an image scores the same in either form.
+            images = [Image.fromarray(image.transpose(1, 2, 0)) for image in array]
+            yield from self._read(images, preprocessing, batch_size, n_threads)
+        else:
+            # torch warns of arrays that are not writeable.
+            floats = np.require(array, np.float32, ("C_CONTIGUOUS", "WRITEABLE"))
+            preprocessing.check_range(floats, self.count)
+            yield Batch(preprocessing.from_floats(floats), self._next_indices(len(part)))
+
+    def _next_indices(self, n: int) -> list[int]:
+        """Count `n` images as read, and return their indices."""
+        self.count += n
+        return list(range(self.count - n, self.count))
+
+    def _read(
+        self, items: Sequence[Any], preprocessing: Preprocessing, batch_size: int, n_threads: int
+    ) -> Iterator[Batch]:
+        pixels: list[NDArray[np.uint8]] = []
+        indices: list[int] = []
+        for result in _ahead(
+            lambda item: read_image(item, preprocessing.from_pil), items, n_threads, 2 * batch_size
+        ):
+            (index,) = self._next_indices(1)
+            try:
+                pixels.append(result())
+                indices.append(index)
+            except ImageError as error:
+                place = f"'{self.names[index]}'" if self.names is not None else f"{index} of X"
+                reason = f"cannot read image {place}: {error}"
+                if not self._skip:
+                    raise ImageError(reason) from error
+                self.skipped.append(Skipped(index, reason))
+            if len(pixels) == batch_size:
+                yield Batch(np.stack(pixels), indices)
+                pixels, indices = [], []
+        if pixels:
+            yield Batch(np.stack(pixels), indices)
+
+
+def open_source(
+    X: Any, on_error: str, labels: list[Any] | None = None
+) -> "FeatureSource | ImageSource":
+    """Find out whether `X` has features or images, and open it for reading in batches.
+
+    Parameters
+    ----------
+    X : array, tensor, folder, path, list, PIL image, loader or iterable
+        Features (N, D), or images of any form.
+    on_error : {"raise", "skip"}
+        Whether an image that cannot be read raises an error or is skipped.
+    labels : list, optional
+        List to which the labels of a loader's batches are added as they are read.
+
+    Returns
+    -------
+    FeatureSource or ImageSource
+
+    Raises
+    ------
+    ValueError, TypeError, FileNotFoundError
+        If X is empty, does not exist, or has neither features nor images; or if it yields no
+        labels where `labels` is given.
+    """
+    if isinstance(X, Image.Image):
+        X = [X]
+    elif isinstance(X, str | os.PathLike):
+        X = list_images(X)
+    elif isinstance(X, np.ndarray) and X.dtype.kind == "U":
+        X = X.ravel().tolist()
+    loader = not (isinstance(X, list | tuple) or hasattr(X, "__array__") or hasattr(X, "toarray"))
+    if labels is not None and (not loader or is_array(X)):
+        raise ValueError(
+            "labels is 'loader', but X is no loader; pass the labels themselves, an array (N,)"
+        )
+    if is_array(X):
+        return ImageSource(X, on_error) if X.ndim in (3, 4) else FeatureSource([X])
+    if isinstance(X, list | tuple):
+        first = X[0] if X else None
+        is_image = isinstance(first, str | os.PathLike | Image.Image)
+        if is_image or getattr(first, "ndim", 0) >= 3:
+            return ImageSource(X, on_error)
+        return FeatureSource([X])
+    if not loader:  # data frames, sparse matrices
+        return FeatureSource([X])
+    if isinstance(X, Iterable):
+        elements = iter(X)
+    elif hasattr(X, "__getitem__") and hasattr(X, "__len__"):  # a Dataset, which may lack an end
+        elements = map(X.__getitem__, range(len(X)))
+    else:
+        raise TypeError(f"X is {type(X).__name__}; it must be {_FORMS}")
+    first = next(elements, None)
+    if first is None:
+        raise ValueError(f"X is empty; it must be {_FORMS}")
+    everything: Iterable[Any] = chain([first], elements)
+    if labels is not None:
+        everything = _with_labels_kept(everything, labels)
+    data = without_labels(first)
+    if is_array(data) and data.ndim == 2:
+        return FeatureSource(map(without_labels, everything))
+    return ImageSource(everything, on_error, total=_length(getattr(X, "dataset", X)))
+
+
+def open_labelled(
+    X: Any, on_error: str, labels: Any
+) -> tuple[FeatureSource | ImageSource, RowLabels | None]:
+    """Open `X`, and its labels where there are any.
+
+    Parameters
+    ----------
+    X, on_error
+        See `open_source`.
+    labels : array-like of shape (N,), "folders", "loader" or None
+        One label for each row or image; the subfolders of the folder X; or the second element of
+        what the loader X yields.
+
+    Raises
+    ------
+    ValueError, TypeError, FileNotFoundError
+        If X cannot be opened, or does not have such labels.
+    """
+    if labels is None:
+        return open_source(X, on_error), None
+    if isinstance(labels, str):
+        check_choice("labels", labels, ("folders", "loader"))
+        if labels == "loader":
+            growing: list[Any] = []
+            return open_source(X, on_error, growing), RowLabels(growing)
+        source = open_source(X, on_error)
+        names = source.names if isinstance(source, ImageSource) else None
+        return source, RowLabels.of_folders(X, names)
+    return open_source(X, on_error), RowLabels(labels)
+
+
+def one_of(y: Any, labels: Any) -> Any:
+    """Return the labels, which a caller passes as `y` or as `labels`.
+
+    Raises
+    ------
+    ValueError
+        If both are given.
+    """
+    if y is not None and labels is not None:
+        raise ValueError("y and labels are both given, which are two names for the same; pass one")
+    return labels if y is None else y
+
+
+def warn_of_skipped(source: ImageSource, what: str, *, stacklevel: int = 1) -> None:
+    """Warn that `source` skipped images, and call them `what`.
+
+    Parameters
+    ----------
+    stacklevel : int
+        The line that the warning names: 1 is the line that calls this function, 2 the line that
+        calls the caller, and so on.
+    """
+    warnings.warn(
+        f"{len(source.skipped)} of {source.count} {what} were skipped; the first: "
+        f"{source.skipped[0].reason}",
+        stacklevel=stacklevel + 1,
+    )
+
+
+def _ahead(
+    function: Callable[[Any], Any], items: Iterable[Any], n_threads: int, depth: int
+) -> Iterator[Callable[[], Any]]:
+    """Yield the results of `function` in order, computed up to `depth` items ahead on threads.
+
+    They come as functions, which return the result or raise its error.
+    """
+    executor = ThreadPoolExecutor(n_threads, thread_name_prefix="pydfm-read")
+    coming = iter(items)
+    waiting = deque(executor.submit(function, item) for item in islice(coming, depth))
+    try:
+        while waiting:
+            yield waiting.popleft().result
+            waiting.extend(executor.submit(function, item) for item in islice(coming, 1))
+    finally:
+        executor.shutdown(wait=True, cancel_futures=True)
+
+
+def without_labels(element: Any) -> Any:
+    """Return the data of an element of a loader: data alone, or a pair of data and labels."""
+    return element[0] if isinstance(element, list | tuple) and len(element) else element
+
+
+def _with_labels_kept(elements: Iterable[Any], labels: list[Any]) -> Iterator[Any]:
+    """Yield the data of the elements of a loader, and add their labels to `labels`."""
+    for element in elements:
+        if not isinstance(element, list | tuple) or len(element) < 2:
+            raise ValueError(
+                "labels is 'loader', but X yields no labels; it must yield pairs (batch, labels)"
+            )
+        data, theirs = element[0], as_array(element[1])
+        batch = is_array(data) and data.ndim in (2, 4)
+        if theirs.shape != ((len(data),) if batch else ()):
+            raise ValueError(
+                f"labels is 'loader', but X yields labels of the shape {theirs.shape} with "
+                + (f"a batch of {len(data)}; give one for each" if batch else "one image")
+            )
+        labels.extend(theirs.tolist() if batch else [theirs.item()])
+        yield data
+
+
+def _grouped(batches: Iterable[Any], batch_size: int) -> Iterator[Any]:
+    """Yield a loader's images as arrays (B, 3, H, W), or as lists of paths and PIL images."""
+    singles: list[Any] = []
+    kind: Any = None
+
+    def flush() -> Iterator[Any]:
+        if singles:
+            yield list(singles) if kind == "to decode" else np.stack(singles)
+            singles.clear()
+
+    for element in batches:
+        data = without_labels(element)
+        if isinstance(data, str | os.PathLike | Image.Image):
+            new_kind: Any = "to decode"
+        elif is_array(data) and data.ndim == 4:
+            yield from flush()
+            yield data
+            continue
+        elif is_array(data) and data.ndim == 3:
+            data = _to_numpy(data)
+            new_kind = (data.shape, data.dtype)
+        else:
+            found = f"the shape {tuple(data.shape)}" if is_array(data) else type(data).__name__
+            raise TypeError(
+                f"X yields batches of {found}; they must all be images (B, 3, H, W) or pairs of "
+                "images and labels, or all be features (B, D)"
+            )
+        if new_kind != kind or len(singles) == batch_size:
+            yield from flush()
+            kind = new_kind
+        singles.append(data)
+    yield from flush()
+
+
+def _check_images(array: Any) -> None:
+    shape = tuple(array.shape)
+    dtype = str(getattr(array.dtype, "name", array.dtype)).removeprefix("torch.")
+    if len(shape) != 4 or shape[1] != 3:
+        hint = ""
+        if len(shape) == 4 and shape[3] == 3:
+            hint = "; the channels come last here: pass X.transpose(0, 3, 1, 2)"
+        elif len(shape) == 4 and shape[1] == 1:
+            hint = "; repeat the grey channel: np.repeat(X, 3, axis=1)"
+        raise ValueError(f"X has the shape {shape}; images must be (N, 3, H, W){hint}")
+    if 0 in shape:
+        raise ValueError(f"X has the shape {shape}; images must have pixels")
+    if dtype != "uint8" and "float" not in dtype:
+        raise TypeError(f"X has images of type {dtype}; they must be uint8, or float in [0, 1]")
+
+
+def _to_numpy(image: Any) -> NDArray[Any]:
+    if isinstance(image, np.ndarray):
+        return image
+    tensor = image.detach().cpu()
+    return np.asarray(tensor.float() if tensor.is_floating_point() else tensor)
+
+
+def _length(value: Any) -> int | None:
+    try:
+        return len(value)
+    except TypeError:
+        return None

@@ -1,0 +1,207 @@
+"""Preprocessing: from images of any size and mode to the pixels that a backbone takes."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+from pydfm.runtime.checks import check_integer
+
+IMAGENET_MEAN: Final = (0.485, 0.456, 0.406)
+IMAGENET_STD: Final = (0.229, 0.224, 0.225)
+
+# A float image may overshoot [0, 1] by this much, as interpolation does.
+_RANGE_SLACK = 0.01
+
+# An image whose longer side would become longer than this is resized and cropped in one step.
+_LONGEST = 1 << 14
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """Resize, crop and normalise: torchvision's evaluation transforms, on arrays.
+
+    Parameters
+    ----------
+    resize : int or (int, int)
+        Length of the shorter side in pixels, which keeps the aspect ratio, or exact
+        (height, width). Bilinear, with antialiasing.
+    crop : (int, int) or None
+        Height and width in pixels of the central crop after the resize.
+    mean, std : tuple of 3 floats
+        Mean and standard deviation per channel (RGB), for pixels in [0, 1]. The network sees
+        (pixel - mean) / std.
+    """
+
+    resize: int | tuple[int, int] = 256
+    crop: tuple[int, int] | None = (224, 224)
+    mean: tuple[float, float, float] = IMAGENET_MEAN
+    std: tuple[float, float, float] = IMAGENET_STD
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width in pixels of the result."""
+        if self.crop is not None:
+            return self.crop
+        if isinstance(self.resize, int):
+            raise ValueError("an image resized by its shorter side must be cropped too")
+        return self.resize
+
+    def with_changes(
+        self,
+        image_size: int | Sequence[int] | None,
+        mean: float | Sequence[float] | None,
+        std: float | Sequence[float] | None,
+    ) -> "Preprocessing":
+        """Return a copy in which values that are not None are replaced.
+
+        Parameters
+        ----------
+        image_size : int or (int, int), optional
+            Exact size in pixels, one length or (height, width); there is no crop then.
+        mean, std : float or sequence of 3 floats, optional
+            For all channels, or for each.
+
+        Raises
+        ------
+        ValueError
+            If a value is not of this form.
+        """
+        resize, crop = self.resize, self.crop
+        if image_size is not None:
+            resize, crop = _check_size(image_size), None
+        return Preprocessing(
+            resize=resize,
+            crop=crop,
+            mean=self.mean if mean is None else _check_channels("mean", mean),
+            std=self.std if std is None else _check_channels("std", std, positive=True),
+        )
+
+    def from_pil(self, image: Image.Image) -> NDArray[np.uint8]:
+        """Return the pixels (3, height, width) of an image of any mode and size.
+
+        The image is rotated as its EXIF orientation says.
+        """
+        image = as_8_bit(ImageOps.exif_transpose(image))
+        height, width = self._resized(image.height, image.width)
+        top, left, bottom, right = self._box(height, width)
+        if max(height, width) <= _LONGEST:
+            image = image.resize((width, height), Image.Resampling.BILINEAR)
+            image = image.crop((left, top, right, bottom))
+        else:
+            # A long strip would fill the memory if it were resized as a whole. PIL rounds this box
+            # to float32, so that some pixels differ by one from those of the branch above.
+            x, y = image.width / width, image.height / height
+            box = (left * x, top * y, min(right * x, image.width), min(bottom * y, image.height))
+            image = image.resize((right - left, bottom - top), Image.Resampling.BILINEAR, box)
+        return np.asarray(image.convert("RGB")).transpose(2, 0, 1)
+
+    def from_mask(self, mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """Return the mask (height, width) for the pixels of `from_pil`, by nearest neighbour."""
+        height, width = self._resized(*mask.shape)
+        image = Image.fromarray(mask.astype(np.uint8))
+        resized = np.asarray(image.resize((width, height), Image.Resampling.NEAREST)) > 0
+        top, left, bottom, right = self._box(height, width)
+        return resized[top:bottom, left:right]
+
+    def from_floats(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return the pixels (B, 3, height, width) of float images (B, 3, H, W)."""
+        import torch
+
+        height, width = self._resized(*images.shape[2:])
+        tensor = torch.from_numpy(images)
+        if (height, width) != images.shape[2:]:
+            tensor = torch.nn.functional.interpolate(
+                tensor, (height, width), mode="bilinear", antialias=True, align_corners=False
+            )
+        top, left, bottom, right = self._box(height, width)
+        pixels: NDArray[np.float32] = tensor[:, :, top:bottom, left:right].numpy()
+        return pixels
+
+    def check_range(self, images: NDArray[np.float32], first: int) -> None:
+        """Raise ValueError if the values of float images (B, 3, H, W) are not in [0, 1].
+
+        Images that are normalised already, with mean 0 and std 1, may have any finite values.
+
+        Parameters
+        ----------
+        first : int
+            Index of the first image, for the message.
+        """
+        low, high = float(images.min()), float(images.max())
+        if not (np.isfinite(low) and np.isfinite(high)):
+            finite = np.isfinite(images).all(axis=(1, 2, 3))
+            raise ValueError(
+                f"image {first + int(np.argmin(finite))} of X contains NaN or infinity"
+            )
+        raw = self.mean == (0.0, 0.0, 0.0) and self.std == (1.0, 1.0, 1.0)
+        if not raw and (low < -_RANGE_SLACK or high > 1 + _RANGE_SLACK):
+            raise ValueError(
+                f"X has float images with values from {low:.3g} to {high:.3g}; pixels must be in "
+                "[0, 1] (or be uint8), and where they are normalised already pass mean=0, std=1"
+            )
+
+    def _resized(self, height: int, width: int) -> tuple[int, int]:
+        if not isinstance(self.resize, int):
+            return self.resize
+        short = min(height, width)
+        return (self.resize * height) // short, (self.resize * width) // short
+
+    def _box(self, height: int, width: int) -> tuple[int, int, int, int]:
+        if self.crop is None:
+            return 0, 0, height, width
+        top = round((height - self.crop[0]) / 2)
+        left = round((width - self.crop[1]) / 2)
+        return top, left, top + self.crop[0], left + self.crop[1]
+
+
+def as_8_bit(image: Image.Image) -> Image.Image:
+    """Return `image` in mode L or RGB; 16-bit grey is scaled to 8 bits, alpha is dropped.
+
+    Raises
+    ------
+    ValueError
+        If a 32-bit image has values beyond 16 bits, or a float image values outside of [0, 1].
+    """
+    if image.mode in ("L", "RGB"):
+        return image
+    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
+        values = np.asarray(image)
+        most = 1.0 if image.mode == "F" else 65535.0
+        low, high = float(values.min()), float(values.max())
+        if not (low >= 0 and high <= most):
+            raise ValueError(
+                f"its values go from {low:.6g} to {high:.6g}, beyond [0, {most:.0f}] for its mode "
+                f"{image.mode}"
+            )
+        return Image.fromarray(np.rint(values * (255.0 / most)).astype(np.uint8))
+    if image.mode == "P":
+        image = image.convert("RGBA")  # PIL warns of transparency if this step is left out
+    return image.convert("L" if image.mode in ("1", "LA") else "RGB")
+
+
+def _check_size(image_size: Any) -> tuple[int, int]:
+    sides = image_size if isinstance(image_size, Sequence) else (image_size, image_size)
+    if len(sides) != 2:
+        raise ValueError(f"image_size is {image_size!r}; it must be one length or (height, width)")
+    height, width = (check_integer("image_size", side, 1) for side in sides)
+    return height, width
+
+
+def _check_channels(name: str, value: Any, *, positive: bool = False) -> tuple[float, float, float]:
+    try:
+        channels = np.array(value, dtype=np.float64).ravel()
+    except (TypeError, ValueError):
+        channels = np.array([np.nan])
+    if (
+        len(channels) not in (1, 3)
+        or not np.isfinite(channels).all()
+        or (positive and (channels <= 0).any())
+    ):
+        kind = "positive number" if positive else "number"
+        raise ValueError(f"{name} is {value!r}; it must be one {kind} or three, for R, G and B")
+    red, green, blue = np.broadcast_to(channels, 3).tolist()
+    return red, green, blue

@@ -1,0 +1,278 @@
+"""A fitted model as named arrays and what JSON can hold, and back.
+
+Tensors of a model, with C classes of k_1, ..., k_C components and D features, under a prefix:
+
+- ``mean`` (C, D), ``n_components`` (C,), ``components`` (k_1 + ... + k_C, D) and
+  ``explained_variance`` (k_1 + ... + k_C,);
+- ``noise_variance``, ``total_variance``, ``variance_error`` and ``n_samples`` (C,).
+
+Where the classes share their components, these are there once. The prefix is ``layer.I`` for the
+classes of layer I, ``layer.I.background`` for all rows together, and ``layer.I.mixture.C`` for the
+Gaussians of the mixture of class C, with its ``weights``. Where standardised maps score images,
+each layer has ``position_mean`` and ``position_deviation`` (C, height, width).
+
+Held-out scores have, by score type, ``held_out.TYPE.scores`` (1 + L, n), float32, and, where the
+model has classes, ``held_out.TYPE.classes`` (n,); and, with maps, ``held_out.map_maxima`` (m,),
+float32.
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pydfm.features.grid import Grid
+from pydfm.model.anomaly_map import PositionScale
+from pydfm.model.fusion import Combination
+from pydfm.model.held_out import HeldOutScores
+from pydfm.model.layer import LayerModel
+from pydfm.model.model import Model
+from pydfm.stats.density import Density
+from pydfm.stats.mixture import Mixture
+from pydfm.stats.subspace import Subspace
+
+Tensors = dict[str, NDArray[Any]]
+
+LAYER: Final = "layer."
+HELD_OUT: Final = "held_out."
+"""What the names of a model's tensors begin with, and those of its held-out scores."""
+
+_INTEGERS = ("n_components", "n_samples")
+_NUMBERS = ("noise_variance", "total_variance", "variance_error", "n_samples")
+
+
+def model_to_tensors(model: Model) -> tuple[dict[str, Any], Tensors]:
+    """Return the description of `model`, and its arrays."""
+    tensors: Tensors = {}
+    layers = []
+    for i, layer in enumerate(model.layers):
+        density, prefix = layer.density, f"{LAYER}{i}"
+        shared = _put(tensors, prefix, density.subspaces)
+        if density.background is not None:
+            _put(tensors, f"{prefix}.background", [density.background])
+        for c, mixture in enumerate(density.mixtures or ()):
+            _put(tensors, f"{prefix}.mixture.{c}", mixture.gaussians)
+            tensors[f"{prefix}.mixture.{c}.weights"] = mixture.weights
+        if layer.scale is not None:
+            tensors[f"{prefix}.position_mean"] = layer.scale.mean
+            tensors[f"{prefix}.position_deviation"] = layer.scale.deviation
+        layers.append(
+            {
+                "name": layer.name,
+                "columns": [layer.columns.start, layer.columns.stop],
+                "grid": None if layer.grid is None else asdict(layer.grid),
+                "patch": layer.patch,
+                "rule": layer.rule,
+                "top_share": layer.top_share,
+                "standardised": layer.scale is not None,
+                "shared_components": shared,
+                "background": density.background is not None,
+                "mixtures": [mixture.n_samples for mixture in density.mixtures or ()],
+            }
+        )
+    header = {
+        "layers": layers,
+        "classes": model.classes,
+        "combinations": {kind: asdict(rule) for kind, rule in model.combinations.items()},
+        "n_samples": model.n_samples,
+    }
+    # safetensors writes arrays of another layout wrongly, without an error.
+    return header, {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}
+
+
+def model_from_tensors(header: dict[str, Any], tensors: Tensors) -> Model:
+    """Return the model that `model_to_tensors` described.
+
+    Raises
+    ------
+    KeyError, TypeError, ValueError
+        If these are not the description and the arrays of a model.
+    """
+    for name, tensor in tensors.items():
+        kind = np.int64 if name.rpartition(".")[2] in _INTEGERS else np.float64
+        if tensor.dtype != kind or not np.isfinite(tensor).all():
+            raise ValueError(f"{name} is not {kind.__name__}, or not finite")
+    classes = header["classes"]
+    layers = tuple(_layer(i, fields, tensors) for i, fields in enumerate(header["layers"]))
+    n_classes = 1 if classes is None else len(classes)
+    end = 0
+    for layer in layers:
+        density = layer.density
+        if len(density.subspaces) != n_classes:
+            raise ValueError(f"it has {n_classes} classes and {len(density.subspaces)} subspaces")
+        size = density.n_features * (layer.grid.positions if layer.grid and layer.patch else 1)
+        wrong = layer.grid is not None and layer.grid.size != size
+        if wrong or (layer.columns.start, layer.columns.stop) != (end, end + size):
+            raise ValueError(
+                f"its mean and the columns of layer '{layer.name}' do not fit together"
+            )
+        end += size
+    combinations = {
+        kind: Combination(
+            rule=rule["rule"],
+            offset=float(rule["offset"]),
+            **{name: _vector(rule[name], len(layers)) for name in ("mean", "scale", "weights")},
+        )
+        for kind, rule in header["combinations"].items()
+    }
+    if not layers:
+        raise ValueError("it has no layers")
+    if len({layer.scale is None for layer in layers}) > 1:
+        raise ValueError("some of its layers are standardised, and others are not")
+    return Model(layers, classes, combinations, int(header["n_samples"]))
+
+
+def held_out_to_tensors(held_out: HeldOutScores, model: Model) -> tuple[dict[str, Any], Tensors]:
+    """Return the description of the held-out scores of `model`, and their arrays."""
+    tensors: Tensors = {}
+    for kind, scores in held_out.scores.items():
+        tensors[f"{HELD_OUT}{kind}.scores"] = np.ascontiguousarray(scores)
+        if model.classes is not None:
+            tensors[f"{HELD_OUT}{kind}.classes"] = held_out.classes[kind].astype(np.int64)
+    if held_out.map_maxima is not None:
+        tensors[f"{HELD_OUT}map_maxima"] = held_out.map_maxima
+    header = {
+        "score_types": list(held_out.scores),
+        "map_maxima": held_out.map_maxima is not None,
+    }
+    return header, tensors
+
+
+def held_out_from_tensors(header: dict[str, Any], tensors: Tensors, model: Model) -> HeldOutScores:
+    """Return the held-out scores of `model` that `held_out_to_tensors` described.
+
+    Raises
+    ------
+    KeyError, TypeError, ValueError
+        If these are not held-out scores of the model.
+    """
+    classes, scores, maxima = {}, {}, None
+    n_classes = 1 if model.classes is None else len(model.classes)
+    for kind in header["score_types"]:
+        own = _float32(tensors, f"{HELD_OUT}{kind}.scores", 2)
+        theirs = np.zeros(own.shape[1], dtype=np.int64)
+        if model.classes is not None:
+            theirs = tensors[f"{HELD_OUT}{kind}.classes"]
+        known = theirs.dtype == np.int64 and ((theirs >= 0) & (theirs < n_classes)).all()
+        if not known or own.shape != (1 + len(model.layers), *theirs.shape):
+            raise ValueError(f"{HELD_OUT}{kind}: its scores and classes do not fit together")
+        scores[str(kind)], classes[str(kind)] = own, theirs.astype(np.intp)
+    if header["map_maxima"]:
+        maxima = _float32(tensors, f"{HELD_OUT}map_maxima", 1)
+    return HeldOutScores(classes, scores, maxima)
+
+
+def grid_from(fields: dict[str, Any]) -> Grid:
+    """Return the grid with these fields."""
+    down, across = fields["reach"]
+    sides = {name: int(fields[name]) for name in ("channels", "height", "width")}
+    return Grid(**sides, reach=(float(down), float(across)))
+
+
+def _float32(tensors: Tensors, name: str, ndim: int) -> NDArray[np.float32]:
+    tensor = tensors[name]
+    if tensor.dtype != np.float32 or tensor.ndim != ndim or not np.isfinite(tensor).all():
+        raise ValueError(f"{name} is not float32 of {ndim} dimension(s), or not finite")
+    return tensor
+
+
+def _layer(i: int, fields: dict[str, Any], tensors: Tensors) -> LayerModel:
+    prefix = f"{LAYER}{i}"
+    subspaces = _take(tensors, prefix, bool(fields["shared_components"]))
+    background = _take(tensors, f"{prefix}.background")[0] if fields["background"] else None
+    mixtures = None
+    if fields["mixtures"]:
+        mixtures = tuple(
+            Mixture(
+                tensors[f"{prefix}.mixture.{c}.weights"],
+                tuple(_take(tensors, f"{prefix}.mixture.{c}")),
+                int(fields["mixtures"][c]),
+            )
+            for c in range(len(subspaces))
+        )
+    grid = None if fields["grid"] is None else grid_from(fields["grid"])
+    scale = _scale(prefix, grid, len(subspaces), tensors) if fields["standardised"] else None
+    start, stop = fields["columns"]
+    return LayerModel(
+        name=str(fields["name"]),
+        columns=slice(int(start), int(stop)),
+        density=Density(tuple(subspaces), background, mixtures),
+        grid=grid,
+        patch=bool(fields["patch"]),
+        rule=str(fields["rule"]),
+        top_share=float(fields["top_share"]),
+        scale=scale,
+    )
+
+
+def _scale(prefix: str, grid: Grid | None, n_classes: int, tensors: Tensors) -> PositionScale:
+    mean, deviation = tensors[f"{prefix}.position_mean"], tensors[f"{prefix}.position_deviation"]
+    shape = None if grid is None else (n_classes, grid.height, grid.width)
+    if mean.shape != shape or deviation.shape != shape or not (deviation > 0).all():
+        raise ValueError(
+            f"{prefix}.position_deviation is not positive, or not of the layer's positions"
+        )
+    return PositionScale(mean, deviation)
+
+
+def _put(tensors: Tensors, prefix: str, subspaces: Sequence[Subspace]) -> bool:
+    """Add the arrays of `subspaces`; return whether they share their components."""
+    first = subspaces[0]
+    shared = len(subspaces) > 1 and all(s.components is first.components for s in subspaces)
+    stored = subspaces[:1] if shared else subspaces
+    tensors[f"{prefix}.mean"] = np.stack([s.mean for s in subspaces])
+    tensors[f"{prefix}.components"] = np.concatenate([s.components for s in stored])
+    tensors[f"{prefix}.explained_variance"] = np.concatenate([s.explained_variance for s in stored])
+    tensors[f"{prefix}.n_components"] = np.array([len(s.components) for s in subspaces])
+    for name in _NUMBERS:
+        tensors[f"{prefix}.{name}"] = np.array([getattr(s, name) for s in subspaces])
+    return shared
+
+
+def _take(tensors: Tensors, prefix: str, shared: bool = False) -> list[Subspace]:
+    """Return the subspaces under `prefix`."""
+    names = ("mean", "components", "explained_variance", "n_components", *_NUMBERS)
+    of = {name: tensors[f"{prefix}.{name}"] for name in names}
+    mean, components, variance, counts = (of[name] for name in names[:4])
+    if mean.ndim != 2 or components.ndim != 2 or mean.shape[1] != components.shape[1]:
+        raise ValueError(
+            f"{prefix}.mean {mean.shape} and {prefix}.components {components.shape} do not fit "
+            "together"
+        )
+    n_stored = counts[:1] if shared else counts
+    if len(components) != n_stored.sum() or variance.shape != components.shape[:1]:
+        raise ValueError(
+            f"{prefix}.explained_variance has the shape {variance.shape}, beside "
+            f"{n_stored.sum()} components of {components.shape}"
+        )
+    for name in names[3:]:
+        if of[name].shape != (len(mean),):
+            raise ValueError(f"{prefix}.{name} has the shape {of[name].shape}")
+    not_negative = [of[name] for name in ("noise_variance", "variance_error", "n_components")]
+    if not ((variance > 0).all() and all((own >= 0).all() for own in not_negative)):
+        raise ValueError(f"{prefix}: its variances are not positive and finite")
+    ends = np.cumsum(n_stored)
+    pieces = [slice(end - k, end) for end, k in zip(ends, n_stored, strict=True)]
+    each = [(components[piece], variance[piece]) for piece in pieces]
+    each = each * len(mean) if shared else each
+    return [
+        Subspace(
+            mean=mean[c],
+            components=W,
+            explained_variance=variances,
+            noise_variance=float(of["noise_variance"][c]),
+            total_variance=float(of["total_variance"][c]),
+            n_samples=int(of["n_samples"][c]),
+            variance_error=float(of["variance_error"][c]),
+        )
+        for c, (W, variances) in enumerate(each)
+    ]
+
+
+def _vector(values: Any, length: int) -> NDArray[np.float64]:
+    vector = np.asarray(values, dtype=np.float64)
+    if vector.shape != (length,) or not np.isfinite(vector).all():
+        raise ValueError(f"a combination of {length} layers has the numbers {values!r}")
+    return vector

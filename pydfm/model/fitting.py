@@ -1,0 +1,182 @@
+"""From a training state to a fitted model: `freeze` is the one place that fits."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pydfm.features.extractor import FeatureSpec
+from pydfm.model.anomaly_map import LEAST_ROWS, PositionScale
+from pydfm.model.fusion import Combination
+from pydfm.model.held_out import (
+    AllLayersScores,
+    HeldOutScores,
+    ModelFit,
+    PendingScores,
+    are_finite,
+)
+from pydfm.model.layer import LayerModel
+from pydfm.model.model import Model
+from pydfm.model.row_scores import RowScores
+from pydfm.model.training import TrainingState
+from pydfm.stats.density import fit_density
+
+# Number of images of each class from which standardised maps are the default.
+_ENOUGH_ROWS = 10
+
+
+@dataclass(frozen=True, eq=False)
+class FittedDFM:
+    """A fitted model with its calibration; frozen: a new fit makes a new one.
+
+    Attributes
+    ----------
+    spec : FeatureSpec or None
+        What the features of images depend on; None where it was fitted on features.
+    model : Model
+    calibration : {"loo", "kfold", "split"} or None
+        How held-out scores are made.
+    pending : PendingScores, HeldOutScores or None
+        The held-out scores, or what they are computed from.
+    """
+
+    spec: FeatureSpec | None
+    model: Model
+    calibration: str | None
+    pending: PendingScores | HeldOutScores | None
+
+    @cached_property
+    def held_out(self) -> HeldOutScores:
+        """Held-out scores of normal rows, computed when they are first asked for.
+
+        Raises
+        ------
+        ValueError
+            If the model was fitted without calibration.
+        """
+        if self.calibration is None or self.pending is None:
+            raise ValueError(
+                "the model was fitted with calibration=None, and has no held-out scores; fit it "
+                "with calibration='loo'"
+            )
+        if isinstance(self.pending, HeldOutScores):
+            return self.pending
+        return self.pending.compute(self.model)
+
+    def score(
+        self, features: NDArray[Any], n_threads: int, classes: NDArray[np.intp] | None = None
+    ) -> RowScores:
+        """Return the scores of `features` (N, D), perhaps under given `classes` (N,)."""
+        return RowScores(self.model, features, n_threads, classes)
+
+
+def freeze(
+    state: TrainingState, *, n_threads: int, outliers: NDArray[Any] | None = None
+) -> FittedDFM:
+    """Fit the model of all rows of a training state.
+
+    Parameters
+    ----------
+    state : TrainingState
+    n_threads : int
+    outliers : ndarray of shape (m, D), optional
+        Features of known outliers, which the rule "logistic" needs.
+
+    Raises
+    ------
+    ValueError
+        With fewer than two rows, rows that are not finite, more components than min(N, D), or too
+        few images for what was asked for.
+    """
+    settings = state.settings
+    classes, order = state.classes()
+    standardise = settings.rule in (None, "calibrated") and settings.map_type == "fre"
+    # Held-out scores of the layers are then needed at once, with all eigenpairs.
+    needed = standardise or len(state.layers) > 1
+    folds = list(range(settings.n_folds))
+    fits = tuple(
+        fit_density(
+            state.cells_of(i, folds, n_threads),
+            order,
+            n_components=settings.n_components,
+            regularization=settings.regularization,
+            tied=settings.tied,
+            mixture_rows=state.mixture_rows_of(i, folds),
+            random_state=settings.random_state,
+            n_threads=n_threads,
+            classes=classes,
+            whole=needed and settings.n_folds == 1,
+        )
+        for i in range(len(state.layers))
+    )
+    layers = tuple(
+        LayerModel(
+            name=layer.name,
+            columns=layer.columns,
+            density=fit.density,
+            grid=layer.grid,
+            patch=settings.spatial == "patch" and layer.grid is not None,
+            rule=settings.rule or "top",
+            top_share=settings.top_share,
+        )
+        for layer, fit in zip(state.layers, fits, strict=True)
+    )
+    fit = ModelFit(state, order, layers, fits, n_threads)
+    found = fit.held_out() if needed else None
+    if found is not None and standardise:
+        layers = _standardised(layers, classes, found, asked=settings.rule == "calibrated")
+    model = Model(layers, classes, {}, state.n_samples)
+    if found is not None and len(layers) > 1:
+        model = _combined(model, settings.combine, found, outliers, n_threads)
+    return FittedDFM(state.spec, model, settings.how, PendingScores(fit.forget_pairs(), found))
+
+
+def _standardised(
+    layers: tuple[LayerModel, ...],
+    classes: Sequence[Any] | None,
+    found: AllLayersScores,
+    *,
+    asked: bool,
+) -> tuple[LayerModel, ...]:
+    """Give `layers` the scales of their maps, if there are enough images."""
+    assert found.maps is not None
+    finite = are_finite(found.maps[0])
+    n_classes = len(layers[0].density.subspaces)
+    counts = np.bincount(found.classes[finite], minlength=n_classes)
+    if counts.min() < (LEAST_ROWS if asked else _ENOUGH_ROWS):
+        if not asked:
+            return layers
+        least = int(counts.argmin())
+        named = "the model" if classes is None else f"the class {classes[least]!r}"
+        raise ValueError(
+            f"image_score is 'calibrated', which needs {LEAST_ROWS} images that can be held out, "
+            f"and {named} has {counts[least]}; give it more, or choose image_score='sum'"
+        )
+    own = found.classes[finite]
+    return tuple(
+        replace(layer, scale=PositionScale.fit(maps[finite], own, n_classes))
+        for layer, maps in zip(layers, found.maps, strict=True)
+    )
+
+
+def _combined(
+    model: Model,
+    rule: str,
+    found: AllLayersScores,
+    outliers: NDArray[Any] | None,
+    n_threads: int,
+) -> Model:
+    """Return `model` with its layers combined."""
+    finite = {kind: s[:, np.isfinite(s).all(axis=0)] for kind, s in found.scores.items()}
+    kinds = [kind for kind, normal in finite.items() if normal.shape[1] > 0]
+    known = None
+    if outliers is not None:
+        known = RowScores(model, outliers, n_threads).layer_scores(kinds).astype(np.float64)
+    combinations = {
+        kind: Combination.fit(rule, finite[kind], None if known is None else known[:, t])
+        for t, kind in enumerate(kinds)
+    }
+    return replace(model, combinations=combinations)

@@ -1,0 +1,226 @@
+"""What a model makes of some rows: every score and map is computed once, when first asked for."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pydfm.model.anomaly_map import smooth
+from pydfm.model.model import Model
+
+# Standardised maps under every class are kept if they take at most so many bytes.
+_MOST_KEPT = 64 << 20
+
+
+class RowScores:
+    """Scores of a batch of rows under a model.
+
+    Parameters
+    ----------
+    model : Model
+    features : ndarray of shape (N, D)
+    n_threads : int
+    classes : ndarray of shape (N,), optional
+        The class of each row, in place of the nearest.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        features: NDArray[Any],
+        n_threads: int,
+        classes: NDArray[np.intp] | None = None,
+    ) -> None:
+        self.model = model
+        self.classes = classes
+        self._features = features
+        self._n_threads = n_threads
+        self._found: dict[Any, NDArray[Any]] = {}
+
+    def scores(self, score_types: Sequence[str]) -> NDArray[np.float32]:
+        """Return scores (T, N) of all layers together."""
+        model = self.model
+        one = len(model.layers) == 1
+        if one and not model.calibrated and not self._found:
+            # What most calls ask for, so the way is short.
+            first: NDArray[np.float32] = self.layer_scores(score_types)[0]
+            return first
+        found = {}
+        for kind in score_types:
+            if model.by_maps(kind) or (one and ("class", kind) in self._found):
+                found[kind] = self.class_scores(kind).min(axis=0)
+        if others := [kind for kind in score_types if kind not in found]:
+            layers = self.layer_scores(others)
+            for t, kind in enumerate(others):
+                own = layers[:, t]
+                found[kind] = own[0] if one else model.combinations[kind].combine(own)
+        return np.stack([found[kind] for kind in score_types]).astype(np.float32, copy=False)
+
+    def layer_scores(self, score_types: Sequence[str]) -> NDArray[np.float32]:
+        """Return scores (L, T, N) of each layer by itself."""
+        for kind in score_types:
+            if ("layer classes", kind) in self._found and ("layers", kind) not in self._found:
+                self._found["layers", kind] = self.layer_class_scores(kind).min(axis=1)
+        missing = [kind for kind in score_types if ("layers", kind) not in self._found]
+        if missing:
+            scores, nearest = self._layer_scores(missing)
+            for t, kind in enumerate(missing):
+                self._found["layers", kind] = scores[:, t]
+                self._found["nearest", kind] = nearest[:, t]
+            if len(missing) == len(score_types):
+                return scores
+        return np.stack([self._found["layers", kind] for kind in score_types], axis=1)
+
+    def class_scores(self, score_type: str) -> NDArray[np.float32]:
+        """Return scores (C, N) under each class, or (1, N) under the rows' given classes."""
+        return self._once(("class", score_type), lambda: self._class_scores(score_type))
+
+    def layer_class_scores(self, score_type: str) -> NDArray[np.float32]:
+        """Return scores (L, C, N) of each layer under each class, or (L, 1, N)."""
+        key = ("layer classes", score_type)
+        return self._once(key, lambda: self._layer_class_scores(score_type))
+
+    def nearest(self, score_type: str) -> NDArray[np.intp]:
+        """Return the class (N,), by its place, under which each row scores the least."""
+        if len(self.model.layers) > 1 or self.model.by_maps(score_type):
+            return np.asarray(self.class_scores(score_type).argmin(axis=0))
+        first: NDArray[np.intp] = self._layer_nearest(score_type)[0]
+        return first
+
+    def maps(
+        self, score_type: str, size: tuple[int, int], smoothing: float = 0.0
+    ) -> NDArray[np.float32]:
+        """Return maps (N, *size), each under the image's class or the nearest."""
+        model, classes = self.model, self.classes
+        if model.by_maps(score_type):
+            if classes is None and model.n_classes > 1:
+                classes = self.nearest(score_type)
+            total = model.enlarge(self._standard_maps(classes), size)
+        else:
+            each = [self._layer_maps(i, score_type) for i in range(len(model.layers))]
+            total = model.join_maps(each, score_type, size)
+        return (smooth(total, smoothing) if smoothing else total).astype(np.float32)
+
+    def _once(self, key: Any, compute: Callable[[], NDArray[Any]]) -> NDArray[Any]:
+        if key not in self._found:
+            self._found[key] = compute()
+        return self._found[key]
+
+    def _layer_scores(
+        self, score_types: Sequence[str]
+    ) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
+        """Return scores (L, T, N) of the layers, and their nearest classes (L, T, N)."""
+        found = []
+        for i, layer in enumerate(self.model.layers):
+            if self._keeps_patches(i):
+                each = np.stack([self._pooled(i, kind) for kind in score_types])  # (T, C, N)
+                found.append((each.min(axis=1), each.argmin(axis=1).astype(np.int32)))
+            else:
+                found.append(
+                    layer.score(self._features, score_types, self._n_threads, self.classes)
+                )
+        if len(found) == 1:
+            return found[0][0][None], found[0][1][None]
+        return np.stack([scores for scores, _ in found]), np.stack([near for _, near in found])
+
+    def _layer_nearest(self, kind: str) -> NDArray[np.intp]:
+        """Return the class (L, N) under which each layer scores each row the least."""
+        if ("layer classes", kind) in self._found:
+            return np.asarray(self.layer_class_scores(kind).argmin(axis=1))
+        self.layer_scores([kind])
+        return self._found["nearest", kind].astype(np.intp)
+
+    def _layer_maps(self, i: int, kind: str) -> NDArray[np.float64]:
+        """Return maps (N, height, width) of one layer, under given classes or the nearest."""
+        layer, classes = self.model.layers[i], self.classes
+        if classes is None and self.model.n_classes > 1:
+            classes = self._layer_nearest(kind)[i]
+        if not self._keeps_patches(i):
+            return layer.maps(self._features, kind, self._n_threads, classes)
+        patches = self._patches(i, kind)
+        if len(patches) == 1:
+            return np.asarray(patches[0], dtype=np.float64)
+        return np.asarray(patches[classes, np.arange(len(self._features))], dtype=np.float64)
+
+    def _keeps_patches(self, i: int) -> bool:
+        """Whether a layer's scores of patches are kept, which make scores and maps of images."""
+        layer = self.model.layers[i]
+        if not layer.patch or layer.grid is None:
+            return False
+        n_classes = 1 if self.classes is not None else self.model.n_classes
+        return 4 * layer.grid.positions * len(self._features) * n_classes <= _MOST_KEPT
+
+    def _patches(self, i: int, kind: str) -> NDArray[np.float32]:
+        """Return scores (C, N, height, width) of a layer's patches, or (1, N, height, width)."""
+
+        def compute() -> NDArray[np.float32]:
+            own: list[NDArray[np.intp] | None] = [self.classes]
+            if self.classes is None and self.model.n_classes > 1:
+                n = len(self._features)
+                own = [np.full(n, c, dtype=np.intp) for c in range(self.model.n_classes)]
+            layer = self.model.layers[i]
+            return np.stack(
+                [layer.patch_scores(self._features, kind, self._n_threads, c) for c in own]
+            )
+
+        return self._once(("patches", i, kind), compute)
+
+    def _pooled(self, i: int, kind: str) -> NDArray[np.float32]:
+        """Return scores (C, N) of images from those of a layer's patches, or (1, N)."""
+        patches = self._patches(i, kind)
+        return self.model.layers[i].pool(patches.reshape(*patches.shape[:2], -1))
+
+    def _class_scores(self, kind: str) -> NDArray[np.float32]:
+        if not self.model.by_maps(kind):
+            each = self.layer_class_scores(kind)
+            if len(self.model.layers) == 1:
+                scores: NDArray[np.float32] = each[0]
+                return scores
+            return self.model.combinations[kind].combine(each).astype(np.float32)
+        if self.classes is not None or self.model.n_classes == 1:
+            return self.model.score_maps(self._standard_maps(self.classes))[None]
+        return np.stack(
+            [self.model.score_maps(self._maps_under(c)) for c in range(self.model.n_classes)]
+        )
+
+    def _layer_class_scores(self, kind: str) -> NDArray[np.float32]:
+        if self.classes is not None or self.model.n_classes == 1:
+            return self.layer_scores([kind])
+        return np.stack(
+            [
+                self._pooled(i, kind)
+                if self._keeps_patches(i)
+                else layer.class_scores(self._features, kind, self._n_threads)
+                for i, layer in enumerate(self.model.layers)
+            ]
+        )
+
+    def _maps_under(self, c: int) -> NDArray[np.float64]:
+        """Return standardised maps (N, height, width) under the class `c`."""
+        classes = np.full(len(self._features), c, dtype=np.intp)
+        grid = self.model.grid
+        n_bytes = 8 * grid.positions * len(self._features) * self.model.n_classes
+        if n_bytes > _MOST_KEPT:
+            return self._standardised(classes)
+        found: NDArray[np.float64] = self._once(("map", c), lambda: self._standardised(classes))
+        return found
+
+    def _standard_maps(self, classes: NDArray[np.intp] | None) -> NDArray[np.float64]:
+        """Return standardised maps (N, height, width) of all layers, under `classes` (N,)."""
+        if classes is self.classes:
+            found: NDArray[np.float64] = self._once("map", lambda: self._standardised(classes))
+            return found
+        assert classes is not None
+        if all(("map", c) in self._found for c in range(self.model.n_classes)):
+            each = np.stack([self._maps_under(c) for c in range(self.model.n_classes)])
+            return np.asarray(each[classes, np.arange(len(classes))])
+        return self._standardised(classes)
+
+    def _standardised(self, classes: NDArray[np.intp] | None) -> NDArray[np.float64]:
+        each = []
+        for layer in self.model.layers:
+            assert layer.scale is not None
+            energies = layer.maps(self._features, "fre", self._n_threads, classes)
+            each.append(layer.scale.standardise(energies, classes))
+        return self.model.join_standardised(each)

@@ -1,0 +1,150 @@
+"""What a model is fitted with: the parameters of `DFM` that count at the fit, resolved."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any, Final
+
+from pydfm.features.grid import Grid
+from pydfm.runtime.checks import parse_bytes
+from pydfm.stats.sample import RowSample
+from pydfm.stats.scores import SCORES, check_score_types
+
+N_FOLDS: Final = 5
+# Rows that are kept to be scored by a fit without them, at most: bytes and rows.
+_FOLD_BYTES: Final = 256 << 20
+_FOLD_ROWS: Final = 10_000
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a model is fitted; see the parameters of `DFM` for all but the last four.
+
+    Attributes
+    ----------
+    held_out : {"loo", "kfold"} or None
+        How fitted rows are held out, for the calibration or for what the fit itself needs.
+    map_type : str or None
+        Score type of the maps of held-out rows; None without maps.
+    rule : str or None
+        The `image_score`; None to choose by the number of rows.
+    max_bytes : int or None
+        Limit of memory of a layer.
+    """
+
+    n_components: float | int | None
+    covariance: str
+    density: str
+    regularization: str | float | None
+    combine: str
+    spatial: str
+    image_score: str | None
+    top_share: float
+    calibration: str | None
+    max_memory: str | int | None
+    random_state: int
+    held_out: str | None
+    map_type: str | None
+    rule: str | None
+    max_bytes: int | None
+
+    @property
+    def tied(self) -> bool:
+        """Whether the classes share one scatter."""
+        return self.covariance == "tied"
+
+    @property
+    def split(self) -> bool:
+        """Whether every fifth row of a class is held out of the fit."""
+        return self.calibration == "split"
+
+    @property
+    def how(self) -> str | None:
+        """How held-out scores are made: "loo", "kfold", "split", or None without them."""
+        return self.calibration if self.calibration in (None, "split") else self.held_out
+
+    @property
+    def n_folds(self) -> int:
+        """Number of parts that rows are divided into to be held out."""
+        return N_FOLDS if self.held_out == "kfold" else 1
+
+    @property
+    def cell_bytes(self) -> int | None:
+        """Limit of memory for the accumulators of one fold."""
+        share = self._fold_bytes
+        return share // 2 if share is not None and self.density == "gmm" else share
+
+    @property
+    def _fold_bytes(self) -> int | None:
+        # A quarter is left for the rows that are scored by the other folds.
+        if self.max_bytes is None or self.n_folds == 1:
+            return self.max_bytes
+        return self.max_bytes * 3 // (4 * self.n_folds)
+
+    def fold_sample(self) -> RowSample:
+        """Return an empty sample for rows that are scored by a fit without them."""
+        most = _FOLD_BYTES if self.max_bytes is None else self.max_bytes // 4
+        return RowSample(_FOLD_ROWS, self.random_state, most)
+
+    def difference(self, other: "Settings") -> str | None:
+        """Return the name of the first setting in which the two differ, or None."""
+        names = [own.name for own in fields(self)]
+        return next((name for name in names if getattr(self, name) != getattr(other, name)), None)
+
+
+def resolve_settings(parameters: Mapping[str, Any], grids: Sequence[Grid | None]) -> Settings:
+    """Return the settings of a fit with these parameters.
+
+    Parameters
+    ----------
+    parameters : mapping
+        Those of `DFM`, checked.
+    grids : sequence of Grid or None
+        The grid of each layer, None for features.
+
+    Raises
+    ------
+    ValueError
+        If `image_score` needs maps, which the layers do not have.
+    """
+    most = parse_bytes("max_memory", parameters["max_memory"])
+    kinds = check_score_types(parameters["score_type"])
+    held_out = None
+    if parameters["calibration"] is not None or len(grids) > 1:
+        exact = (
+            most is None
+            and parameters["spatial"] != "patch"
+            and parameters["density"] == "gaussian"
+            and parameters["regularization"] is None
+            and all(SCORES[kind].exact_held_out for kind in kinds)
+        )
+        held_out = "loo" if exact and parameters["calibration"] != "kfold" else "kfold"
+    rule, map_type = _rules_of_maps(parameters, kinds[0], grids)
+    own = {f.name: parameters[f.name] for f in fields(Settings) if f.name in parameters}
+    return Settings(
+        **own,
+        held_out=held_out,
+        map_type=map_type,
+        rule=rule,
+        max_bytes=None if most is None else most // len(grids),
+    )
+
+
+def _rules_of_maps(
+    parameters: Mapping[str, Any], score_type: str, grids: Sequence[Grid | None]
+) -> tuple[str | None, str | None]:
+    """Return the rule of image scores, and the score type of held-out maps."""
+    has_maps = (
+        parameters["calibration"] is not None
+        and parameters["spatial"] != "mean"
+        and any(grid is not None and grid.positions > 1 for grid in grids)
+    )
+    image_score = parameters["image_score"]
+    if parameters["spatial"] == "patch":
+        return image_score or "top", score_type if has_maps else None
+    if image_score == "calibrated" and not has_maps:
+        raise ValueError(
+            "image_score is 'calibrated', but the features have no positions; choose layers that "
+            "have maps and spatial='flatten', or image_score='sum'"
+        )
+    rule = "sum" if parameters["combine"] != "sum" else image_score
+    return rule, "fre" if has_maps else None

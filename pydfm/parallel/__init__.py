@@ -1,0 +1,1 @@
+"""Many processes and many machines: torch.distributed and Ray."""

@@ -1,0 +1,527 @@
+"""The parameters of `DFM`: one table of their defaults, checks, roles and command-line options.
+
+What else needs to know a parameter reads this table: the constructor, the checks of a fit, what
+counts after a fit and what only at the next, the comparison of models that are merged, the model
+file, the options of ``pydfm fit``, and the table of the guide.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Literal
+
+import numpy as np
+
+from pydfm.features.backbones import describe_backbones
+from pydfm.runtime.checks import (
+    check_choice,
+    check_integer,
+    check_number,
+    check_share,
+    parse_bytes,
+)
+from pydfm.stats.scores import SCORE_TYPES, check_score_types
+
+Role = Literal["features", "model", "decision", "runtime"]
+"""What a parameter belongs to.
+
+- "features": how images become rows; counts at the next fit.
+- "model": how rows become a model; counts at the next fit.
+- "decision": what is asked of a fitted model; counts at once.
+- "runtime": how it is computed, without effect on results; counts at once.
+"""
+
+COVARIANCES: Final = ("class", "tied", "global")
+DENSITIES: Final = ("gaussian", "gmm")
+COMBINATIONS: Final = ("sum", "max", "logistic")
+SPATIAL_FORMS: Final = ("flatten", "mean", "patch")
+PATCH_RULES: Final = ("max", "top", "mean", "sum")
+IMAGE_SCORES: Final = ("calibrated", *PATCH_RULES)
+PRECISIONS: Final = ("float32", "bfloat16", "float16")
+CALIBRATIONS: Final = ("loo", "kfold", "split")
+ON_ERROR: Final = ("raise", "skip")
+
+Check = Callable[[str, Any], object]
+
+SAME: Final[Any] = object()
+"""The default of an option that is the default of its parameter."""
+
+
+@dataclass(frozen=True)
+class Option:
+    """The option of ``pydfm fit`` for a parameter.
+
+    Attributes
+    ----------
+    kind : type
+        As typer takes it: str, int, float, a list of these, bool for a flag, or a Literal.
+    name : str
+        Default the parameter's name, with hyphens.
+    metavar : str, optional
+    default : object
+        As text on the command line; default that of the parameter.
+    parse : callable
+        Makes the value of the parameter from what typer gives.
+    help : str
+        Default the summary of the parameter.
+    """
+
+    kind: Any = str
+    name: str = ""
+    metavar: str | None = None
+    default: Any = SAME
+    parse: Callable[[Any], Any] = lambda value: value
+    help: str = ""
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """A parameter of `DFM`.
+
+    Attributes
+    ----------
+    name : str
+    default : object
+    role : {"features", "model", "decision", "runtime"}
+    check : callable
+        Takes name and value, and raises ValueError for a value that cannot be.
+    summary : str
+        One sentence, for help texts and the guide.
+    option : Option or None
+    saved : bool
+        Whether a model file keeps it; what belongs to the machine is not kept.
+    """
+
+    name: str
+    default: Any
+    role: Role
+    check: Check
+    summary: str
+    option: Option | None = None
+    saved: bool = True
+
+
+def check_n_components(name: str, value: Any) -> None:
+    """Raise ValueError unless `value` is a share in (0, 1), a positive integer or None."""
+    if value is None:
+        return
+    is_integer = isinstance(value, int | np.integer) and not isinstance(value, bool)
+    if is_integer and value >= 1:
+        return
+    if isinstance(value, float | np.floating) and 0 < value < 1:
+        return
+    raise ValueError(
+        f"{name} is {value!r}; it must be a share of variance between 0 and 1, a number of "
+        "components of at least 1, or None for all of them"
+    )
+
+
+def check_regularization(name: str, value: Any) -> None:
+    """Raise ValueError unless `value` is "shrinkage", a share in (0, 1) or None."""
+    if value is None or value == "shrinkage":
+        return
+    if isinstance(value, float | np.floating) and 0 < value < 1:
+        return
+    raise ValueError(
+        f"{name} is {value!r}; it must be None, 'shrinkage', or a floor for the variances as a "
+        "share of the largest, between 0 and 1"
+    )
+
+
+def _one_of(choices: Sequence[str], *, optional: bool = False) -> Check:
+    def check(name: str, value: Any) -> None:
+        if value is not None or not optional:
+            check_choice(name, value, choices)
+
+    return check
+
+
+def _check_scores(name: str, value: Any) -> None:
+    check_score_types(value, name)
+
+
+def _at_the_fit(name: str, value: Any) -> None:
+    """Pass: the network, the preprocessing or the device check it when they are built."""
+
+
+def _check_top_share(name: str, value: Any) -> None:
+    check_number(name, value, 0, 1)
+
+
+def _check_seed(name: str, value: Any) -> None:
+    check_integer(name, value, 0)
+
+
+def _check_count(name: str, value: Any) -> None:
+    check_integer(name, value, 1)
+
+
+def _check_threads(name: str, value: Any) -> None:
+    if value is not None:
+        check_integer(name, value, 1)
+
+
+def _parse_n_components(text: str) -> float | int | None:
+    if text.lower() == "all":
+        return None
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    raise ValueError(
+        f"--n-components is {text!r}; it must be a share of variance between 0 and 1, a number of "
+        "components, or all"
+    )
+
+
+def _parse_regularization(text: str) -> str | float | None:
+    if text in ("none", "shrinkage"):
+        return None if text == "none" else text
+    try:
+        return float(text)
+    except ValueError:
+        raise ValueError(
+            f"--regularization is {text!r}; it must be none, shrinkage, or a floor of variances "
+            "as a share of the largest"
+        ) from None
+
+
+def none_or(text: str) -> str | None:
+    """Return the text of an option, of which "none" stands for None."""
+    return None if text.lower() == "none" else text
+
+
+def _choice(choices: Sequence[str]) -> Any:
+    return Literal[tuple(choices)]
+
+
+PARAMETERS: Final[dict[str, Parameter]] = {
+    parameter.name: parameter
+    for parameter in (
+        Parameter(
+            "n_components",
+            0.97,
+            "model",
+            check_n_components,
+            "Share of variance to keep, number of components, or all of them.",
+            Option(
+                default="0.97",
+                parse=_parse_n_components,
+                help="A share of variance such as 0.97, a number such as 50, or all.",
+            ),
+        ),
+        Parameter(
+            "score_type",
+            "fre",
+            "decision",
+            _check_scores,
+            "Type of the scores, or a tuple of several.",
+            Option(_choice(SCORE_TYPES), help="Type of the scores."),
+        ),
+        Parameter(
+            "covariance",
+            "class",
+            "model",
+            _one_of(COVARIANCES),
+            "How classes are modelled: each by itself, with one covariance for all, or not at all.",
+            Option(
+                _choice(COVARIANCES),
+                help="How classes are modelled: each with its own covariance (class), all with the "
+                "same (tied), or as if they were one class (global).",
+            ),
+        ),
+        Parameter(
+            "density",
+            "gaussian",
+            "model",
+            _one_of(DENSITIES),
+            "One Gaussian for each class, or a mixture.",
+            Option(_choice(DENSITIES)),
+        ),
+        Parameter(
+            "regularization",
+            None,
+            "model",
+            check_regularization,
+            "Shrinkage of the variances, or a floor for them.",
+            Option(
+                default="none",
+                parse=_parse_regularization,
+                help="Regularization of the variances: none, shrinkage, or a floor such as 1e-3.",
+            ),
+        ),
+        Parameter(
+            "backbone",
+            "resnet18",
+            "features",
+            _at_the_fit,
+            "The network that features come from.",
+            Option(help=f"The network: {describe_backbones(in_memory=False)}."),
+        ),
+        Parameter(
+            "weights",
+            "imagenet",
+            "features",
+            _at_the_fit,
+            "The weights of the network.",
+            Option(
+                parse=none_or,
+                help="imagenet (downloaded once), a file, or none for random weights.",
+            ),
+        ),
+        Parameter(
+            "layers",
+            None,
+            "features",
+            _at_the_fit,
+            "The layers whose outputs are the features; each has a model of its own.",
+            Option(
+                list[str],
+                name="layer",
+                metavar="NAME",
+                parse=lambda names: tuple(names) if names else None,
+                help="A layer to take features from; may be repeated.",
+            ),
+        ),
+        Parameter(
+            "combine",
+            "sum",
+            "model",
+            _one_of(COMBINATIONS),
+            "How the scores of several layers are combined.",
+            Option(_choice(COMBINATIONS[:2])),
+        ),
+        Parameter(
+            "spatial",
+            "flatten",
+            "features",
+            _one_of(SPATIAL_FORMS),
+            "What the map of a layer becomes: one row, its mean, or a row for each position.",
+            Option(_choice(SPATIAL_FORMS)),
+        ),
+        Parameter(
+            "image_score",
+            None,
+            "model",
+            _one_of(IMAGE_SCORES, optional=True),
+            "How the scores of positions make the score of an image.",
+            Option(
+                _choice(IMAGE_SCORES),
+                help="How positions make the score of an image; default: calibrated, or top with "
+                "--spatial patch.",
+            ),
+        ),
+        Parameter(
+            "top_share",
+            0.1,
+            "model",
+            _check_top_share,
+            "Share of the positions that calibrated and top average.",
+            Option(float),
+        ),
+        Parameter(
+            "pool",
+            None,
+            "features",
+            _at_the_fit,
+            "Kernel and stride of an average pooling of the layers' maps.",
+            Option(
+                list[int],
+                metavar="N",
+                parse=lambda ns: (ns[0] if len(ns) == 1 else tuple(ns)) if ns else None,
+                help="Kernel of the average pooling; repeated, one for each layer.",
+            ),
+        ),
+        Parameter(
+            "image_size",
+            None,
+            "features",
+            _at_the_fit,
+            "Height and width that images are resized to.",
+            Option(int, help="Side that images are resized to; default: 256, cropped to 224."),
+        ),
+        Parameter(
+            "mean",
+            None,
+            "features",
+            _at_the_fit,
+            "Mean of the pixels in [0, 1], subtracted before the network.",
+        ),
+        Parameter(
+            "std",
+            None,
+            "features",
+            _at_the_fit,
+            "Standard deviation of the pixels, divided by before the network.",
+        ),
+        Parameter(
+            "device",
+            None,
+            "runtime",
+            _at_the_fit,
+            "Where the network runs; default: a GPU where there is one.",
+            Option(help="cpu, cuda, ...; default: a GPU where there is one."),
+            saved=False,
+        ),
+        Parameter(
+            "precision",
+            "float32",
+            "features",
+            _one_of(PRECISIONS),
+            "Precision of the network; statistics are always float64.",
+            Option(_choice(PRECISIONS)),
+        ),
+        Parameter(
+            "batch_size",
+            32,
+            "runtime",
+            _check_count,
+            "Images per batch.",
+            Option(int),
+        ),
+        Parameter(
+            "n_threads",
+            None,
+            "runtime",
+            _check_threads,
+            "Threads; default: the cores this process may use.",
+            Option(int, name="threads"),
+            saved=False,
+        ),
+        Parameter(
+            "on_error",
+            "raise",
+            "runtime",
+            _one_of(ON_ERROR),
+            "What happens at an image that cannot be read.",
+            Option(
+                bool,
+                name="skip-unreadable",
+                default=False,
+                parse=lambda skip: "skip" if skip else "raise",
+                help="Leave out images that cannot be read.",
+            ),
+        ),
+        Parameter(
+            "calibration",
+            "loo",
+            "model",
+            _one_of(CALIBRATIONS, optional=True),
+            "How held-out scores are made, from which p-values and thresholds come.",
+            Option(
+                _choice((*CALIBRATIONS, "none")),
+                parse=none_or,
+                help="How held-out scores are made, from which p-values come: leave out each image "
+                "(loo), a fifth at a time (kfold), never fit a fifth (split), or none.",
+            ),
+        ),
+        Parameter(
+            "max_memory",
+            None,
+            "model",
+            parse_bytes,
+            "Bytes that the statistics of the rows may take.",
+            Option(metavar="BYTES", help="Memory limit for the statistics, such as 2GB."),
+        ),
+        Parameter(
+            "alpha",
+            0.01,
+            "decision",
+            check_share,
+            "Share of normal images that may be called anomalous: the false-alarm rate.",
+            Option(
+                float, help="False-alarm rate: share of normal images that may be called anomalous."
+            ),
+        ),
+        Parameter(
+            "random_state",
+            0,
+            "features",
+            _check_seed,
+            "Seed of random weights, mixtures and samples.",
+            Option(int),
+        ),
+        Parameter(
+            "verbose",
+            False,
+            "runtime",
+            _at_the_fit,
+            "Show a progress bar.",
+            saved=False,
+        ),
+    )
+}
+"""By name, in the order of the constructor."""
+
+DEFAULTS: Final[dict[str, Any]] = {name: own.default for name, own in PARAMETERS.items()}
+
+
+def check_parameters(values: Mapping[str, Any]) -> None:
+    """Raise ValueError where a parameter is out of its range, or two do not go together.
+
+    Parameters
+    ----------
+    values : mapping
+        All parameters, by name.
+    """
+    for name, parameter in PARAMETERS.items():
+        parameter.check(name, values[name])
+    if values["density"] == "gmm" and values["covariance"] == "tied":
+        raise ValueError(
+            "density is 'gmm' and covariance is 'tied'; a mixture is of one class: choose "
+            "covariance='class', or density='gaussian'"
+        )
+    rule, spatial = values["image_score"], values["spatial"]
+    allowed = PATCH_RULES if spatial == "patch" else ("calibrated", "sum")
+    if rule is not None and rule not in allowed:
+        listed = " or ".join(repr(choice) for choice in allowed)
+        raise ValueError(
+            f"image_score is {rule!r}, which spatial={spatial!r} does not have; choose {listed}"
+        )
+    if rule == "calibrated" and (values["calibration"] is None or values["combine"] != "sum"):
+        raise ValueError(
+            "image_score is 'calibrated', which adds up maps by scores of held-out images, but "
+            f"calibration is {values['calibration']!r} and combine {values['combine']!r}; choose a "
+            "calibration and combine='sum', or image_score='sum'"
+        )
+
+
+def is_same(a: Any, b: Any) -> bool:
+    """Whether two values of a parameter are the same; arrays and sequences by their elements."""
+    if a is b:
+        return True
+    if isinstance(a, list | tuple | np.ndarray) or isinstance(b, list | tuple | np.ndarray):
+        try:
+            return bool(np.array_equal(np.asarray(a), np.asarray(b)))
+        except (TypeError, ValueError):
+            return False
+    same = a == b
+    return bool(same) if isinstance(same, bool | np.bool_) else False
+
+
+def changed_since(
+    before: Mapping[str, Any], now: Mapping[str, Any], roles: Sequence[Role]
+) -> list[str]:
+    """Return the names of the parameters of some roles whose values differ."""
+    return [
+        name
+        for name, parameter in PARAMETERS.items()
+        if parameter.role in roles and not is_same(before[name], now[name])
+    ]
+
+
+def table() -> str:
+    """Return the parameters as a Markdown table, for the guide."""
+    header = ("parameter", "default", "counts", "what it is")
+    counts = {
+        "features": "at the next fit",
+        "model": "at the next fit",
+        "decision": "at once",
+        "runtime": "at once, no effect on results",
+    }
+    rows = [
+        (f"`{p.name}`", f"`{p.default!r}`", counts[p.role], p.summary) for p in PARAMETERS.values()
+    ]
+    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
+    lines = [header, tuple("-" * width for width in widths), *rows]
+    return "\n".join("| " + " | ".join(map(str.ljust, line, widths)) + " |" for line in lines)

@@ -1,0 +1,1 @@
+"""What every room stands on: checks, threads, files that are replaced atomically, versions."""

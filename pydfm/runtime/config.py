@@ -1,0 +1,63 @@
+"""What pydfm runs on, for bug reports."""
+
+import json
+import platform
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any, Literal
+
+from pydfm import __version__, _core
+from pydfm.runtime.threads import available_cores
+
+_PACKAGES = ("numpy", "scikit-learn", "torch", "torchvision", "safetensors", "pillow")
+
+
+def show_config(mode: Literal["stdout", "dicts"] = "stdout") -> dict[str, Any] | None:
+    """Print what pydfm runs on, or return it.
+
+    Parameters
+    ----------
+    mode : {"stdout", "dicts"}, default="stdout"
+        Print as JSON, or return a dict.
+
+    Returns
+    -------
+    dict or None
+        Versions of pydfm, Python and the packages it needs; the instruction set that the core was
+        loaded for and those this processor runs; the threads that ``n_threads=None`` stands for;
+        and the GPU, where there is one.
+    """
+    if mode not in ("stdout", "dicts"):
+        raise ValueError(f"mode is {mode!r}; it must be 'stdout' or 'dicts'")
+    config = {
+        "pydfm": __version__,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "core": {
+            "instruction_set": _core.instruction_set,
+            "supported": _core.supported_instruction_sets(),
+            "eigen": _core.eigen_version,
+            "compiler": _core.compiler,
+        },
+        "n_threads": available_cores(),
+        "gpu": _gpu(),
+        "packages": {name: _version(name) for name in _PACKAGES},
+    }
+    if mode == "dicts":
+        return config
+    json.dump(config, sys.stdout, indent=2)
+    sys.stdout.write("\n")
+    return None
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _gpu() -> str | None:
+    import torch
+
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else None

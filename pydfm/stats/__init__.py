@@ -1,0 +1,1 @@
+"""Rows in, distributions out: accumulated rows, subspaces, mixtures, scores. No torch."""

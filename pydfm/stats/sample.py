@@ -1,0 +1,250 @@
+"""A random sample, of bounded size, of rows that come in any number of batches."""
+
+import copy
+import math
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pydfm.features.arrays import Rows
+
+# Two rows count as the same if their distance is at most this share of their length.
+_SAME = 1e-5
+
+
+class RowSample:
+    """An immutable random sample of at most `size` of the rows that were added.
+
+    Each row has a number in [0, 1), and the rows with the lowest numbers stay. The number depends
+    only on the seed and on the row's place, so that the sample does not depend on batches, and
+    samples of the same rows in other features hold the same places. Where a merged sample has
+    dropped rows, its rows keep the numbers that they have there, so that each row of either sample
+    stands for as many.
+
+    Parameters
+    ----------
+    size : int
+        Largest number of rows.
+    seed : int
+    max_bytes : int, optional
+        Limit of memory, of rows of the type of the first ones; but `least` rows are kept in any
+        case.
+    least : int
+
+    Attributes
+    ----------
+    end : int
+        The place behind that of the last row that was added.
+    """
+
+    def __init__(
+        self, size: int, seed: int = 0, max_bytes: int | None = None, least: int = 1
+    ) -> None:
+        self._limits = (size, seed, max_bytes, least)
+        self._size = size
+        self._seed = seed
+        self._max_bytes = max_bytes
+        self._least = least
+        # Arrays are shared between samples and never written to. New rows are put behind the
+        # others; dropped rows stay, up to this many, until the rows that are kept are copied.
+        self._most_gone = size // 2
+        self._chunks: tuple[NDArray[Any], ...] = ()
+        self._slots = np.zeros(0, dtype=np.intp)  # in all chunks, one behind the other
+        self._places = np.zeros(0, dtype=np.intp)
+        self._tags = np.zeros(0, dtype=np.intp)
+        self._numbers = np.zeros(0)
+        self._dropped = False  # whether some rows that came are not kept
+        self.end = 0  # the place behind that of the last row that was added
+
+    @property
+    def n_rows(self) -> int:
+        """Number of rows in the sample."""
+        return len(self._slots)
+
+    @property
+    def complete(self) -> bool:
+        """Whether all rows that were added and not removed are in the sample."""
+        return not self._dropped
+
+    @property
+    def n_bytes(self) -> int:
+        """Bytes of memory."""
+        return sum(int(chunk.nbytes) for chunk in self._chunks)
+
+    def emptied(self) -> "RowSample":
+        """Return a sample of no rows, with the same limits."""
+        return RowSample(*self._limits)
+
+    def add(
+        self, rows: NDArray[Any], places: NDArray[np.intp], tags: NDArray[np.intp] | None = None
+    ) -> "RowSample":
+        """Return the sample with `rows` (N, ...) at `places` (N,) added, each with a tag."""
+        if tags is None:
+            tags = np.zeros(len(rows), dtype=np.intp)
+        return self._with_rows(rows, places, tags, _numbers(places, self._seed))
+
+    def _with_rows(
+        self,
+        rows: NDArray[Any],
+        places: NDArray[np.intp],
+        tags: NDArray[np.intp],
+        numbers: NDArray[np.float64],
+    ) -> "RowSample":
+        other = copy.copy(self)
+        if not other._chunks and other._max_bytes is not None:
+            fit = other._max_bytes // (rows.itemsize * max(math.prod(rows.shape[1:]), 1))
+            other._size = max(min(other._size, fit), other._least)
+            other._most_gone = max(min(other._size // 2, fit - other._size), 0)
+        other.end = max([self.end, *(places[-1:] + 1).tolist()])
+        kept = self.n_rows
+        stay = np.arange(kept + len(rows))
+        if len(stay) > other._size:
+            everyone = np.append(self._numbers, numbers)
+            stay = np.sort(np.argpartition(everyone, other._size - 1)[: other._size])
+            other._dropped = True
+        old, new = np.split(stay, [np.searchsorted(stay, kept)])
+        new -= kept
+        if len(new):
+            end = sum(map(len, self._chunks))
+            other._chunks = (*self._chunks, rows[new])
+            other._slots = np.append(self._slots[old], np.arange(end, end + len(new)))
+            other._places = np.append(self._places[old], places[new])
+            other._tags = np.append(self._tags[old], tags[new])
+            other._numbers = np.append(self._numbers[old], numbers[new])
+            if end + len(new) - len(stay) > other._most_gone:
+                other._chunks = (other._rows(other._slots),)
+                other._slots = np.arange(len(stay))
+        return other
+
+    def take(self) -> tuple[NDArray[np.intp], Rows, NDArray[np.intp]]:
+        """Return places (n,), ascending, rows (n, ...) and tags (n,)."""
+        order = np.argsort(self._places)
+        return self._places[order], self._rows(self._slots[order]), self._tags[order]
+
+    def _rows(self, slots: NDArray[np.intp]) -> NDArray[Any]:
+        rows = np.empty(
+            (len(slots), *self._chunks[0].shape[1:]), dtype=np.result_type(*self._chunks)
+        )
+        order = np.argsort(slots)
+        ends = np.cumsum([len(chunk) for chunk in self._chunks])
+        parts = np.split(order, np.searchsorted(slots[order], ends[:-1]))
+        for chunk, end, part in zip(self._chunks, ends, parts, strict=True):
+            rows[part] = chunk[slots[part] - (end - len(chunk))]
+        return rows
+
+    def merge(
+        self, other: "RowSample", first: int, numbers: NDArray[np.intp] | None = None
+    ) -> "RowSample":
+        """Return the sample of both, with the places of `other` counted from `first`.
+
+        Parameters
+        ----------
+        other : RowSample
+        first : int
+        numbers : ndarray of shape (T,), optional
+            What the tags 0, ..., T - 1 of `other` become.
+        """
+        if other.n_rows == 0:
+            merged = copy.copy(self)
+            merged.end = first + other.end
+            return merged
+        places, rows, tags = other.take()
+        drawn = other._ordered_numbers()
+        if not other._dropped:
+            drawn = _numbers(first + places, self._seed)
+        tags = tags if numbers is None else numbers[tags]
+        merged = self._with_rows(rows, first + places, tags, drawn)
+        merged._dropped |= other._dropped
+        merged.end = first + other.end
+        return merged
+
+    def find(self, rows: NDArray[Any], tags: NDArray[np.intp] | None = None) -> NDArray[np.bool_]:
+        """Return which of `rows` (N, D), with `tags` (N,), are in the sample."""
+        found = np.zeros(len(rows), dtype=bool)
+        if self.n_rows:
+            _, kept, kept_tags = self.take()
+            _, missing = find_rows(kept, np.asarray(rows, dtype=np.float64), kept_tags, tags)
+            found[:] = True
+            found[missing] = False
+        return found
+
+    def remove(
+        self, rows: NDArray[np.float64], tags: NDArray[np.intp] | None = None
+    ) -> "RowSample":
+        """Return the sample without those of `rows` (N, D), with `tags` (N,), that are in it."""
+        if self.n_rows == 0:
+            return self
+        places, kept, kept_tags = self.take()
+        gone, _ = find_rows(kept, rows, kept_tags, tags)
+        return self._restricted(np.delete(np.arange(len(places)), gone))
+
+    def remove_tag(self, tag: int) -> "RowSample":
+        """Return the sample without the rows that have this tag."""
+        return self if self.n_rows == 0 else self._restricted(np.flatnonzero(self.take()[2] != tag))
+
+    def _restricted(self, stay: NDArray[np.intp]) -> "RowSample":
+        places, kept, kept_tags = self.take()
+        other = self.emptied()
+        if len(stay):
+            drawn = self._ordered_numbers()[stay]
+            other = other._with_rows(kept[stay], places[stay], kept_tags[stay], drawn)
+        other._dropped = self._dropped
+        other.end = self.end
+        return other
+
+    def _ordered_numbers(self) -> NDArray[np.float64]:
+        return self._numbers[np.argsort(self._places)]
+
+
+def find_rows(
+    kept: NDArray[Any],
+    rows: NDArray[np.float64],
+    kept_tags: NDArray[np.intp] | None = None,
+    tags: NDArray[np.intp] | None = None,
+) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Find `rows` (N, D) among those `kept`, with the same tags; each kept row is used once.
+
+    The features of an image may differ in their last bits with the batch it came in, so that two
+    rows count as the same if their distance is at most 1e-5 of their length. Such rows are as near
+    along any direction of unit length: only rows that are near along one direction are compared.
+
+    Returns
+    -------
+    gone : ndarray
+        Places in `kept` of the rows that were found.
+    missing : ndarray
+        Places in `rows` of the rows that were not found.
+    """
+    direction = np.random.default_rng(0).normal(size=kept.shape[1])
+    direction /= np.sqrt(np.square(direction).sum())
+    along = kept @ direction
+    order = np.argsort(along)
+    lengths = np.sqrt(np.square(rows).sum(axis=1))
+    reach = (_SAME + 1e-9) * lengths  # and what is rounding
+    places = rows @ direction
+    begin = np.searchsorted(along[order], places - reach)
+    end = np.searchsorted(along[order], places + reach, side="right")
+    free = np.ones(len(kept), dtype=bool)
+    found = np.full(len(rows), -1)
+    for i in np.flatnonzero(begin < end):
+        near = order[begin[i] : end[i]]
+        near = near[free[near]]
+        if tags is not None and kept_tags is not None:
+            near = near[kept_tags[near] == tags[i]]
+        if len(near):
+            far = np.square(kept[near] - rows[i]).sum(axis=1)
+            nearest = far.argmin()
+            if far[nearest] <= (_SAME * lengths[i]) ** 2:
+                found[i] = near[nearest]
+                free[near[nearest]] = False
+    return found[found >= 0], np.flatnonzero(found < 0)
+
+
+def _numbers(places: NDArray[np.intp], seed: int) -> NDArray[np.float64]:
+    """Return pseudo-random numbers (N,) in [0, 1), each a function of its place (splitmix64)."""
+    steps = places.astype(np.uint64) + np.uint64(1) + (np.uint64(seed % 2**31) << np.uint64(32))
+    z = steps * np.uint64(0x9E3779B97F4A7C15)
+    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return np.asarray((z ^ (z >> np.uint64(31))) * 2.0**-64)

@@ -1,0 +1,1 @@
+from measured import config, fits, root, sets  # noqa: F401 (fixtures)

@@ -1,0 +1,452 @@
+import csv
+import io
+import os
+import re
+import sys
+import weakref
+from collections import Counter as Counts
+
+import matplotlib
+import numpy as np
+import pytest
+import safetensors
+from command_line import OPTIONS, assert_error, names, read_rows
+from PIL import Image
+from safetensors.numpy import save_file
+
+import pydfm
+from pydfm import _core
+from pydfm.features.extractor import Extractor
+from pydfm.features.images import list_images
+from pydfm.features.transforms import Preprocessing
+
+
+def test_score_writes_paths_and_scores_and_nothing_else(run, model, picture_folder, tmp_path):
+    got = run("score", model, picture_folder)
+    assert (got.code, got.err) == (0, "")
+    want = pydfm.load(model).score(picture_folder)
+    assert read_rows(got.out) == [
+        (str(picture_folder / f"{i:02}.png"), float(f"{score:.9g}")) for i, score in enumerate(want)
+    ]
+    assert np.array_equal(np.float32([score for _, score in read_rows(got.out)]), want)
+
+    file = run("score", model, picture_folder, "-o", tmp_path / "scores.csv")
+    assert (file.code, file.out, file.err) == (0, b"", "")
+    assert (tmp_path / "scores.csv").read_bytes() == got.out
+    assert names(tmp_path) == ["scores.csv"]
+
+
+def test_score_takes_one_picture_and_options(run, model, script, picture_folder, tmp_path):
+    picture = picture_folder / "03.png"
+    want = float(pydfm.load(model).score(picture)[0])
+    moved = tmp_path / "moved.pt"
+    moved.write_bytes(script.read_bytes())
+    options = ("--batch-size", "1", "--threads", "1", "--device", "cpu", "--backbone", moved)
+    for extra in ((), options):
+        ((path, score),) = read_rows(run("score", model, picture, *extra).out)
+        assert path == str(picture)
+        assert score == pytest.approx(want)
+
+
+@pytest.mark.filterwarnings("default:.*images were skipped")
+def test_classes_are_the_subfolders_and_a_column(run, script, pictures, tmp_path):
+    for i, picture in enumerate(pictures):
+        folder = tmp_path / "in" / "ab"[i % 2]
+        folder.mkdir(parents=True, exist_ok=True)
+        picture.save(folder / f"{i:02}.png")
+    options = ("--backbone", script, *OPTIONS, "--classes", "--spatial", "mean", "--n-components")
+    tied = ("2", "--covariance", "tied", "--score-type", "relative_mahalanobis")
+    got = run("fit", tmp_path / "in", "-o", tmp_path / "m", *options, *tied)
+    assert (got.code, got.err) == (0, "")
+    assert b"12 images, 2 classes, 2 of 6 components" in got.out
+    dfm = pydfm.load(tmp_path / "m", device="cpu")
+    assert (dfm.covariance, dfm.spatial) == ("tied", "mean")
+    scores, predicted = dfm.score(tmp_path / "in"), dfm.predict_class(tmp_path / "in")
+    header, *lines = csv.reader(
+        io.StringIO(run("score", tmp_path / "m", tmp_path / "in").out.decode())
+    )
+    assert header == ["path", "score", "p_value", "verdict", "class"]
+    assert [line[4] for line in lines] == predicted.tolist()
+    assert {line[3] for line in lines} <= {"ok", "anomalous"}
+    assert np.array_equal(np.float32([line[1] for line in lines]), scores)
+    (tmp_path / "in" / "a" / "00.png").write_bytes(b"text")
+    got = run("score", tmp_path / "m", tmp_path / "in", "--skip-unreadable")
+    assert "warning: 1 of 12 images were skipped" in got.err
+    first, second = got.out.decode().splitlines()[1:3]
+    assert first.endswith("00.png,nan,nan,unreadable,")
+    assert second == ",".join(lines[1])
+
+
+def test_several_score_types_are_columns(run, model, picture_folder):
+    types = ("--score-type", "fre", "--score-type", "ppca")
+    got = run("score", model, picture_folder, *types, "--alpha", "0.1")
+    assert (got.code, got.err) == (0, "")
+    header, *lines = csv.reader(io.StringIO(got.out.decode()))
+    assert header == ["path", "fre", "ppca", "p_value", "verdict"]
+    lines = [line[:3] for line in lines]
+    want = pydfm.load(model).score(picture_folder, score_type=("fre", "ppca"))
+    assert np.array_equal(np.float32([line[1:] for line in lines]).T, want)
+    assert_error(
+        run("score", model, picture_folder, "--score-type", "mse"), "score_type is 'mse'; it must"
+    )
+
+
+@pytest.mark.filterwarnings("default:.*images were skipped")
+def test_pictures_that_cannot_be_read_are_skipped_and_reported(
+    run, model, script, pictures, tmp_path
+):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for i in range(4):
+        pictures[i].save(folder / f"{i}.png")
+    (folder / "1.png").write_bytes(b"text")
+    got = run("score", model, folder, "--skip-unreadable")
+    assert got.code == 0
+    assert re.fullmatch(
+        r"pydfm: warning: 1 of 4 images were skipped; the first: .*1\.png': it is not an image\n",
+        got.err,
+    )
+    assert [np.isnan(score) for _, score in read_rows(got.out)] == [False, True, False, False]
+
+    output = ("-o", tmp_path / "m", "--backbone", script, *OPTIONS)
+    got = run("fit", folder, *output, "--skip-unreadable")
+    assert got.code == 0
+    assert b": 3 images, " in got.out
+    assert "warning: 1 of 4 images were skipped" in got.err
+
+
+@pytest.fixture
+def with_classes(script, pictures, tmp_path):
+    """A model of two classes with maps, and the folder that it was fitted on."""
+    for i, picture in enumerate(pictures):
+        (tmp_path / "in" / "ab"[i % 2]).mkdir(parents=True, exist_ok=True)
+        picture.save(tmp_path / "in" / "ab"[i % 2] / f"{i}.png")
+    dfm = pydfm.DFM(3, backbone=script, image_size=40, device="cpu", alpha=0.2)
+    dfm.fit(tmp_path / "in", labels="folders").save(tmp_path / "m")
+    return tmp_path / "m", tmp_path / "in"
+
+
+@pytest.mark.parametrize("options", [(), ("--score-type", "fre", "--score-type", "ppca"), "maps"])
+def test_features_of_a_batch_or_two_are_in_memory(
+    run, with_classes, tmp_path, monkeypatch, options
+):
+    """Of classes, several score types and maps too."""
+    whole = run("score", *with_classes, "--batch-size", "64")
+    made, alive, actual = [], [], Extractor.batches
+
+    def batches(*arguments):
+        for batch, features in actual(*arguments):
+            made.append(weakref.ref(features))
+            alive.append(sum(one() is not None for one in made))
+            yield batch, features
+
+    monkeypatch.setattr(Extractor, "batches", batches)
+    options = ("--maps", tmp_path / "maps") if options == "maps" else options
+    got = run("score", *with_classes, "--batch-size", "2", *options)
+    assert (got.code, len(made)) == (0, 6)
+    assert max(alive) <= 2
+    if len(options) < 4:
+        assert got.out == whole.out
+    assert got.out.count(b"\n") == 13
+
+
+class Counter:
+    """Counts the images that are decoded, and the rows that functions of the core are given."""
+
+    CORE = ("score", "score_nearest", "coordinates")
+
+    def __init__(self, monkeypatch):
+        self.decoded = Counts()
+        self.rows = Counts()
+        from_pil = Preprocessing.from_pil
+
+        def decode(preprocessing, image):
+            self.decoded[os.path.basename(image.filename)] += 1  # noqa: PTH119
+            return from_pil(preprocessing, image)
+
+        monkeypatch.setattr(Preprocessing, "from_pil", decode)
+        for name in self.CORE:
+            monkeypatch.setattr(_core, name, self.counted(name, getattr(_core, name)))
+
+    def counted(self, name, function):
+        def call(rows, *arguments, **options):
+            self.rows[(name, *options.get("score_types", ()))] += len(rows)
+            return function(rows, *arguments, **options)
+
+        return call
+
+
+@pytest.mark.parametrize("maps", [False, True])
+@pytest.mark.parametrize("types", [(), ("fre", "ppca"), ("ppca", "nll", "mahalanobis")])
+def test_no_image_is_decoded_twice_and_no_score_computed_twice(
+    run, model, picture_folder, tmp_path, monkeypatch, types, maps
+):
+    options = [part for kind in types for part in ("--score-type", kind)]
+    if maps:
+        options = ["--maps", tmp_path / "maps"]
+    counter = Counter(monkeypatch)
+    got = run("score", model, picture_folder, "--batch-size", "5", *options)
+    assert (got.code, got.err) == (0, "")
+    assert counter.decoded == {path.name: 1 for path in picture_folder.iterdir()}
+    computed = Counts()
+    for (_, *kinds), count in counter.rows.items():
+        computed.update(dict.fromkeys(kinds, count))
+    assert max(computed.values(), default=0) <= 12
+    # Residuals are computed by tiles of 16 rows: of batches of 5, 5 and 2.
+    assert counter.rows["coordinates",] <= 3 * 16
+
+
+def test_classes_and_maps_take_what_the_scores_computed(run, with_classes, tmp_path, monkeypatch):
+    counter = Counter(monkeypatch)
+    got = run("score", *with_classes, "--maps", tmp_path / "maps", "--batch-size", "12")
+    assert (got.code, got.err) == (0, "")
+    assert set(counter.decoded.values()) == {1}
+    # Scores are made of maps here: one tile of residuals under each of the two classes.
+    assert set(counter.rows) <= {("coordinates",)} or max(counter.rows.values()) <= 2 * 16
+    assert counter.rows["coordinates",] == 2 * 16
+
+
+def test_with_ray_images_are_read_once_here_for_heatmaps(
+    run, model, pictures, tmp_path, monkeypatch
+):
+    """What the workers compute is computed here."""
+    (tmp_path / "in").mkdir()
+    for i, picture in enumerate(pictures):
+        picture.save(tmp_path / "in" / f"{i:02}.png")
+    whole = run("score", model, tmp_path / "in", "--maps", tmp_path / "whole")
+
+    def extract(data, dfm, *, batch_size, n_workers):
+        assert (batch_size, n_workers) == (5, 2)
+        return dfm.set_params(verbose=False).extract([row["path"] for row in data])
+
+    monkeypatch.setattr("pydfm.cli.score.ray_data_set", lambda items, n_workers: items)
+    monkeypatch.setattr("pydfm.parallel.ray.extract", extract)
+    options = ("--ray", "2", "--batch-size", "5")
+    got = run("score", model, tmp_path / "in", *options, "--maps", tmp_path / "maps")
+    assert (got.code, got.err, got.out) == (0, "", whole.out)
+    for path in (tmp_path / "whole").iterdir():
+        assert path.read_bytes() == (tmp_path / "maps" / path.name).read_bytes()
+    counter = Counter(monkeypatch)
+    assert run("score", model, tmp_path / "in", *options).code == 0
+    assert set(counter.decoded.values()) == {1}
+
+
+def damaged(path, kind):
+    data = path.read_bytes()
+    if kind == "version":
+        with safetensors.safe_open(path, framework="np") as file:
+            header = file.metadata()["pydfm"].replace('"format": 1', '"format": 9')
+        return save_file({"mean": np.zeros(1)}, path, {"pydfm": header})
+    return path.write_bytes(
+        {
+            "truncated": data[: len(data) // 2],
+            "random": np.random.default_rng(0).bytes(1000),
+            "empty": b"",
+            "flipped": data[:-9] + bytes([data[-9] ^ 64]) + data[-8:],
+        }[kind]
+    )
+
+
+@pytest.mark.parametrize(
+    ("kind", "says"),
+    [
+        ("truncated", "is not a model file of pydfm, or not a whole one"),
+        ("random", "is not a model file of pydfm, or not a whole one"),
+        ("empty", "is not a model file of pydfm, or not a whole one"),
+        ("flipped", "its checksum is wrong"),
+        ("version", "its format is 9, .* update pydfm"),
+    ],
+)
+def test_a_model_file_that_is_damaged_is_reported(
+    run, model, category, picture_folder, tmp_path, kind, says
+):
+    path = tmp_path / "m"
+    path.write_bytes(model.read_bytes())
+    damaged(path, kind)
+    assert_error(run("score", path, picture_folder), says)
+    assert_error(run("eval", path, category), says)
+
+
+def test_what_is_no_model_is_reported(run, picture_folder, tiny_network, textures, tmp_path):
+    picture = picture_folder / "00.png"
+    assert_error(run("score", picture, picture), "'.*00.png' is not a model file of pydfm")
+    assert_error(run("score", tmp_path / "gone", picture), "there is no model file '.*gone'")
+    assert_error(run("score", tmp_path, picture), "there is no model file")
+    path = tmp_path / "m"
+    pydfm.DFM(2).fit(np.random.default_rng(0).normal(size=(9, 4))).save(path)
+    assert_error(run("score", path, picture), "was fitted on features, not on images; use it from")
+    pydfm.DFM(2, backbone=tiny_network, image_size=16, device="cpu").fit(textures).save(path)
+    assert_error(
+        run("score", path, picture), "backbone is needed: .* module of the class Sequentia"
+    )
+
+
+# Heatmaps
+
+
+def png(path):
+    with Image.open(path) as image:
+        assert (image.format, image.mode) == ("PNG", "RGB")
+        return np.asarray(image)
+
+
+def test_maps_are_drawn_over_the_pictures(run, model, pictures, tmp_path):
+    pictures_of = tmp_path / "in"
+    (pictures_of / "deep").mkdir(parents=True)
+    pictures[0].save(pictures_of / "0.png")
+    pictures[1].save(pictures_of / "0.jpg")
+    pictures[2].save(pictures_of / "deep" / "0.png")
+    got = run("score", model, pictures_of, "--maps", tmp_path / "new" / "maps")
+    assert (got.code, got.err) == (0, "")
+    assert [score for _, score in read_rows(got.out)] == pytest.approx(
+        pydfm.load(model).score(pictures_of), rel=1e-6
+    )
+    files = sorted(p for p in (tmp_path / "new" / "maps").rglob("*") if p.is_file())
+    assert [str(p.relative_to(tmp_path / "new" / "maps")) for p in files] == [
+        "0.jpg.png",
+        "0.png.png",
+        "deep/0.png.png",
+    ]
+    dfm = pydfm.load(model)
+    paths = list_images(pictures_of)
+    maps = dfm.score_map(paths).astype(np.float64)
+    shares = (maps - maps.min()) / (maps.max() - maps.min())
+    colours = matplotlib.colormaps["inferno"](shares)[..., :3] * 255
+    for path, share, coloured, file in zip(paths, shares, colours, files, strict=True):
+        with Image.open(path) as image:
+            seen = np.asarray(image.convert("RGB").resize((40, 40), Image.Resampling.BILINEAR))
+        want = seen + 0.8 * share[:, :, None] * (coloured - seen)
+        np.testing.assert_allclose(png(file), want, atol=1.01)
+
+
+def test_maps_of_one_picture_and_smoothed(run, model, picture_folder, tmp_path):
+    picture = picture_folder / "03.png"
+    for folder, options in (("a", ()), ("b", ("--smoothing", "3"))):
+        got = run("score", model, picture, "--maps", tmp_path / folder, *options)
+        assert (got.code, got.err) == (0, "")
+        assert names(tmp_path / folder) == ["03.png.png"]
+    rough, smoothed = (png(tmp_path / folder / "03.png.png") for folder in "ab")
+    assert not np.array_equal(rough, smoothed)
+    assert_error(
+        run("score", model, picture, "--maps", tmp_path / "c", "--smoothing", "-1"),
+        "--smoothing is -1.0; it must be a number of at least 0",
+    )
+
+
+@pytest.mark.filterwarnings("default:.*images were skipped")
+def test_pictures_that_were_skipped_have_no_map(run, model, pictures, tmp_path):
+    (tmp_path / "in").mkdir()
+    for i in range(3):
+        pictures[i].save(tmp_path / "in" / f"{i}.png")
+    (tmp_path / "in" / "1.png").write_bytes(b"text")
+    got = run("score", model, tmp_path / "in", "--maps", tmp_path / "maps", "--skip-unreadable")
+    assert got.code == 0
+    assert "1 of 3 images were skipped" in got.err
+    assert [np.isnan(score) for _, score in read_rows(got.out)] == [False, True, False]
+    assert names(tmp_path / "maps") == ["0.png.png", "2.png.png"]
+    for i in (0, 2):
+        (tmp_path / "in" / f"{i}.png").write_bytes(b"text")
+    got = run("score", model, tmp_path / "in", "--maps", tmp_path / "none", "--skip-unreadable")
+    assert (got.code, names(tmp_path / "none")) == (0, [])
+
+
+def test_maps_that_cannot_be_drawn_are_reported(
+    run, model, script, picture_folder, tmp_path, monkeypatch
+):
+    maps = ("--maps", tmp_path / "maps")
+    told = run("score", model, picture_folder, *maps, "--score-type", "nll")
+    assert_error(told, "score_type is 'nll', of which a whole image has no map")
+    both = ("--score-type", "fre", "--score-type", "ppca")
+    told = run("score", model, picture_folder, *maps, *both)
+    assert_error(
+        told, "--maps are of one score type, and there are fre, ppca; name one with --score-type"
+    )
+    inside = ("--maps", picture_folder / "maps")
+    assert_error(run("score", model, picture_folder, *inside), "the next run would score the")
+    assert_error(run("score", model, picture_folder, "--maps", model), "is a file; name a folder")
+    mean = ("--backbone", script, *OPTIONS, "--spatial", "mean")
+    assert run("fit", picture_folder, "-o", tmp_path / "m", *mean).code == 0
+    told = run("score", tmp_path / "m", picture_folder, *maps)
+    assert_error(told, "features of 'output' have one position in an image")
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    told = run("score", model, picture_folder, *maps)
+    assert_error(told, r"heatmaps need matplotlib; install it with `pip install .*'\.\[plot\]'`")
+
+
+# Names of files
+
+
+ODD = [b"a,b.png", b"new\nline.png", b'quo"te.png', "größe 中.png".encode(), b"\xff\xfe.png"]
+
+
+@pytest.mark.skipif(sys.platform == "darwin", reason="needs a file system that takes any bytes")
+def test_paths_of_any_bytes_come_out_as_they_are(run, model, script, pictures, tmp_path):
+    folder = tmp_path / os.fsdecode(b"in\xff")
+    folder.mkdir()
+    for picture, name in zip(pictures, ODD, strict=False):
+        picture.save(folder / os.fsdecode(name))
+    got = run("score", model, folder)
+    assert (got.code, got.err) == (0, "")
+    found = {os.fsencode(path).rpartition(b"/")[2] for path, _ in read_rows(got.out)}
+    assert found == set(ODD)
+    assert {os.fsencode(path).rpartition(b"/")[0] for path, _ in read_rows(got.out)} == {
+        os.fsencode(folder)
+    }
+    assert run("score", model, folder, "-o", folder / "s.csv").code == 0
+    assert (folder / "s.csv").read_bytes() == got.out
+    # The model's own name as well, in what is printed of it.
+    fitted = run("fit", folder, "-o", folder / "m", "--backbone", script, *OPTIONS)
+    assert fitted.code == 0
+    assert os.fsencode(folder / "m") in fitted.out
+    assert run("score", folder / "m", folder).code == 0
+
+
+@pytest.mark.skipif(sys.platform == "darwin", reason="needs a file system that takes any bytes")
+def test_errors_about_paths_of_any_bytes_are_one_line(run, model, tmp_path):
+    for name in ODD:
+        (tmp_path / os.fsdecode(name)).write_bytes(b"text")
+        assert_error(run("score", model, tmp_path / os.fsdecode(name)), "it is not an image")
+        assert_error(
+            run("score", model, tmp_path / os.fsdecode(b"gone" + name)), "there is no file"
+        )
+
+
+# Images of all kinds
+
+
+def test_odd_pictures_score(run, model, tmp_path):
+    noise = np.random.default_rng(0).integers(0, 256, (40, 48, 3), dtype=np.uint8)
+    picture = Image.fromarray(noise)
+    picture.crop((0, 0, 1, 1)).save(tmp_path / "one.png")
+    Image.fromarray(noise[..., 0].astype(np.uint16) * 257).save(tmp_path / "16bit.png")
+    picture.convert("CMYK").save(tmp_path / "cmyk.jpg")
+    picture.convert("P").save(tmp_path / "palette.png", transparency=bytes(range(256)))
+    picture.save(tmp_path / "moving.gif", save_all=True, append_images=[picture.rotate(90)])
+    Image.new("L", (2, 20000)).save(tmp_path / "strip.png")
+    (tmp_path / "deep" / "er").mkdir(parents=True)
+    picture.save(tmp_path / "deep" / "er" / "x.PNG")
+    (tmp_path / "folder.png").mkdir()
+    got = run("score", model, tmp_path)
+    assert (got.code, got.err) == (0, "")
+    assert len(read_rows(got.out)) == 7
+    assert all(np.isfinite(score) for _, score in read_rows(got.out))
+
+
+@pytest.mark.filterwarnings("default:.*images were skipped")
+def test_what_is_no_picture_is_skipped(run, model, picture_folder, tmp_path):
+    whole = (picture_folder / "00.png").read_bytes()
+    (tmp_path / "cut.png").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "empty.png").write_bytes(b"")
+    (tmp_path / "text.png").write_bytes(b"text")
+    (tmp_path / "gone.png").symlink_to("nowhere")
+    (tmp_path / "loop.png").symlink_to("loop.png")
+    if hasattr(os, "mkfifo"):
+        os.mkfifo(tmp_path / "pipe.png")
+    count = len(names(tmp_path))
+    for path in tmp_path.iterdir():
+        assert_error(run("score", model, path), "cannot read image|there is no file or folder")
+    (tmp_path / "whole.png").write_bytes(whole)
+    got = run("score", model, tmp_path, "--skip-unreadable")
+    assert got.code == 0
+    assert f"{count} of {count + 1} images were skipped" in got.err
+    assert [np.isfinite(score) for _, score in read_rows(got.out)] == [False] * count + [True]

@@ -1,0 +1,1 @@
+from measured import root  # noqa: F401 (a fixture)

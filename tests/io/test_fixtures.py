@@ -1,0 +1,65 @@
+"""Model files of every kind, as older versions wrote them, give the scores that they gave then."""
+
+import json
+from pathlib import Path
+
+import model_kinds
+import numpy as np
+import pytest
+import safetensors
+
+import pydfm
+
+FOLDER = Path(__file__).parent / "fixtures"
+FILES = sorted(FOLDER.glob("*.pydfm"))
+
+
+@pytest.fixture(scope="module")
+def network():
+    return model_kinds.network()
+
+
+def load(path, network):
+    with safetensors.safe_open(path, framework="np") as file:
+        header = json.loads(file.metadata()["pydfm"])
+    if header["features"] is None:
+        return pydfm.load(path)
+    return pydfm.load(path, backbone=network, device="cpu")
+
+
+def test_there_is_one_of_each_kind_and_they_are_small():
+    names = {path.stem for path in FILES}
+    assert names == {path.stem for path in FOLDER.glob("*.npz")}
+    assert {f"format1-{kind}" for kind in model_kinds.KINDS} <= names
+    assert max(path.stat().st_size for path in FOLDER.iterdir()) < 16_000
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_an_older_file_gives_the_scores_it_gave(path, network, tmp_path):
+    dfm = load(path, network)
+    want = dict(np.load(path.with_suffix(".npz")))
+    rows = want.pop("queries")
+    found = model_kinds.answers(dfm, rows)
+    assert found.keys() == want.keys()
+    for name, own in want.items():
+        assert found[name].dtype == own.dtype, name
+        if own.dtype.kind in "fc":
+            # Processors differ in the last bits of a sum.
+            scale = np.abs(own).max()
+            np.testing.assert_allclose(found[name], own, rtol=1e-6, atol=1e-6 * scale, err_msg=name)
+        else:
+            assert np.array_equal(found[name], own), name
+    # It is read whole: what is written again says the same.
+    dfm.save(tmp_path / "again")
+    again = model_kinds.answers(load(tmp_path / "again", network), rows)
+    for name, own in found.items():
+        assert np.array_equal(again[name], own), name
+
+
+@pytest.mark.parametrize("kind", model_kinds.IMAGE_KINDS)
+def test_images_become_the_features_they_were(kind, network):
+    path = FOLDER / f"format1-{kind}.pydfm"
+    dfm = load(path, network)
+    want = np.load(path.with_suffix(".npz"))["queries"]
+    found = dfm.extract(model_kinds.QUERIES)
+    np.testing.assert_allclose(found, want, rtol=1e-4, atol=1e-5 * np.abs(want).max())

@@ -1,0 +1,186 @@
+"""Models and held-out scores as named arrays and what JSON can hold, and back."""
+
+import json
+
+import numpy as np
+import pytest
+from fits import maps_dfm
+from reference import named_rows
+
+import pydfm
+from pydfm.io.tensors import (
+    HELD_OUT,
+    LAYER,
+    grid_from,
+    held_out_from_tensors,
+    held_out_to_tensors,
+    model_from_tensors,
+    model_to_tensors,
+)
+
+ROWS, LABELS = named_rows(60, 12)
+
+
+def through_json(header):
+    return json.loads(json.dumps(header, default=lambda value: value.tolist()))
+
+
+def round_trip(model):
+    header, tensors = model_to_tensors(model)
+    return model_from_tensors(through_json(header), tensors)
+
+
+def assert_same(a, b):
+    """Two subspaces are the same to the bit."""
+    for name, value in vars(b).items():
+        if name != "scorer":
+            assert np.array_equal(getattr(a, name), value), name
+
+
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        {},
+        {"covariance": "tied"},
+        {"density": "gmm", "score_type": "nll"},
+        {"max_memory": 1500, "calibration": None, "covariance": "tied"},
+    ],
+    ids=str,
+)
+@pytest.mark.filterwarnings("ignore:max_memory leaves room")
+def test_a_model_of_classes_comes_back_to_the_bit(parameters):
+    model = pydfm.DFM(2, **parameters).fit(ROWS, LABELS).model_
+    again = round_trip(model)
+    assert (again.classes, again.n_samples) == (model.classes, model.n_samples)
+    (one,), (other,) = again.layers, model.layers
+    assert (one.name, one.columns, one.grid) == ("features", slice(0, 12), None)
+    for a, b in zip(one.density.subspaces, other.density.subspaces, strict=True):
+        assert_same(a, b)
+    assert_same(one.density.background, other.density.background)
+    for a, b in zip(one.density.mixtures or (), other.density.mixtures or (), strict=True):
+        assert np.array_equal(a.weights, b.weights)
+        assert a.n_samples == b.n_samples
+        for mine, theirs in zip(a.gaussians, b.gaussians, strict=True):
+            assert_same(mine, theirs)
+    # Shared components are written once, and shared again.
+    shared = parameters.get("covariance") == "tied"
+    first, second, *_ = one.density.subspaces
+    assert (first.components is second.components) == shared
+    n_rows = len(model_to_tensors(model)[1]["layer.0.components"])
+    counts = [len(subspace.components) for subspace in other.density.subspaces]
+    assert n_rows == (counts[0] if shared else sum(counts))
+
+
+@pytest.mark.parametrize(
+    "parameters", [{}, {"combine": "max"}, {"spatial": "patch", "image_score": "mean"}], ids=str
+)
+def test_a_model_of_layers_comes_back_to_the_bit(parameters, noise):
+    dfm = maps_dfm(**parameters).fit(noise)
+    model, features = dfm.model_, dfm.extract(noise)
+    again = round_trip(model)
+    assert [layer.grid for layer in again.layers] == [layer.grid for layer in model.layers]
+    assert again.image_score == model.image_score
+    assert again.combinations.keys() == model.combinations.keys()
+    for kind, rule in model.combinations.items():
+        for name, value in vars(rule).items():
+            assert np.array_equal(getattr(again.combinations[kind], name), value)
+    for one, other in zip(again.layers, model.layers, strict=True):
+        assert (one.patch, one.rule, one.top_share) == (other.patch, other.rule, other.top_share)
+        assert np.array_equal(
+            one.score(features, ["fre"], 1)[0], other.score(features, ["fre"], 1)[0]
+        )
+        assert (one.scale is None) == (other.scale is None)
+        if other.scale is not None:
+            assert np.array_equal(one.scale.deviation, other.scale.deviation)
+
+
+@pytest.mark.parametrize("labelled", [False, True])
+@pytest.mark.parametrize("calibration", ["loo", "kfold", "split"])
+def test_held_out_scores_come_back_to_the_bit(labelled, calibration):
+    fitted = pydfm.DFM(2, calibration=calibration).fit(ROWS, LABELS if labelled else None).fitted_
+    header, tensors = held_out_to_tensors(fitted.held_out, fitted.model)
+    again = held_out_from_tensors(through_json(header), tensors, fitted.model)
+    assert list(again.scores) == list(fitted.held_out.scores)
+    assert again.map_maxima is None
+    for kind, own in fitted.held_out.scores.items():
+        assert np.array_equal(again.scores[kind], own)
+        assert np.array_equal(again.classes[kind], fitted.held_out.classes[kind])
+    assert all(name.startswith(HELD_OUT) for name in tensors)
+    assert any(name.endswith(".classes") for name in tensors) == labelled
+
+
+def test_maxima_of_maps_come_back(noise):
+    fitted = maps_dfm().fit(noise).fitted_
+    header, tensors = held_out_to_tensors(fitted.held_out, fitted.model)
+    again = held_out_from_tensors(header, tensors, fitted.model)
+    assert np.array_equal(again.map_maxima, fitted.held_out.map_maxima)
+
+
+def test_names_say_what_a_tensor_is_of():
+    model = pydfm.DFM(2).fit(ROWS, LABELS).model_
+    _, tensors = model_to_tensors(model)
+    assert all(name.startswith(LAYER) for name in tensors)
+    assert {name.rpartition(".")[0] for name in tensors} == {"layer.0", "layer.0.background"}
+    assert {tensor.dtype for tensor in tensors.values()} == {np.dtype("f8"), np.dtype("i8")}
+
+
+def wrong_held_out(fitted, change):
+    header, tensors = held_out_to_tensors(fitted.held_out, fitted.model)
+    change(tensors)
+    held_out_from_tensors(header, tensors, fitted.model)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "says"),
+    [
+        ("fre.scores", np.zeros((2, 60)), "fre.scores is not float32 of 2 dimension"),
+        ("fre.scores", np.zeros(60, np.float32), "fre.scores is not float32 of 2 dimension"),
+        ("fre.scores", np.full((2, 60), np.nan, np.float32), "fre.scores is not .* or not finite"),
+        ("fre.scores", np.zeros((2, 59), np.float32), "scores and classes do not fit together"),
+        ("fre.scores", np.zeros((3, 60), np.float32), "scores and classes do not fit together"),
+        ("fre.classes", np.full(60, 3), "scores and classes do not fit together"),
+        ("fre.classes", np.full(60, -1), "scores and classes do not fit together"),
+        ("fre.classes", np.zeros(60), "scores and classes do not fit together"),
+    ],
+)
+def test_held_out_scores_that_are_wrong_are_told(name, value, says):
+    fitted = pydfm.DFM(2).fit(ROWS, LABELS).fitted_
+    with pytest.raises(ValueError, match=says):
+        wrong_held_out(fitted, lambda tensors: tensors.update({f"{HELD_OUT}{name}": value}))
+    with pytest.raises(KeyError, match=name):
+        wrong_held_out(fitted, lambda tensors: tensors.pop(f"{HELD_OUT}{name}"))
+
+
+@pytest.mark.parametrize("deviation", [np.zeros((1, 8, 8)), np.ones((1, 4, 4)), np.ones((2, 8, 8))])
+def test_scales_of_maps_that_are_wrong_are_told(deviation, noise):
+    header, tensors = model_to_tensors(maps_dfm().fit(noise).model_)
+    tensors["layer.0.position_deviation"] = deviation
+    with pytest.raises(ValueError, match=r"layer.0.position_deviation is not positive, or not of"):
+        model_from_tensors(through_json(header), tensors)
+
+
+def test_layers_must_be_standardised_together(noise):
+    header, tensors = model_to_tensors(maps_dfm().fit(noise).model_)
+    header["layers"][1]["standardised"] = False
+    with pytest.raises(ValueError, match="some of its layers are standardised, and others are not"):
+        model_from_tensors(through_json(header), tensors)
+
+
+@pytest.mark.parametrize("values", [[1.0], [1.0, 2.0, 3.0], [1.0, float("nan")], 3.0])
+def test_rules_of_layers_must_have_their_number(values, noise):
+    header, tensors = model_to_tensors(maps_dfm(combine="max").fit(noise).model_)
+    header = through_json(header)
+    header["combinations"]["fre"]["scale"] = values
+    with pytest.raises(ValueError, match="a combination of 2 layers has the numbers"):
+        model_from_tensors(header, tensors)
+
+
+def test_a_grid_is_read_with_its_reach():
+    grid = grid_from({"channels": 3, "height": 2, "width": 4, "reach": [1, 0.5]})
+    assert (grid.channels, grid.height, grid.width, grid.reach) == (3, 2, 4, (1.0, 0.5))
+
+
+def test_equal_rows_have_no_components():
+    with pytest.warns(UserWarning, match="all rows of X are equal"):
+        model = pydfm.DFM().fit(np.ones((5, 3))).model_
+    assert round_trip(model).layers[0].density.subspaces[0].components.shape == (0, 3)

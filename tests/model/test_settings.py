@@ -1,0 +1,103 @@
+import numpy as np
+import pytest
+from fits import settings_of
+
+from pydfm.features.grid import Grid
+
+MAPS = (Grid(4, 8, 8), Grid(8, 4, 4))
+POINTS = (Grid(64, 1, 1),)
+
+
+@pytest.mark.parametrize(
+    ("parameters", "held_out"),
+    [
+        ({}, "loo"),
+        ({"calibration": "kfold"}, "kfold"),
+        ({"calibration": None}, None),
+        ({"calibration": "split"}, "loo"),
+        ({"score_type": ("fre", "nll")}, "loo"),
+        ({"score_type": ("fre", "relative_mahalanobis")}, "kfold"),
+        ({"max_memory": "1GB"}, "kfold"),
+        ({"density": "gmm"}, "kfold"),
+        ({"regularization": 0.1}, "kfold"),
+        ({"covariance": "tied"}, "loo"),
+    ],
+)
+def test_folds_are_for_what_has_no_exact_way(parameters, held_out):
+    found = settings_of(**parameters)
+    assert found.held_out == held_out
+    assert found.n_folds == (5 if held_out == "kfold" else 1)
+
+
+@pytest.mark.parametrize(
+    ("parameters", "how"),
+    [
+        ({}, "loo"),
+        ({"density": "gmm"}, "kfold"),
+        ({"calibration": "split"}, "split"),
+        ({"calibration": "split", "density": "gmm"}, "split"),
+        ({"calibration": None}, None),
+    ],
+)
+def test_how_held_out_scores_are_made(parameters, how):
+    assert settings_of(**parameters).how == how
+    assert settings_of(**parameters).split == (how == "split")
+
+
+def test_several_layers_are_combined_by_held_out_scores_in_any_case():
+    found = settings_of(MAPS, calibration=None)
+    assert (found.held_out, found.how) == ("loo", None)
+    assert settings_of(MAPS, calibration=None, spatial="patch").held_out == "kfold"
+
+
+@pytest.mark.parametrize(
+    ("grids", "parameters", "rule", "map_type"),
+    [
+        ((None,), {}, None, None),
+        (MAPS, {}, None, "fre"),
+        (MAPS, {"score_type": "nll"}, None, "fre"),
+        (MAPS, {"image_score": "sum"}, "sum", "fre"),
+        (MAPS, {"image_score": "calibrated"}, "calibrated", "fre"),
+        (MAPS, {"combine": "max"}, "sum", "fre"),
+        (MAPS, {"calibration": None}, None, None),
+        (MAPS, {"spatial": "mean"}, None, None),
+        (POINTS, {}, None, None),
+        (MAPS, {"spatial": "patch"}, "top", "fre"),
+        (MAPS, {"spatial": "patch", "score_type": ("nll", "fre")}, "top", "nll"),
+        (MAPS, {"spatial": "patch", "image_score": "max"}, "max", "fre"),
+        (MAPS, {"spatial": "patch", "calibration": None}, "top", None),
+        (POINTS, {"spatial": "patch"}, "top", None),
+    ],
+)
+def test_rules_of_maps(grids, parameters, rule, map_type):
+    found = settings_of(grids, **parameters)
+    assert (found.rule, found.map_type) == (rule, map_type)
+
+
+@pytest.mark.parametrize("grids", [(None,), POINTS])
+def test_standardised_maps_need_positions(grids):
+    with pytest.raises(ValueError, match="image_score is 'calibrated', but the features have no"):
+        settings_of(grids, image_score="calibrated")
+
+
+def test_memory_is_shared_among_layers_folds_and_mixtures():
+    assert settings_of().max_bytes is None
+    assert settings_of().cell_bytes is None
+    assert settings_of(max_memory=1000, calibration=None).cell_bytes == 1000
+    assert settings_of(max_memory="1kB", calibration=None, density="gmm").cell_bytes == 500
+    folds = settings_of(max_memory=1000)
+    assert folds.cell_bytes == 1000 * 3 // 20
+    assert settings_of(MAPS, max_memory=1000, calibration="kfold").max_bytes == 500
+    # A quarter is for rows that are scored by the other folds.
+    rows = np.zeros((500, 2))
+    sample = folds.fold_sample().add(rows, np.arange(500))
+    assert sample.n_bytes <= 250
+
+
+def test_the_first_difference_is_named():
+    one = settings_of()
+    assert one.difference(settings_of()) is None
+    assert one.difference(settings_of(n_components=4)) == "n_components"
+    assert one.difference(settings_of(covariance="tied", random_state=3)) == "covariance"
+    assert one.difference(settings_of(alpha=0.5, n_threads=3, batch_size=1)) is None
+    assert one.difference(settings_of(score_type="relative_mahalanobis")) == "held_out"

@@ -1,4 +1,4 @@
-#include "pydfm/parallel.hpp"
+#include "runtime/parallel.hpp"
 
 #include <algorithm>
 #include <atomic>

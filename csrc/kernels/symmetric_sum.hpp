@@ -7,6 +7,7 @@
 
 #include "kernels/matrix.hpp"
 #include "kernels/packed_products.hpp"
+#include "runtime/interruption.hpp"
 #include "runtime/parallel.hpp"
 
 namespace pydfm {

@@ -27,6 +27,21 @@ constexpr Index kSmall = 256;
 
 Index size(const Indices& indices) { return static_cast<Index>(indices.size()); }
 
+Vector<double> take(const Vector<double>& values, const Indices& indices) {
+  Vector<double> taken(size(indices));
+  for (Index i = 0; i < taken.size(); ++i) taken[i] = values[indices[i]];
+  return taken;
+}
+
+// Indices of values in ascending order, of equal ones the first first.
+Indices ascending(const double* values, Index n) {
+  Indices order(static_cast<std::size_t>(n));
+  std::iota(order.begin(), order.end(), Index{0});
+  std::stable_sort(order.begin(), order.end(),
+                   [&](Index i, Index j) { return values[i] < values[j]; });
+  return order;
+}
+
 std::vector<SecularRoot> secular_roots(const Vector<double>& poles, const Vector<double>& weights,
                                        int n_threads) {
   std::vector<SecularRoot> roots(static_cast<std::size_t>(poles.size()));
@@ -91,20 +106,17 @@ class Merge {
         vectors_(torn.vectors.block(first, first, n_, n_)) {
     // diag(left, right) + |e| z z' in the basis of the blocks' vectors, by ascending values.
     Vector<double> z(n_);
-    z << vectors_.row(n_left_ - 1).head(n_left_).transpose(),
-        std::copysign(1.0, e) * vectors_.row(n_left_).tail(n_ - n_left_).transpose();
-    const auto values = torn.values.segment(first, n_);
-    order_.resize(static_cast<std::size_t>(n_));
-    std::iota(order_.begin(), order_.end(), Index{0});
-    std::stable_sort(order_.begin(), order_.end(),
-                     [&](Index i, Index j) { return values[i] < values[j]; });
-    const Vector<double> sorted = values(order_);
-    const Vector<double> sorted_z = z(order_);
+    for (Index i = 0; i < n_left_; ++i) z[i] = vectors_(n_left_ - 1, i);
+    for (Index i = n_left_; i < n_; ++i) z[i] = std::copysign(1.0, e) * vectors_(n_left_, i);
+    const Vector<double> values = torn.values.segment(first, n_);
+    order_ = ascending(values.data(), n_);
+    const Vector<double> sorted = take(values, order_);
+    const Vector<double> sorted_z = take(z, order_);
     deflation_ = deflate(view(sorted), view(sorted_z), std::abs(e), torn.norm);
 
-    poles_ = deflation_.values(deflation_.kept);
-    const Vector<double> weights =
-        std::abs(e) * deflation_.z(deflation_.kept).array().square().matrix();
+    poles_ = take(deflation_.values, deflation_.kept);
+    Vector<double> weights = take(deflation_.z, deflation_.kept);
+    for (double& weight : weights) weight = std::abs(e) * (weight * weight);
     roots_ = secular_roots(poles_, weights, n_threads_);
 
     // Roots first, then deflated values: whence the i-th smallest eigenvalue comes.
@@ -112,12 +124,9 @@ class Merge {
     for (Index j = 0; j < poles_.size(); ++j) {
       found[j] = roots_[j].value(poles_);
     }
-    found.tail(size(deflation_.deflated)) = deflation_.values(deflation_.deflated);
-    sources_.resize(static_cast<std::size_t>(n_));
-    std::iota(sources_.begin(), sources_.end(), Index{0});
-    std::stable_sort(sources_.begin(), sources_.end(),
-                     [&](Index i, Index j) { return found[i] < found[j]; });
-    values_ = found(sources_);
+    found.tail(size(deflation_.deflated)) = take(deflation_.values, deflation_.deflated);
+    sources_ = ascending(found.data(), n_);
+    values_ = take(found, sources_);
   }
 
   const Vector<double>& values() const { return values_; }
@@ -131,8 +140,7 @@ class Merge {
   }
 
   // The last columns.size() eigenvectors, ascending, become those columns of `target` (n, k).
-  template <typename Target>
-  void form(const Indices& columns, Target&& target) {
+  void form(const Indices& columns, Eigen::Ref<ColumnMajor> target) {
     rotate();
 
     const Indices& kept = deflation_.kept;
@@ -235,7 +243,7 @@ class Merge {
         const SecularRoot& t = roots_[wanted[j]];
         vector = z.array() / t.gaps(poles_);
         vector.normalize();
-        inner.col(j) = vector(rows);
+        inner.col(j) = take(vector, rows);
       }
     });
     return inner;

@@ -7,6 +7,7 @@
 #include <Eigen/Householder>
 
 #include "kernels/matrix_products.hpp"
+#include "runtime/interruption.hpp"
 #include "runtime/parallel.hpp"
 
 namespace pydfm {

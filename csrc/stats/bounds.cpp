@@ -7,6 +7,7 @@
 
 #include "kernels/matrix_products.hpp"
 #include "linalg/eigensolver.hpp"
+#include "runtime/interruption.hpp"
 #include "runtime/parallel.hpp"
 
 namespace pydfm {

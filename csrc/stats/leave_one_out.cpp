@@ -11,6 +11,7 @@
 #include "kernels/matrix_products.hpp"
 #include "linalg/contour.hpp"
 #include "linalg/secular.hpp"
+#include "runtime/interruption.hpp"
 #include "runtime/parallel.hpp"
 
 namespace pydfm {
@@ -21,7 +22,7 @@ constexpr double kEps = std::numeric_limits<double>::epsilon();
 constexpr double kInfinity = std::numeric_limits<double>::infinity();
 
 // Rows to a block.
-constexpr Index kBlock = 64;
+constexpr Index kBlockRows = 64;
 
 // Eigenvalues closer than this, relatively, have no circle between them: a narrower gap would cost
 // more nodes, a wider one the roots between, in every row.
@@ -33,7 +34,7 @@ constexpr double kGapPart = 1.0 / 16;
 // Error of a mean over the circle relative to the sum of what it adds up, and relative to itself
 // what of that is let pass.
 constexpr double kMeanError = 1e-14;
-constexpr double kTolerance = 1e-9;
+constexpr double kMeanTolerance = 1e-9;
 
 using Complex = std::complex<double>;
 
@@ -57,10 +58,10 @@ struct Sums {
 };
 
 // Which of the sums the scores asked for need.
-struct Wanted {
+struct WantedSums {
   bool residual = false, mahalanobis = false, log_ratio = false, shrinkage = false;
 
-  explicit Wanted(const std::vector<ScoreType>& types) {
+  explicit WantedSums(const std::vector<ScoreType>& types) {
     for (const ScoreType type : types) {
       residual |= type == ScoreType::kFre || type == ScoreType::kPpca;
       mahalanobis |= type == ScoreType::kMahalanobis;
@@ -187,7 +188,7 @@ class Cut {
     return block;
   }
 
-  Sums sums(const Block& block, Index i, double rho, const Wanted& wanted) const {
+  Sums sums(const Block& block, Index i, double rho, const WantedSums& wanted) const {
     const auto roots = [&] { return Roots(spectrum_, block.z.row(i), rho); };
     const Index r = spectrum_.values.size();
     if (!circle_) return roots().sums(0, r, k_);
@@ -201,7 +202,7 @@ class Cut {
         sums += single.sums(root, k_);
       }
     }
-    const double error = kMeanError / kTolerance * block.bounds(i, 0);
+    const double error = kMeanError / kMeanTolerance * block.bounds(i, 0);
     if ((wanted.residual && sums.residual < error) ||
         (wanted.shrinkage && rest_ - sums.shrinkage < rho * error)) {
       const Sums exact = roots().sums(k_, r, k_);
@@ -259,7 +260,7 @@ class Cut {
   }
 
   template <typename Row>
-  Sums means(const Row& f, double rho, const Wanted& wanted) const {
+  Sums means(const Row& f, double rho, const WantedSums& wanted) const {
     const Index m = n_nodes();
     const auto weights = circle_->weights.array();
     const auto tau_imag = circle_->imag.array();
@@ -333,8 +334,8 @@ class LeftOut {
 
   // Calls `visit(row, sums, k)` for every row, in no order.
   template <typename Visit>
-  void for_each_row(const Wanted& wanted, int n_threads, const Visit& visit) const {
-    parallel_blocks(rows_.coordinates.rows(), kBlock, n_threads, [&](Index first, Index count) {
+  void for_each_row(const WantedSums& wanted, int n_threads, const Visit& visit) const {
+    parallel_blocks(rows_.coordinates.rows(), kBlockRows, n_threads, [&](Index first, Index count) {
       std::optional<Cut::Block> block;
       for (Index i = 0; i < count; ++i) {
         const Index row = first + i;
@@ -354,7 +355,7 @@ class LeftOut {
 
   Matrix<double> residuals(int n_threads) const {
     Matrix<double> result(rows_.coordinates.rows(), rank());
-    parallel_blocks(rows_.coordinates.rows(), kBlock, n_threads, [&](Index first, Index count) {
+    parallel_blocks(rows_.coordinates.rows(), kBlockRows, n_threads, [&](Index first, Index count) {
       auto part = result.middleRows(first, count);
       const VectorView<double> rho(rows_.rho.data() + first, count);
       if (cut_) {
@@ -473,7 +474,7 @@ Matrix<double> leave_one_out(const TrainingRows& rows, const RemainingModel& mod
                              const std::vector<ScoreType>& types, int n_threads) {
   const LeftOut left_out(rows, model.n_components);
   const Scores scores(left_out.spectrum(), model, rows.resolution);
-  const Wanted wanted(types);
+  const WantedSums wanted(types);
   Matrix<double> result(static_cast<Index>(types.size()), rows.coordinates.rows());
   left_out.for_each_row(wanted, n_threads, [&](Index row, const Sums& sums, Index k) {
     double noise = 0;

@@ -78,8 +78,11 @@ void pack_columns(const RowsView& rows, Range range, Index first, Index count, c
 // lower(c) += weight a a' in rows [begin, begin + height).
 void add_lower_outer(const Vector<double>& a, double weight, Index begin, Index height,
                      Matrix<double>& c) {
-  c.block(begin, 0, height, begin + height).noalias() +=
-      weight * a.segment(begin, height) * a.head(begin + height).transpose();
+  for (Index i = begin; i < begin + height; ++i) {
+    const double scale = weight * a[i];
+    double* const row = c.row(i).data();
+    for (Index j = 0; j < begin + height; ++j) row[j] += scale * a[j];
+  }
 }
 
 }  // namespace
@@ -153,7 +156,10 @@ Moments merge(const MomentsView& a, const MomentsView& b) {
   // Memory is what it costs: each number is read and written once.
   for (Index i = 0; i < d; ++i) {
     if (i % kBlock == 0) poll();
-    both.scatter.row(i) = a.scatter.row(i) + b.scatter.row(i) + step[i] * step.transpose();
+    const double* const of_a = a.scatter.data() + i * d;
+    const double* const of_b = b.scatter.data() + i * d;
+    double* const of_both = both.scatter.data() + i * d;
+    for (Index j = 0; j < d; ++j) of_both[j] = of_a[j] + of_b[j] + step[i] * step[j];
   }
   return both;
 }
@@ -174,7 +180,10 @@ Moments subtract(const MomentsView& a, const MomentsView& b) {
       std::sqrt(n * n_b / static_cast<double>(a.count)) * (b.mean - rest.mean);
   for (Index i = 0; i < d; ++i) {
     if (i % kBlock == 0) poll();
-    rest.scatter.row(i) = a.scatter.row(i) - b.scatter.row(i) - step[i] * step.transpose();
+    const double* const of_a = a.scatter.data() + i * d;
+    const double* const of_b = b.scatter.data() + i * d;
+    double* const of_rest = rest.scatter.data() + i * d;
+    for (Index j = 0; j < d; ++j) of_rest[j] = of_a[j] - of_b[j] - step[i] * step[j];
   }
   const double rounding =
       static_cast<double>(a.count + d) * std::numeric_limits<double>::epsilon() *
@@ -237,8 +246,10 @@ Matrix<double> components_from_gram(const RowsView& rows, const VectorView<doubl
     poll();
     const Index count = std::min(Packed::kWidth, k - i);
     Matrix<double> panel = Matrix<double>::Zero(Packed::kWidth, n);
-    panel.topRows(count) = values.segment(i, count).cwiseSqrt().cwiseInverse().asDiagonal() *
-                           vectors.middleRows(i, count);
+    for (Index row = 0; row < count; ++row) {
+      const double scale = 1 / std::sqrt(values[i + row]);
+      for (Index p = 0; p < n; ++p) panel(row, p) = scale * vectors(i + row, p);
+    }
     scaled.set_panel(i / Packed::kWidth, panel);
   }
   Matrix<double> components = large_matrix(k, d);

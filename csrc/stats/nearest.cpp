@@ -7,6 +7,7 @@
 #include <cstddef>
 #include <limits>
 
+#include "runtime/interruption.hpp"
 #include "runtime/parallel.hpp"
 
 namespace pydfm {
@@ -22,7 +23,7 @@ constexpr Index kMostBounds = Index{1} << 22;
 constexpr double kMostLeft = 0.75;
 // Scores may differ by this share of themselves, which is twice what is allowed of float32
 // products, and of what they are sums of, for float64.
-constexpr double kSlack = 1e-4;
+constexpr double kScoreSlack = 1e-4;
 constexpr double kExactSlack = 1e-7;
 
 Index block_rows(Index n_rows, Index n_classes, int n_threads) {
@@ -153,8 +154,8 @@ class Block {
       const double rest = std::abs(scorers_[c]->value(types_[t], Energies{}));
       const auto least = least_.row(static_cast<Index>(t)).transpose().array();
       // Never far where a number is not one.
-      near =
-          near || !(low_scores(c, types_[t]) > least + kSlack * least.abs() + kExactSlack * rest);
+      near = near ||
+             !(low_scores(c, types_[t]) > least + kScoreSlack * least.abs() + kExactSlack * rest);
     }
     some.clear();
     for (Index i = 0; i < n(); ++i) {

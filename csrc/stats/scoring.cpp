@@ -7,6 +7,7 @@
 #include <numeric>
 #include <stdexcept>
 
+#include "runtime/interruption.hpp"
 #include "runtime/parallel.hpp"
 
 namespace pydfm {

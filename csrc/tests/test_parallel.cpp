@@ -1,3 +1,4 @@
+#include "runtime/interruption.hpp"
 #include "runtime/parallel.hpp"
 
 #include <algorithm>

@@ -15,11 +15,16 @@ py::tuple to_tuple(const core::Moments& m) {
 // A tuple (count, mean, scatter), whose arrays it keeps.
 struct Moments {
   explicit Moments(const py::tuple& tuple)
-      : mean(at(tuple, 1)), scatter(at(tuple, 2)), view{py::cast<Index>(tuple[0]), {}, {}} {
+      : mean(at(tuple, 1)), scatter(at(tuple, 2)), view{count_of(tuple[0]), {}, {}} {
     view.scatter = matrix(scatter, "scatter");
     check(view.scatter.rows == view.scatter.cols, "scatter must be square");
     view.mean = vector(mean, "mean", view.scatter.rows);
     check(view.count >= 0, "count must not be negative");
+  }
+
+  static Index count_of(const py::handle& count) {
+    if (!PyIndex_Check(count.ptr())) throw py::type_error("a count of rows must be an integer");
+    return py::cast<Index>(count);
   }
 
   static Numbers at(const py::tuple& tuple, std::size_t i) {

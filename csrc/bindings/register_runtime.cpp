@@ -1,7 +1,13 @@
 // Which build of the core this is, what the processor can run, errors and signals.
 #include <atomic>
+#include <chrono>
 #include <exception>
 #include <string>
+#include <thread>
+
+#if defined(__GLIBC__)
+#include <cxxabi.h>
+#endif
 
 #include <pybind11/pybind11.h>
 
@@ -16,8 +22,13 @@ namespace py = pybind11;
 
 namespace {
 
-// As Python numbers it.
+// Its number in Python.
 std::atomic<unsigned long> main_thread{0};
+
+void find_main_thread() {
+  const py::object thread = py::module_::import("threading").attr("main_thread")();
+  main_thread = py::cast<unsigned long>(thread.attr("ident"));
+}
 
 py::list supported_instruction_sets() {
   py::list names;
@@ -45,17 +56,26 @@ void translate_error(std::exception_ptr error) {
 
 }  // namespace
 
-void find_main_thread() {
-  const py::object thread = py::module_::import("threading").attr("main_thread")();
-  main_thread = py::cast<unsigned long>(thread.attr("ident"));
-}
-
 void call_signal_handlers() {
   // They run on the main thread only; and at the end of a program, another that asked for the GIL
   // would not get it.
   if (PyThread_get_thread_ident() != main_thread) return;
   const py::gil_scoped_acquire acquire;
   if (PyErr_CheckSignals() != 0) throw py::error_already_set();
+}
+
+void take_gil(PyThreadState* thread) {
+#if defined(__GLIBC__)
+  // Before Python 3.14 the thread would be ended by unwinding, which destroys references to objects
+  // without the GIL.
+  try {
+    PyEval_RestoreThread(thread);
+  } catch (const abi::__forced_unwind&) {
+    while (true) std::this_thread::sleep_for(std::chrono::hours(1));
+  }
+#else
+  PyEval_RestoreThread(thread);
+#endif
 }
 
 void register_runtime(py::module_& m) {

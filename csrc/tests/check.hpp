@@ -5,7 +5,7 @@
 #include <random>
 #include <string>
 
-#include "pydfm/matrix.hpp"
+#include "kernels/matrix.hpp"
 
 namespace pydfm::testing {
 

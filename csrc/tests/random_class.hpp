@@ -7,7 +7,7 @@
 #include <Eigen/QR>
 
 #include "check.hpp"
-#include "pydfm/scoring.hpp"
+#include "stats/scoring.hpp"
 
 namespace pydfm::testing {
 

@@ -1,4 +1,4 @@
-#include "pydfm/eigensolver.hpp"
+#include "linalg/eigensolver.hpp"
 
 #include <algorithm>
 #include <cmath>
@@ -10,16 +10,13 @@
 #include <Eigen/QR>
 
 #include "check.hpp"
-#include "pydfm/band.hpp"
-#include "pydfm/bulge_chasing.hpp"
-#include "pydfm/tridiagonal.hpp"
+#include "linalg/tridiagonal.hpp"
 
 namespace {
 
 using pydfm::Eigenpairs;
 using pydfm::Index;
 using pydfm::Matrix;
-using pydfm::Reduction;
 using pydfm::Vector;
 using pydfm::view;
 using pydfm::Wanted;
@@ -48,7 +45,7 @@ struct Case {
 
 std::vector<Case> cases() {
   std::vector<Case> all;
-  // On both sides of the leaves' size, of the padding, of the panels and of the band's tiles.
+  // On both sides of the leaves' size, of the padding, of the panels and of the tiles.
   for (const Index n : {1, 2, 3, 8, 31, 32, 33, 48, 49, 50, 64, 65, 96, 97, 130, 193, 300}) {
     const std::string size = " " + std::to_string(n);
     const auto add = [&](const std::string& name, const Vector<double>& values) {
@@ -109,29 +106,23 @@ void check_pairs(const Case& c, const Eigenpairs& pairs, Index k) {
   }
 }
 
-constexpr Reduction kReductions[] = {Reduction::kDirect, Reduction::kByBand};
-
 void eigenpairs_are_those_of_the_matrix() {
   for (const Case& c : cases()) {
-    for (const Reduction reduction : kReductions) {
-      check_pairs(c, pydfm::eigh(view(c.a), {}, 2, reduction), c.a.rows());
-    }
+    check_pairs(c, pydfm::eigh(view(c.a), {}, 2), c.a.rows());
   }
 }
 
 void leading_pairs_are_the_first_of_all() {
   for (const Case& c : cases()) {
     const Index n = c.a.rows();
-    for (const Reduction reduction : kReductions) {
-      const Eigenpairs all = pydfm::eigh(view(c.a), {}, 1, reduction);
-      for (const Index k : {Index{0}, Index{1}, n / 5, n - 1}) {
-        const Eigenpairs some = pydfm::eigh(view(c.a), {k, 1.0}, 2, reduction);
-        check_pairs(c, some, k);
-        check(same(some.values, all.values), c.name + ", all values");
-      }
-      const Eigenpairs share = pydfm::eigh(view(c.a), {n, 0.9}, 2, reduction);
-      check_pairs(c, share, share.vectors.rows());
+    const Eigenpairs all = pydfm::eigh(view(c.a), {}, 1);
+    for (const Index k : {Index{0}, Index{1}, n / 5, n - 1}) {
+      const Eigenpairs some = pydfm::eigh(view(c.a), {k, 1.0}, 2);
+      check_pairs(c, some, k);
+      check(same(some.values, all.values), c.name + ", all values");
     }
+    const Eigenpairs share = pydfm::eigh(view(c.a), {n, 0.9}, 2);
+    check_pairs(c, share, share.vectors.rows());
   }
 }
 
@@ -151,22 +142,18 @@ void only_the_lower_triangle_is_read() {
   const Case c{"lower triangle", with_eigenvalues(ranks(50), 3), ranks(50)};
   Matrix<double> lower = c.a;
   lower.triangularView<Eigen::StrictlyUpper>().setConstant(77);
-  for (const Reduction reduction : kReductions) {
-    check_pairs(c, pydfm::eigh(view(lower), {}, 1, reduction), 50);
-  }
+  check_pairs(c, pydfm::eigh(view(lower), {}, 1), 50);
 }
 
 void bits_do_not_depend_on_threads() {
   for (const Index n : {100, 300, 600}) {
     for (const double share : {1.0, 0.8}) {
       const Matrix<double> a = with_eigenvalues(ranks(n).array().pow(-1.1), 1);
-      for (const Reduction reduction : kReductions) {
-        const Eigenpairs one = pydfm::eigh(view(a), {n, share}, 1, reduction);
-        for (const int n_threads : {2, 3, 8}) {
-          const Eigenpairs more = pydfm::eigh(view(a), {n, share}, n_threads, reduction);
-          check(same(more.values, one.values) && same(more.vectors, one.vectors),
-                "bits on " + std::to_string(n_threads) + " threads");
-        }
+      const Eigenpairs one = pydfm::eigh(view(a), {n, share}, 1);
+      for (const int n_threads : {2, 3, 8}) {
+        const Eigenpairs more = pydfm::eigh(view(a), {n, share}, n_threads);
+        check(same(more.values, one.values) && same(more.vectors, one.vectors),
+              "bits on " + std::to_string(n_threads) + " threads");
       }
     }
   }
@@ -187,39 +174,6 @@ void the_tridiagonal_form_is_similar_to_the_matrix() {
   }
 }
 
-void the_band_form_is_similar_to_the_matrix() {
-  for (const Index n : {1, 2, 48, 49, 97, 150, 230}) {
-    Matrix<double> a = normal(n, n, 9);
-    a = (a + a.transpose()).eval();
-    pydfm::BandForm form = pydfm::reduce_to_band(view(a), 0.5, 2);
-    Matrix<double> band = Matrix<double>::Zero(n, n);
-    for (Index d = 0; d <= std::min(pydfm::kBand, n - 1); ++d) {
-      band.diagonal(-d) = form.band.row(d).head(n - d);
-    }
-    band.triangularView<Eigen::StrictlyUpper>() = band.transpose();
-    Matrix<double> q = Matrix<double>::Identity(n, n);
-    form.reflectors.apply(q, 2);
-    check_at_most(largest(q.transpose() * band * q - 0.5 * a), 1e-13, "Q1 B Q1'");
-
-    const pydfm::ChasedBand chased = pydfm::chase_bulges(form, 2);
-    Matrix<double> tridiagonal = Matrix<double>::Zero(n, n);
-    tridiagonal.diagonal() = chased.diagonal;
-    tridiagonal.diagonal(1) = chased.off_diagonal;
-    tridiagonal.diagonal(-1) = chased.off_diagonal;
-    q.setIdentity();
-    chased.reflectors.apply(q, 2);
-    check_at_most(largest(q.transpose() * tridiagonal * q - band), 1e-13, "Q2 T Q2'");
-  }
-}
-
-void large_matrices_with_few_vectors_go_by_a_band() {
-  const auto by_band = [](Index n, const Wanted& wanted) {
-    return pydfm::reduction_of(n, wanted) == Reduction::kByBand;
-  };
-  check(by_band(4096, {4096, 0.97}) && by_band(4096, {100, 1.0}), "few of a large matrix");
-  check(!by_band(4096, {}) && !by_band(1024, {100, 0.97}), "all, or a small matrix");
-}
-
 void what_is_not_finite_raises() {
   for (const Index n : {1, 3, 100}) {
     for (const double bad :
@@ -233,10 +187,8 @@ void what_is_not_finite_raises() {
 
 void nothing_has_no_eigenpairs() {
   const Matrix<double> a(0, 0);
-  for (const Reduction reduction : kReductions) {
-    const Eigenpairs pairs = pydfm::eigh(view(a), {}, 2, reduction);
-    check(pairs.values.size() == 0 && pairs.vectors.size() == 0, "no rows");
-  }
+  const Eigenpairs pairs = pydfm::eigh(view(a), {}, 2);
+  check(pairs.values.size() == 0 && pairs.vectors.size() == 0, "no rows");
 }
 
 }  // namespace
@@ -248,8 +200,6 @@ int main() {
   only_the_lower_triangle_is_read();
   bits_do_not_depend_on_threads();
   the_tridiagonal_form_is_similar_to_the_matrix();
-  the_band_form_is_similar_to_the_matrix();
-  large_matrices_with_few_vectors_go_by_a_band();
   what_is_not_finite_raises();
   nothing_has_no_eigenpairs();
   return pydfm::testing::result();

@@ -1,4 +1,4 @@
-#include "pydfm/moments.hpp"
+#include "stats/moments.hpp"
 
 #include <limits>
 #include <stdexcept>
@@ -8,12 +8,12 @@
 
 namespace {
 
+using pydfm::as_rows;
 using pydfm::Gram;
 using pydfm::Index;
 using pydfm::Matrix;
 using pydfm::Moments;
 using pydfm::Vector;
-using pydfm::view;
 using pydfm::testing::check;
 using pydfm::testing::check_at_most;
 using pydfm::testing::check_throws;
@@ -52,9 +52,9 @@ void moments_are_those_of_the_definition() {
       for (const double offset : {0.0, 1e4}) {
         const Matrix<double> rows = normal(n, d, 1).array() + offset;
         const std::string what = std::to_string(n) + " x " + std::to_string(d);
-        check_close(pydfm::moments(view(rows), 2), naive(rows), 1e-10, what);
+        check_close(pydfm::moments(as_rows(rows), 2), naive(rows), 1e-10, what);
         const Matrix<float> single = rows.cast<float>();
-        check_close(pydfm::moments(view(single), 2), naive(single.cast<double>()), 1e-10,
+        check_close(pydfm::moments(as_rows(single), 2), naive(single.cast<double>()), 1e-10,
                     what + " float");
       }
     }
@@ -68,7 +68,7 @@ void atypical_rows_in_even_steps_cost_few_digits() {
     Matrix<double> rows = normal(n, 3, 6);
     for (Index i = 0; i < n; i += step) rows(i, 0) += 1e6;
     const Moments expected = naive(rows);
-    const Moments m = pydfm::moments(view(rows), 2);
+    const Moments m = pydfm::moments(as_rows(rows), 2);
     const std::string what = std::to_string(n) + " rows with outliers in even steps";
     check_at_most(largest(m.mean - expected.mean), 1e-9, what + ", mean");
     check_at_most(largest(m.scatter - expected.scatter), 1e-13 * expected.scatter.trace(), what);
@@ -78,7 +78,7 @@ void atypical_rows_in_even_steps_cost_few_digits() {
 void gram_is_that_of_the_definition() {
   for (const Index n : {1, 7, 150}) {
     const Matrix<double> rows = normal(n, 1100, 2).array() - 3;
-    const Gram g = pydfm::gram(view(rows), 2);
+    const Gram g = pydfm::gram(as_rows(rows), 2);
     const Vector<double> mean = rows.colwise().mean();
     const Matrix<double> centred = rows.rowwise() - mean.transpose();
     const Matrix<double> products = centred * centred.transpose();
@@ -91,9 +91,9 @@ void gram_is_that_of_the_definition() {
 void merged_moments_are_those_of_all_rows() {
   const Matrix<double> all = normal(300, 40, 3);
   const Matrix<double> a = all.topRows(1), b = all.middleRows(1, 99), c = all.bottomRows(200);
-  const Moments ma = pydfm::moments(view(a), 1);
-  const Moments mb = pydfm::moments(view(b), 1);
-  const Moments mc = pydfm::moments(view(c), 1);
+  const Moments ma = pydfm::moments(as_rows(a), 1);
+  const Moments mb = pydfm::moments(as_rows(b), 1);
+  const Moments mc = pydfm::moments(as_rows(c), 1);
   check_close(pydfm::merge(pydfm::merge(ma, mb), mc), naive(all), 1e-13, "(a + b) + c");
   check_close(pydfm::merge(ma, pydfm::merge(mb, mc)), naive(all), 1e-13, "a + (b + c)");
   check_close(pydfm::merge(Moments{}, mb), mb, 0, "nothing + b");
@@ -102,26 +102,26 @@ void merged_moments_are_those_of_all_rows() {
 
 void bits_do_not_depend_on_threads() {
   const Matrix<float> rows = normal(3000, 300, 4).cast<float>();
-  const Moments one = pydfm::moments(view(rows), 1);
+  const Moments one = pydfm::moments(as_rows(rows), 1);
   const Matrix<float> few = rows.topRows(300);
-  const Gram one_gram = pydfm::gram(view(few), 1);
+  const Gram one_gram = pydfm::gram(as_rows(few), 1);
   for (const int n_threads : {2, 3, 8}) {
-    const Moments m = pydfm::moments(view(rows), n_threads);
+    const Moments m = pydfm::moments(as_rows(rows), n_threads);
     check(same(m.mean, one.mean) && same(m.scatter, one.scatter), "moments' bits");
-    const Gram g = pydfm::gram(view(few), n_threads);
+    const Gram g = pydfm::gram(as_rows(few), n_threads);
     check(same(g.mean, one_gram.mean) && same(g.gram, one_gram.gram), "gram's bits");
   }
 }
 
 void bad_rows_show() {
   Matrix<double> rows(0, 3);
-  check_throws<std::invalid_argument>([&] { pydfm::moments(view(rows), 1); }, "no rows");
-  check_throws<std::invalid_argument>([&] { pydfm::gram(view(rows), 1); }, "gram of no rows");
+  check_throws<std::invalid_argument>([&] { pydfm::moments(as_rows(rows), 1); }, "no rows");
+  check_throws<std::invalid_argument>([&] { pydfm::gram(as_rows(rows), 1); }, "gram of no rows");
   rows = normal(20, 3, 5);
   rows(17, 1) = std::numeric_limits<double>::quiet_NaN();
-  check(!pydfm::moments(view(rows), 2).mean.allFinite(), "NaN shows in the mean");
+  check(!pydfm::moments(as_rows(rows), 2).mean.allFinite(), "NaN shows in the mean");
   rows(17, 1) = std::numeric_limits<double>::infinity();
-  check(!pydfm::gram(view(rows), 2).mean.allFinite(), "infinity shows in the mean");
+  check(!pydfm::gram(as_rows(rows), 2).mean.allFinite(), "infinity shows in the mean");
 }
 
 }  // namespace

@@ -1,4 +1,4 @@
-#include "pydfm/nearest.hpp"
+#include "stats/nearest.hpp"
 
 #include <algorithm>
 #include <cmath>
@@ -13,12 +13,12 @@
 
 namespace {
 
+using pydfm::as_rows;
 using pydfm::Bounds;
 using pydfm::Index;
 using pydfm::Matrix;
 using pydfm::Scorer;
 using pydfm::ScoreType;
-using pydfm::view;
 using pydfm::testing::check;
 using pydfm::testing::kTypes;
 using pydfm::testing::normal;
@@ -64,18 +64,18 @@ Matrix<float> rows_of(const Classes& all, Index n) {
 void check_nearest(const Classes& all, const Matrix<float>& rows, const std::string& what) {
   Matrix<float> least = Matrix<float>::Constant(4, rows.rows(), std::numeric_limits<float>::max());
   for (const Scorer& scorer : all.scorers) {
-    least = least.cwiseMin(pydfm::score(view(rows), scorer, kTypes, 2));
+    least = least.cwiseMin(pydfm::score(as_rows(rows), scorer, kTypes, 2));
   }
-  const auto brute = pydfm::score_nearest(view(rows), all.pointers, nullptr, kTypes, 2);
+  const auto brute = pydfm::score_nearest(as_rows(rows), all.pointers, nullptr, kTypes, 2);
   check(same(brute.scores, least), what + ": the least score, to the bit");
   const Bounds bounds(all.pointers, 2);
   for (const int n_threads : {1, 2, 5}) {
-    const auto some = pydfm::score_nearest(view(rows), all.pointers, &bounds, kTypes, n_threads);
+    const auto some = pydfm::score_nearest(as_rows(rows), all.pointers, &bounds, kTypes, n_threads);
     check(same(some.scores, brute.scores), what + ": scores with bounds");
     check(same(some.classes, brute.classes), what + ": classes with bounds");
   }
   for (std::size_t t = 0; t < kTypes.size(); ++t) {
-    const auto alone = pydfm::score_nearest(view(rows), all.pointers, &bounds, {kTypes[t]}, 2);
+    const auto alone = pydfm::score_nearest(as_rows(rows), all.pointers, &bounds, {kTypes[t]}, 2);
     const auto row = static_cast<Index>(t);
     check(same(alone.scores, Matrix<float>(brute.scores.row(row))), what + ": one type");
     check(same(alone.classes, Matrix<int>(brute.classes.row(row))), what + ": its classes");
@@ -101,7 +101,7 @@ void bounds_are_below_what_they_bound() {
   for (const auto part : {Bounds::Part::kResidual, Bounds::Part::kMahalanobis}) {
     const Index type = part == Bounds::Part::kResidual ? 0 : 1;
     Matrix<float> low(70, rows.rows());
-    bounds.find(part, view(rows), which, low);
+    bounds.find(part, as_rows(rows), which, low);
     Index n_far = 0;
     for (Index c = 0; c < low.rows(); ++c) {
       for (Index i = 0; i < low.cols(); ++i) {
@@ -129,7 +129,7 @@ void rows_that_are_not_finite_have_no_class() {
   rows(4, 0) = std::numeric_limits<float>::quiet_NaN();
   const Bounds bounds(all.pointers, 1);
   for (const Bounds* some : {static_cast<const Bounds*>(nullptr), &bounds}) {
-    const auto nearest = pydfm::score_nearest(view(rows), all.pointers, some, kTypes, 2);
+    const auto nearest = pydfm::score_nearest(as_rows(rows), all.pointers, some, kTypes, 2);
     for (Index i = 0; i < 9; ++i) {
       const bool bad = i == 2 || i == 4;
       check(std::isnan(nearest.scores(3, i)) == bad, "NaN of row " + std::to_string(i));

@@ -1,5 +1,5 @@
 // Products of packed factors beside Eigen's, for sizes around those of a panel and of a tile.
-#include "pydfm/packed_products.hpp"
+#include "kernels/packed_products.hpp"
 
 #include <string>
 

@@ -1,4 +1,5 @@
-#include "pydfm/parallel.hpp"
+#include "runtime/interruption.hpp"
+#include "runtime/parallel.hpp"
 
 #include <algorithm>
 #include <atomic>

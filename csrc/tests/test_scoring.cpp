@@ -1,4 +1,4 @@
-#include "pydfm/scoring.hpp"
+#include "stats/scoring.hpp"
 
 #include <cmath>
 #include <limits>
@@ -10,12 +10,12 @@
 
 namespace {
 
+using pydfm::as_rows;
 using pydfm::Index;
 using pydfm::Matrix;
 using pydfm::Scorer;
 using pydfm::ScoreType;
 using pydfm::Vector;
-using pydfm::view;
 using pydfm::testing::check;
 using pydfm::testing::check_at_most;
 using pydfm::testing::kTypes;
@@ -25,7 +25,7 @@ using pydfm::testing::same;
 
 template <typename Scalar>
 void check_scores(const RandomClass& c, const Matrix<Scalar>& rows, const std::string& what) {
-  const Matrix<float> scores = pydfm::score(view(rows), c.scorer(), kTypes, 2);
+  const Matrix<float> scores = pydfm::score(as_rows(rows), c.scorer(), kTypes, 2);
   double worst = 0;
   for (Index i = 0; i < rows.rows(); ++i) {
     const Vector<double> expected = c.scores(rows.row(i).template cast<double>());
@@ -79,16 +79,17 @@ void a_score_depends_on_its_row_alone() {
   const Scorer scorer = c.scorer();
   Matrix<float> rows = normal(301, 300, 9).cast<float>();
   rows.row(5) = (c.mean.transpose() + c.components.row(0)).cast<float>();  // computed again
-  const Matrix<float> all = pydfm::score(view(rows), scorer, kTypes, 1);
+  const Matrix<float> all = pydfm::score(as_rows(rows), scorer, kTypes, 1);
   for (const int n_threads : {2, 3, 8}) {
-    check(same(all, pydfm::score(view(rows), scorer, kTypes, n_threads)), "threads");
+    check(same(all, pydfm::score(as_rows(rows), scorer, kTypes, n_threads)), "threads");
   }
   for (Index i = 0; i < 20; ++i) {
     const Matrix<float> one = rows.row(i);
-    check(same(Matrix<float>(all.col(i)), pydfm::score(view(one), scorer, kTypes, 1)), "one row");
+    check(same(Matrix<float>(all.col(i)), pydfm::score(as_rows(one), scorer, kTypes, 1)),
+          "one row");
   }
   for (std::size_t t = 0; t < kTypes.size(); ++t) {
-    const Matrix<float> one = pydfm::score(view(rows), scorer, {kTypes[t]}, 2);
+    const Matrix<float> one = pydfm::score(as_rows(rows), scorer, {kTypes[t]}, 2);
     check(same(Matrix<float>(all.row(static_cast<Index>(t))), one), "one type");
   }
 }
@@ -99,7 +100,7 @@ void rows_that_are_not_finite_score_nan() {
   rows(2, 69) = std::numeric_limits<float>::infinity();
   rows(4, 0) = std::numeric_limits<float>::quiet_NaN();
   const Scorer scorer = c.scorer();
-  const Matrix<float> scores = pydfm::score(view(rows), scorer, kTypes, 2);
+  const Matrix<float> scores = pydfm::score(as_rows(rows), scorer, kTypes, 2);
   for (Index i = 0; i < 9; ++i) {
     const bool bad = i == 2 || i == 4;
     check(std::isnan(scores(0, i)) == bad, "NaN of row " + std::to_string(i));
@@ -108,10 +109,10 @@ void rows_that_are_not_finite_score_nan() {
 
 void no_rows_and_no_components_are_fine() {
   const RandomClass c(5, 2, 1, 0.0);
-  check(pydfm::score(view(Matrix<float>(0, 5)), c.scorer(), kTypes, 2).cols() == 0, "no rows");
+  check(pydfm::score(as_rows(Matrix<float>(0, 5)), c.scorer(), kTypes, 2).cols() == 0, "no rows");
   const RandomClass empty(5, 0, 1, 0.0);
   const Matrix<double> rows = normal(3, 5, 4);
-  const Matrix<float> fre = pydfm::score(view(rows), empty.scorer(), {ScoreType::kFre}, 1);
+  const Matrix<float> fre = pydfm::score(as_rows(rows), empty.scorer(), {ScoreType::kFre}, 1);
   const double expected = (rows.row(1) - empty.mean.transpose()).squaredNorm();
   check_at_most(std::abs(fre(0, 1) - expected), 1e-5 * expected, "no components");
 }

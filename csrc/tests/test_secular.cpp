@@ -1,4 +1,4 @@
-#include "pydfm/secular.hpp"
+#include "linalg/secular.hpp"
 
 #include <algorithm>
 #include <cmath>

@@ -432,7 +432,8 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         """
         if self.combine == "logistic":
             raise ValueError(
-                "combine is 'logistic', which is fitted to outliers, with fit; use 'sum' or 'max'"
+                "combine is 'logistic', which needs known outliers and can only be fitted by fit; "
+                "use 'sum' or 'max'"
             )
         begun = self.__sklearn_is_fitted__()
         parameters = self._parameters if begun else self._checked()
@@ -1367,8 +1368,8 @@ def load(
 def _check_combine(combine: str, outliers: Any, n_layers: int) -> None:
     if n_layers == 1 and outliers is not None:
         raise ValueError(
-            "outliers are given, to fit how layers are combined, and there is one layer; name "
-            "several, or leave them out"
+            "outliers is given, but the model has one layer, and outliers only fit how several "
+            "layers are combined; name more layers, or omit outliers"
         )
     if combine == "logistic" and outliers is None and n_layers > 1:
         raise ValueError(
@@ -1376,5 +1377,6 @@ def _check_combine(combine: str, outliers: Any, n_layers: int) -> None:
         )
     if combine != "logistic" and outliers is not None:
         raise ValueError(
-            f"outliers are given, which combine={combine!r} does not use; pass combine='logistic'"
+            f"outliers is given, but combine is {combine!r}, which does not use it; pass "
+            "combine='logistic'"
         )

@@ -87,7 +87,7 @@ def read_image(source: Any, convert: Callable[[Image.Image], Any]) -> Any:
 
 
 def _warn_of(error: OSError) -> None:
-    warnings.warn(f"a folder cannot be read and is left out: {error}", stacklevel=3)
+    warnings.warn(f"a folder cannot be read and is skipped: {error}", stacklevel=3)
 
 
 def image_hashes(pixels: NDArray[Any]) -> NDArray[np.uint64]:

@@ -267,7 +267,7 @@ def _leave_one_out(fit: DensityFit, n_threads: int, reduce: Reduction | None) ->
 def _of_left_out(
     model: Model, found: AllLayersScores, map_type: str | None, size: tuple[int, int] | None
 ) -> HeldOutScores:
-    """Combine the layers' scores of fitted rows that were left out."""
+    """Combine the layers' held-out scores of fitted rows."""
     classes, scores, maxima, standard = {}, {}, None, None
     if found.maps is not None:
         standard, maxima = _maps_of_left_out(model, found, map_type, size)

@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all."""
+"""Files that are replaced atomically."""
 
 import os
 import secrets
@@ -6,12 +6,12 @@ from pathlib import Path
 
 
 def check_output(path: "str | os.PathLike[str]") -> None:
-    """Tell before any work is done whether `write_file` could not write to `path`.
+    """Check, before any work is done, that `write_file` can write to `path`.
 
     Raises
     ------
     OSError
-        If its folder is not there, it is a folder, or it must not be written to.
+        If its folder does not exist, it is a folder, or it is not writable.
     """
     path = Path(path)
     if not path.parent.is_dir():
@@ -19,19 +19,19 @@ def check_output(path: "str | os.PathLike[str]") -> None:
     if path.is_dir():
         raise IsADirectoryError(f"'{path}' is a folder; name a file to write")
     if path.exists() and not _writable(path):
-        raise PermissionError(f"'{path}' is there and must not be written to; name another file")
+        raise PermissionError(f"'{path}' exists and is not writable; name another file")
     folder = path.resolve().parent
     if not _is_special(path) and not _writable(folder):
-        raise PermissionError(f"the folder '{folder}' must not be written to; name another")
+        raise PermissionError(f"the folder '{folder}' is not writable; name another")
 
 
 def write_file(path: "str | os.PathLike[str]", data: bytes) -> None:
-    """Write `data` to `path` at once or not at all; a link stays, what it leads to is replaced.
+    """Write `data` to `path` atomically. A link stays; its target is replaced.
 
     Raises
     ------
     OSError
-        As `check_output`, or if there is no space; an older file stays as it is then.
+        As `check_output`, or if there is no space; an older file then stays as it is.
     """
     check_output(path)
     path = Path(path)

@@ -114,8 +114,8 @@ class LeaveOneOut:
         """
         if self.degrees_of_freedom < 1 and set(score_types) != {"fre"}:
             raise ValueError(
-                "X has two rows, so that one remains where one is left out, which has no variance: "
-                "only 'fre' has a held-out score then; add rows"
+                "X has two rows; without one of them the other has no variance, so only 'fre' has "
+                "held-out scores; add rows"
             )
         return _core.leave_one_out(
             coordinates,

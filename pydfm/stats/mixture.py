@@ -8,7 +8,7 @@ in nats. It is fitted by scikit-learn's GaussianMixture, to coordinates divided 
 deviations, so that its floor under variances is one millionth of each. The number of Gaussians, and
 whether their covariances are full or diagonal, are those of the lowest Bayesian information
 criterion; a full covariance is tried only where a Gaussian has more rows than coordinates.
-The core scores every Gaussian as a subspace of its own; its ``mahalanobis`` is the least of them.
+The core scores every Gaussian as its own subspace; ``mahalanobis`` is the lowest of them.
 """
 
 import warnings

@@ -141,7 +141,7 @@ class Scatter:
         """
         if isinstance(self.products, FrequentDirections):
             raise ValueError(
-                "rows cannot be taken away from a sketch; fit again, or with a larger max_memory"
+                "rows cannot be removed from a sketch; fit again, or with a larger max_memory"
             )
         gone = Scatter.of(rows, classes, n_threads)
         have = np.zeros(len(gone.counts), dtype=np.intp)
@@ -250,6 +250,6 @@ def _check_rest(before: NDArray[np.float64], after: NDArray[np.float64]) -> None
         raise ValueError(_NOT_FITTED)
     if np.trace(after) < _LEAST_LEFT * most:
         raise ValueError(
-            "what is left without the rows of X is too small beside them to be told exactly; fit "
-            "again on the others"
+            "the rows that remain are too small beside those of X to be exact; fit again on the "
+            "remaining rows"
         )

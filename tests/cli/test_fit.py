@@ -182,7 +182,7 @@ def test_an_output_that_must_not_be_written_is_reported(run, script, pictures, u
         pictures[i].save(unprivileged / f"{i}.png")
     unprivileged.chmod(0o555)
     got = run("fit", unprivileged, "-o", unprivileged / "m", "--backbone", script)
-    assert_error(got, "the folder '.*' must not be written to; name another")
+    assert_error(got, "the folder '.*' is not writable; name another")
     assert names(unprivileged) == ["0.png", "1.png"]
 
 

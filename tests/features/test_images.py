@@ -41,7 +41,7 @@ def test_a_folder_that_cannot_be_read_is_told(unprivileged):
     write(unprivileged / "x.png")
     write(unprivileged / "closed" / "y.png")
     (unprivileged / "closed").chmod(0)
-    with pytest.warns(UserWarning, match=r"a folder cannot be read and is left out: .*closed'"):
+    with pytest.warns(UserWarning, match=r"a folder cannot be read and is skipped: .*closed'"):
         assert list_images(unprivileged) == [str(unprivileged / "x.png")]
     (unprivileged / "closed").chmod(0o755)
 

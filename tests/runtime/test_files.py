@@ -93,10 +93,10 @@ def test_what_must_not_be_written_is_told(unprivileged):
     file = unprivileged / "file"
     file.write_bytes(b"old")
     file.chmod(0o444)
-    with pytest.raises(PermissionError, match=r"'.*file' is there and must not be written to"):
+    with pytest.raises(PermissionError, match=r"'.*file' exists and is not writable"):
         write_file(file, b"new")
     unprivileged.chmod(0o555)
-    with pytest.raises(PermissionError, match=r"^the folder '.*' must not be written to"):
+    with pytest.raises(PermissionError, match=r"^the folder '.*' is not writable"):
         write_file(unprivileged / "new", b"new")
     assert names(unprivileged) == ["file"]
     assert file.read_bytes() == b"old"

@@ -223,7 +223,7 @@ def test_rows_are_removed_in_blocks(monkeypatch):
 
 def test_a_sketch_gives_no_row_back():
     cell = accumulated(falling_rows(500, 100), max_bytes=40_000).folded(1)
-    with pytest.raises(ValueError, match="cannot be taken away from a sketch"):
+    with pytest.raises(ValueError, match="cannot be removed from a sketch"):
         cell.remove(falling_rows(500, 100)[:3], n_threads=1, known=True)
 
 

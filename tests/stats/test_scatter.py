@@ -58,7 +58,7 @@ def test_rows_are_taken_away_again(sizes):
 def test_digits_that_would_be_lost_are_told():
     rows = falling_rows(300, 10)
     rows[:20] *= 1e7
-    with pytest.raises(ValueError, match="too small beside them to be told exactly; fit again"):
+    with pytest.raises(ValueError, match="too small beside those of X to be exact; fit again"):
         of(rows).without(rows[:20], np.zeros(20, int), 2)
 
 
@@ -85,7 +85,7 @@ def test_a_limit_of_memory_makes_a_sketch():
     assert values.max() <= got.products.error * (1 + 1e-9)
     turned = got.renumbered(np.array([1, 0]), 2)
     np.testing.assert_allclose(turned.means, means[::-1], rtol=1e-10)
-    with pytest.raises(ValueError, match="cannot be taken away from a sketch"):
+    with pytest.raises(ValueError, match="cannot be removed from a sketch"):
         got.without(rows[:1], classes[:1], 1)
     with pytest.raises(ValueError, match="one is a sketch and the other is not"):
         got.merged(of(rows, classes), np.arange(2), 1)

@@ -251,7 +251,7 @@ def test_outliers_that_are_missing_or_of_no_use_are_told(dfm, textures, tmp_path
         clone(dfm).set_params(layers="stem").fit(textures, outliers=textures)
     with pytest.raises(ValueError, match=r"outliers is given, but the model has one layer"):
         pydfm.DFM(4, combine="logistic").fit(ROWS, outliers=OTHERS)
-    with pytest.raises(ValueError, match="which combine='sum' does not use"):
+    with pytest.raises(ValueError, match="combine is 'sum', which does not use it"):
         dfm.set_params(combine="sum").fit(textures, outliers=textures)
     one = clone(dfm).set_params(combine="logistic", layers="stem").fit(textures)
     assert np.array_equal(one.score(textures), clone(one).fit(textures).score(textures))

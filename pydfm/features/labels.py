@@ -16,13 +16,20 @@ class RowLabels:
 
     Parameters
     ----------
-    values : array-like of shape (N,), or list
-        Integers or strings, one for each row or image. A list may grow while the source is read.
+    values : array-like of shape (N,)
+        Integers or strings, one for each row or image.
     """
 
     def __init__(self, values: Any) -> None:
-        self._growing = values if isinstance(values, list) else None
-        self._values = None if isinstance(values, list) else as_labels(values)
+        self._growing: list[Any] | None = None
+        self._values: NDArray[Any] | None = as_labels(values)
+
+    @classmethod
+    def of_loader(cls, growing: list[Any]) -> "RowLabels":
+        """Return the labels in a list that grows while a loader is read."""
+        labels = cls([])
+        labels._growing, labels._values = growing, None
+        return labels
 
     @classmethod
     def of_folders(cls, X: Any, names: Sequence[str] | None) -> "RowLabels":

@@ -255,7 +255,7 @@ def open_labelled(
         check_choice("labels", labels, ("folders", "loader"))
         if labels == "loader":
             growing: list[Any] = []
-            return open_source(X, on_error, growing), RowLabels(growing)
+            return open_source(X, on_error, growing), RowLabels.of_loader(growing)
         source = open_source(X, on_error)
         names = source.names if isinstance(source, ImageSource) else None
         return source, RowLabels.of_folders(X, names)

@@ -3,7 +3,9 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from reference import falling_rows
 
+import pydfm
 from pydfm.features.labels import ClassCodes, RowLabels, as_labels, by_class, find_classes
 
 # Arrays
@@ -59,9 +61,22 @@ def test_labels_are_taken_by_index_or_slice():
         labels.check_count(2)
 
 
-def test_a_list_may_grow_as_it_is_read():
+@pytest.mark.parametrize("form", [list, tuple, np.array])
+@pytest.mark.parametrize("count", [20, 43])
+def test_labels_of_another_length_are_refused_in_every_form(form, count):
+    labels = form([0] * count)
+    dfm = pydfm.DFM(3, alpha=0.1)
+    with pytest.raises(ValueError, match=f"labels has {count} labels, and X has"):
+        dfm.fit(falling_rows(40, 6), labels=labels)
+    dfm.fit(falling_rows(40, 6), labels=[0, 1] * 20)
+    for call in (dfm.partial_fit, dfm.score, dfm.predict, dfm.p_value, dfm.drift):
+        with pytest.raises(ValueError, match=f"labels has {count} labels, and X has"):
+            call(falling_rows(40, 6), labels=labels)
+
+
+def test_the_list_of_a_loader_grows_as_it_is_read():
     growing = []
-    labels = RowLabels(growing)
+    labels = RowLabels.of_loader(growing)
     growing += [1, 2]
     assert labels.take([0, 1]).tolist() == [1, 2]
     growing += [7]

@@ -20,7 +20,7 @@ from sklearn.utils.validation import _check_feature_names
 from pydfm.conformal.calibration import calibration_of, map_threshold, thresholds
 from pydfm.conformal.decisions import Assessment, Decider, p_values
 from pydfm.conformal.drift import Drift, DriftTest
-from pydfm.features.arrays import FeatureSource
+from pydfm.features.arrays import FeatureSource, check_finite
 from pydfm.features.backbones import AS_SAVED
 from pydfm.features.extractor import Extractor, FeatureSpec, feature_batches
 from pydfm.features.images import image_hashes
@@ -430,11 +430,7 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
             As `fit`; and if the model was loaded from a file, which has no training state; if X is
             not of the kind that it was fitted on; or if parameters were changed since the fit.
         """
-        if self.combine == "logistic":
-            raise ValueError(
-                "combine is 'logistic', which needs known outliers and can only be fitted by fit; "
-                "use 'sum' or 'max'"
-            )
+        self._check_not_logistic("partial_fit")
         begun = self.__sklearn_is_fitted__()
         parameters = self._parameters if begun else self._checked()
         training = self.training_ if begun else None
@@ -475,13 +471,20 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
             If parameters or weights differ, which are named, or one was loaded from a file.
         """
         training, n_threads = self.training_, resolve_threads(self.n_threads)
+        self._check_not_logistic("merge")
         for other in others:
             if not isinstance(other, DFM):
                 raise TypeError(
                     f"a DFM can be merged with another, not with {type(other).__name__}"
                 )
             training = training.merge(other.training_, n_threads=n_threads)
-        return self.with_state(training)
+            mine, theirs = (getattr(dfm, "feature_names_in_", None) for dfm in (self, other))
+            if mine is not None and theirs is not None and list(mine) != list(theirs):
+                raise ValueError(
+                    "the names of the features differ in the two models, or their order; models "
+                    "to be merged must have the same"
+                )
+        return self._with(self._fit_parameters(), training, None, None)
 
     def __add__(self, other: "DFM") -> "Self":
         """Return ``self.merge(other)``."""
@@ -518,14 +521,24 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
             are held out in folds.
         """
         training, n_threads = self.training_, resolve_threads(self.n_threads)
+        self._check_not_logistic("forget")
         if (X is None) == (classes is None):
             raise ValueError("X or classes must be given, and not both: what is to be forgotten")
+        given = one_of(y, labels)
         if classes is not None:
+            if given is not None:
+                raise ValueError(
+                    "labels are given, and classes too, which are forgotten whole; pass one of them"
+                )
             for label in as_labels(classes).tolist():
                 training = training.remove_class(label)
         else:
-            source, row_labels = open_labelled(X, self.on_error, one_of(y, labels))
-            extractor = self._ready_extractor() if isinstance(source, ImageSource) else None
+            source, row_labels = open_labelled(X, self.on_error, given)
+            extractor = None
+            if isinstance(source, ImageSource):
+                extractor = self._ready_extractor()
+            else:
+                self._check_feature_names(X)
             for places, features, pixels in self._batches(
                 source, extractor, "forget", training.n_features
             ):
@@ -534,6 +547,12 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
                 training = training.remove(features, theirs, n_threads=n_threads, hashes=hashes)
             if row_labels is not None:
                 row_labels.check_count(source.count)
+            self._report(source)
+        if training.n_samples < 2:
+            raise ValueError(
+                f"X or classes would leave {training.n_samples} of {self.n_samples_} rows or "
+                "images, and a model needs at least two; fit again"
+            )
         return self._become(training, None, self._extractor, self._parameters)
 
     def with_state(
@@ -559,14 +578,7 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         DFM
             A new one.
         """
-        other = type(self)(**self.get_params(deep=False))
-        state = training if fitted is None else fitted
-        if state is not None and extractor is None and self._extractor is not None:
-            extractor = self._extractor if self._extractor.spec == state.spec else None
-        if hasattr(self, "feature_names_in_"):
-            other.feature_names_in_ = self.feature_names_in_
-        parameters = self._parameters or self.get_params(deep=False)
-        return other._become(training, fitted, extractor, parameters)
+        return self._with(self.get_params(deep=False), training, fitted, extractor)
 
     # Scoring
 
@@ -939,7 +951,7 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
             If the file cannot be written.
         """
         names = getattr(self, "feature_names_in_", None)
-        write_model(path, ModelFile(self.fitted_, self.get_params(deep=False), names))
+        write_model(path, ModelFile(self.fitted_, self._fit_parameters(), names))
 
     # Fitted attributes
 
@@ -949,9 +961,11 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         fitted = self._fitted
         if fitted is None:
             # Rows were added or removed: the model of all of them, computed once.
-            training = self.training_.compact()
-            fitted = freeze(training, n_threads=resolve_threads(self.n_threads))
-            self._training, self._fitted = training, fitted
+            training = self.training_
+            compact = training.compact()
+            fitted = freeze(compact, n_threads=resolve_threads(self.n_threads))
+            if self._training is training:  # or another thread has added rows meanwhile
+                self._training, self._fitted = compact, fitted
         return fitted
 
     @property
@@ -1084,6 +1098,39 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         self._parameters, self._late = parameters, ()
         return self
 
+    def _with(
+        self,
+        parameters: Mapping[str, Any],
+        training: TrainingState | None,
+        fitted: FittedDFM | None,
+        extractor: Extractor | None,
+    ) -> "Self":
+        """Return an estimator with other parameters and another state; see `with_state`."""
+        other = type(self)(**parameters)
+        state = training if fitted is None else fitted
+        if state is not None and extractor is None and self._extractor is not None:
+            extractor = self._extractor if self._extractor.spec == state.spec else None
+        if hasattr(self, "feature_names_in_"):
+            other.feature_names_in_ = self.feature_names_in_
+        return other._become(training, fitted, extractor, dict(parameters))
+
+    def _fit_parameters(self) -> dict[str, Any]:
+        """Return the parameters of the fitted model: those set since that count at once, too."""
+        self._check_fitted()
+        assert self._parameters is not None
+        now = self.get_params(deep=False)
+        late = changed_since(self._parameters, now, ("features", "model"))
+        parameters = {**now, **{name: self._parameters[name] for name in late}}
+        check_parameters(parameters)
+        return parameters
+
+    def _check_not_logistic(self, method: str) -> None:
+        if self.combine == "logistic":
+            raise ValueError(
+                "combine is 'logistic', which needs known outliers and can only be fitted by fit, "
+                f"not changed by {method}; use 'sum' or 'max'"
+            )
+
     def _checked(self) -> dict[str, Any]:
         """Return the parameters, which are in their ranges."""
         parameters: dict[str, Any] = self.get_params(deep=False)
@@ -1191,6 +1238,9 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
             borrowed = extractor is None
             if partial and borrowed:
                 features, borrowed = features.copy(), False
+            if partial and not np.isfinite(features.sum()):
+                # A fit would find it too late, when these rows are in the state.
+                check_finite(features)
             hashes = None if pixels is None else image_hashes(pixels)
             training = training.add(
                 features, theirs, n_threads=n_threads, hashes=hashes, borrowed=borrowed
@@ -1348,6 +1398,11 @@ def load(
         it was fitted with.
     """
     content = read_model(path)
+    if content.fitted.spec is None and (backbone is not None or weights != AS_SAVED):
+        raise ValueError(
+            f"'{os.fspath(path)}' was fitted on features and has no network; leave backbone and "
+            "weights out"
+        )
     moved: dict[str, Any] = {} if backbone is None else {"backbone": backbone}
     moved |= {} if weights == AS_SAVED else {"weights": weights}
     dfm = DFM(**{**content.parameters, **moved, "device": device, "n_threads": n_threads})

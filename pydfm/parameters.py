@@ -151,6 +151,11 @@ def _check_seed(name: str, value: Any) -> None:
     check_integer(name, value, 0)
 
 
+def _check_flag(name: str, value: Any) -> None:
+    if not isinstance(value, bool | np.bool_):
+        raise ValueError(f"{name} is {value!r}; it must be True or False")
+
+
 def _check_count(name: str, value: Any) -> None:
     check_integer(name, value, 1)
 
@@ -445,7 +450,7 @@ PARAMETERS: Final[dict[str, Parameter]] = {
             "verbose",
             False,
             "runtime",
-            _at_the_fit,
+            _check_flag,
             "Show a progress bar.",
             saved=False,
         ),

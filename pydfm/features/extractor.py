@@ -198,9 +198,13 @@ class Extractor:
 
         if backbone is None:
             backbone = family_saved_as(spec.backbone).restore(spec.backbone)
+        if weights == AS_SAVED:
+            # A file that contains its weights may have moved.
+            own = isinstance(backbone, str | os.PathLike) and spec.weights == spec.backbone
+            weights = os.fspath(backbone) if own else spec.weights  # type: ignore[arg-type]
         network = load_network(
             backbone,
-            spec.weights if weights == AS_SAVED else weights,
+            weights,
             spec.layers,
             random_state=spec.random_state,
             progress=progress,

@@ -69,7 +69,7 @@ class PositionScale:
         return np.asarray((maps - self.mean[own]) / self.deviation[own])
 
 
-def standardise_left_out(
+def standardise_held_out(
     maps: NDArray[np.floating], classes: NDArray[np.intp]
 ) -> NDArray[np.float64]:
     """Standardise held-out `maps` (n, height, width), each by the others of its class (n,)."""

@@ -131,7 +131,8 @@ def freeze(
     model = Model(layers, classes, {}, state.n_samples)
     if found is not None and len(layers) > 1:
         model = _combined(model, settings.combine, found, outliers, n_threads)
-    return FittedDFM(state.spec, model, settings.how, PendingScores(fit.forget_pairs(), found))
+    pending = None if settings.how is None else PendingScores(fit.forget_pairs(), found)
+    return FittedDFM(state.spec, model, settings.how, pending)
 
 
 def _standardised(

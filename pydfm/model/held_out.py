@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pydfm.model.anomaly_map import standardise_left_out
+from pydfm.model.anomaly_map import standardise_held_out
 from pydfm.model.layer import LayerModel
 from pydfm.model.model import Model
 from pydfm.model.row_scores import RowScores
@@ -222,7 +222,7 @@ class PendingScores:
         map_type = state.settings.map_type
         if not state.settings.split:
             found = self.found or self.fit.held_out()
-            return _of_left_out(model, found, map_type, size)
+            return _of_fitted(model, found, map_type, size)
         held = self.fit.held_rows()
         if held is None:
             return HeldOutScores({}, {}, None)
@@ -264,13 +264,13 @@ def _leave_one_out(fit: DensityFit, n_threads: int, reduce: Reduction | None) ->
     return LayerScores(classes, places, named, np.concatenate(maps) if maps else None)
 
 
-def _of_left_out(
+def _of_fitted(
     model: Model, found: AllLayersScores, map_type: str | None, size: tuple[int, int] | None
 ) -> HeldOutScores:
     """Combine the layers' held-out scores of fitted rows."""
     classes, scores, maxima, standard = {}, {}, None, None
     if found.maps is not None:
-        standard, maxima = _maps_of_left_out(model, found, map_type, size)
+        standard, maxima = _maps_of_fitted(model, found, map_type, size)
     for kind, each in found.scores.items():
         finite = np.isfinite(each).all(axis=0)
         if not finite.any():
@@ -289,7 +289,7 @@ def _of_left_out(
     return HeldOutScores(classes, scores, maxima)
 
 
-def _maps_of_left_out(
+def _maps_of_fitted(
     model: Model, found: AllLayersScores, kind: str | None, size: tuple[int, int] | None
 ) -> tuple[NDArray[np.float64] | None, NDArray[np.float32] | None]:
     """Return standardised maps (n, height, width), where there are, and maxima (m,) of maps."""
@@ -301,7 +301,7 @@ def _maps_of_left_out(
         return None, None
     maps = [own[read] for own in found.maps]
     if model.calibrated:
-        each = [standardise_left_out(own, found.classes[read]) for own in maps]
+        each = [standardise_held_out(own, found.classes[read]) for own in maps]
         joined = model.join_standardised(each)
         standard = np.full((len(read), *joined.shape[1:]), np.nan)
         standard[read] = joined

@@ -18,10 +18,10 @@ from pydfm.features.arrays import blocks
 from pydfm.features.extractor import FeatureSpec
 from pydfm.features.grid import Grid
 from pydfm.features.labels import ClassCodes, as_labels, by_class
-from pydfm.model.identities import Identities
 from pydfm.model.layer import take_columns
 from pydfm.model.settings import N_FOLDS, Settings
 from pydfm.stats.accumulator import Accumulator
+from pydfm.stats.identities import Identities
 from pydfm.stats.sample import RowSample
 
 # Folded rows that are kept to compute their held-out scores, at most: in all, and of a class; and
@@ -31,6 +31,14 @@ _CLASS_SAMPLE = 1_000
 _SAMPLE_BYTES = 32 << 20
 
 _Classes = NDArray[np.intp] | None
+
+# What parameters settings come from that are no parameters themselves.
+_DERIVED = {
+    "held_out": "calibration, as score_type and the others allow it,",
+    "map_type": "score_type, for maps,",
+    "rule": "image_score",
+    "max_bytes": "max_memory",
+}
 
 
 @dataclass(frozen=True)
@@ -120,6 +128,7 @@ class TrainingState:
     def n_bytes(self) -> int:
         """Bytes of memory that rows, scatters and samples take."""
         samples = [*self.fold_rows.values(), *self.mixture_rows.values()]
+        samples += [] if self.held is None else [self.held]
         cells = sum(cell.n_bytes for cell in self.cells.values())
         return cells + sum(sample.n_bytes for sample in samples)
 
@@ -352,6 +361,7 @@ class TrainingState:
             held=None if self.held is None else self.held.remove_tag(c),
             n_samples=self.n_samples - int(self.counts()[c]),
             identities=self.identities.remove_class(c),
+            n_of_class=np.where(np.arange(len(self.n_of_class)) == c, 0, self.n_of_class),
         )
 
     def compact(self) -> "TrainingState":
@@ -379,9 +389,10 @@ class TrainingState:
         name = self.settings.difference(other.settings)
         if name is not None:
             mine, theirs = getattr(self.settings, name), getattr(other.settings, name)
+            named = _DERIVED.get(name, name)
             raise ValueError(
-                f"{name} is {mine!r} in one model and {theirs!r} in the other; models to be merged "
-                "must have the same"
+                f"{named} is {mine!r} in one model and {theirs!r} in the other; models to be "
+                "merged must have the same"
             )
 
     def cells_of(self, layer: int, folds: list[int], n_threads: int) -> dict[int, Accumulator]:

@@ -241,17 +241,28 @@ class _Score:
     def __call__(self, batch: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         labels = None if self._label is None else batch[self._label]
         rows: Any = _rows(batch[self._column])
-        if self._assess and self._dfm.feature_spec_ is not None and self._column != "features":
-            rows = self._dfm.extract(rows)  # once
+        read = np.ones(len(rows), dtype=bool)
+        if self._dfm.feature_spec_ is not None and self._column != "features":
+            rows = self._dfm.extract(rows)  # once, for all that follows
+            read = np.isfinite(rows).all(axis=1)  # others were skipped
+        n_rows = len(rows)
+        rows, labels = rows[read], None if labels is None else labels[read]
+        scores = {kind: np.full(n_rows, np.nan, dtype=np.float32) for kind in self._kinds}
         result = dict(batch)
-        scores: dict[str, NDArray[np.float32]] = {}
+        others = list(self._kinds)
         if self._assess:
-            found = self._dfm.assess(rows, labels=labels)
-            result |= {"p_value": found.p_values, "verdict": found.verdicts}
-            scores[check_score_types(self._dfm.score_type)[0]] = found.scores
-        if others := [kind for kind in self._kinds if kind not in scores]:
+            first = check_score_types(self._dfm.score_type)[0]
+            result |= {"p_value": np.full(n_rows, np.nan), "verdict": np.zeros(n_rows, np.intp)}
+            if read.any():
+                found = self._dfm.assess(rows, labels=labels)
+                result["p_value"][read], result["verdict"][read] = found.p_values, found.verdicts
+                if first in scores:
+                    scores[first][read] = found.scores
+                    others.remove(first)
+        if others and read.any():
             theirs = self._dfm.score(rows, labels=labels, score_type=others)
-            scores |= zip(others, theirs, strict=True)
+            for kind, own in zip(others, theirs, strict=True):
+                scores[kind][read] = own
         if self._column != "path":
             del result[self._column]
         return result | {

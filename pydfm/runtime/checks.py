@@ -48,7 +48,7 @@ def parse_bytes(name: str, value: Any) -> int | None:
         )
     except (TypeError, ValueError):
         number = math.nan
-    if isinstance(value, bool) or not 0 < number < math.inf:
+    if isinstance(value, bool) or not 1 <= number < math.inf:
         raise ValueError(f"{name} is {value!r}; it must be a number of bytes, or a text like '2GB'")
     return int(number)
 

@@ -51,7 +51,7 @@ class Score:
     increasing : bool
         Whether it grows with its only input, so that the nearest class is that of the input.
     has_maps : bool
-        Whether it is a sum over the features, so that a whole image has a map of it.
+        Whether a whole image has a map of it: only the residual, a sum over the features, does.
     exact_held_out : bool
         Whether leaving one row out has a closed form (`pydfm.stats.leave_one_out`); otherwise rows
         are held out in folds.
@@ -66,6 +66,13 @@ class Score:
     increasing: bool = True
     has_maps: bool = False
     exact_held_out: bool = True
+
+    def __post_init__(self) -> None:
+        if self.has_maps and (self.inputs != ("fre",) or self.value is not _same):
+            raise ValueError(
+                f"has_maps is True for the score {self.name!r}; only the residual itself has a map "
+                "of whole images, so leave it out"
+            )
 
     def error_bound(self, *inputs: NDArray[Any]) -> NDArray[np.float64]:
         """Return a bound (N,) of the error of scores with these inputs, to first order.

@@ -7,7 +7,7 @@ from reference import falling_rows
 from sklearn.base import clone
 
 import pydfm
-from pydfm.model.anomaly_map import standardise_left_out
+from pydfm.model.anomaly_map import standardise_held_out
 
 LABELS = np.array(["a", "b"])[np.arange(12) % 2]
 ROWS = falling_rows(60, 12, offset=1.0)
@@ -154,7 +154,7 @@ def test_pictures_are_scored_by_standardised_maps(noise, pool):
         dfm.score_map(fresh), grids[0].enlarge(joined, (16, 16)), rtol=1e-3, atol=1e-3
     )
     # Those that were, without themselves.
-    maps = [standardise_left_out(e, np.zeros(40, dtype=int)) for e in energies]
+    maps = [standardise_held_out(e, np.zeros(40, dtype=int)) for e in energies]
     np.testing.assert_allclose(held_out_of(dfm)[0], np.sort(top(maps)), rtol=1e-4)
     joined = maps[0] + grids[1].enlarge(maps[1], (8, 8))
     maxima = np.sort(grids[0].enlarge(joined, (16, 16)).max(axis=(1, 2)))

@@ -7,7 +7,7 @@ from pydfm.model.anomaly_map import (
     finest_of,
     pool_positions,
     smooth,
-    standardise_left_out,
+    standardise_held_out,
     sum_of_layers,
 )
 from pydfm.parameters import PATCH_RULES
@@ -63,7 +63,7 @@ def test_a_map_is_standardised_by_the_others_of_its_class():
     rng = np.random.default_rng(0)
     maps = rng.gamma(1, size=(14, 3, 4))
     classes = np.array([0, 1] * 7)
-    found = standardise_left_out(maps, classes)
+    found = standardise_held_out(maps, classes)
     for i, own in enumerate(maps):
         same = classes == classes[i]
         floor = 0.1 * np.median(maps[same].std(axis=0))

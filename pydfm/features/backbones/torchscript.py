@@ -24,8 +24,8 @@ class TorchScriptFamily(Family):
         return isinstance(backbone, str | os.PathLike) and Path(backbone).is_file()
 
     def is_saved_as(self, saved: str) -> bool:
-        """Return True: a model file stores the path, which may be any text."""
-        return True
+        """Whether `saved` may be a path; names of other families begin with "FAMILY:"."""
+        return ":" not in saved[2:]
 
     def load(
         self,
@@ -36,8 +36,19 @@ class TorchScriptFamily(Family):
         random_state: int,
         progress: bool,
     ) -> Network:
-        """Load the file; `weights` and `random_state` do not matter."""
+        """Load the file, which contains its weights; `random_state` does not matter.
+
+        Raises
+        ------
+        ValueError
+            If it is not a TorchScript file, or other weights are asked for.
+        """
         path = os.fspath(backbone)
+        if weights not in (None, "imagenet", path):
+            raise ValueError(
+                f"weights is {weights!r}, but the backbone {path!r} is a TorchScript file, which "
+                "contains its weights; leave weights out"
+            )
         module = _read(path)
         check_layers(module, layers)
         return Network(

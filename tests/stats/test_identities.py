@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from pydfm.model import identities as identities_module
-from pydfm.model.identities import Identities
+from pydfm.stats import identities as identities_module
+from pydfm.stats.identities import Identities
 
 
 def hashes_of(n, seed=0):

@@ -39,7 +39,7 @@ from pydfm.model.model import Model
 from pydfm.model.row_scores import RowScores
 from pydfm.model.settings import Settings, resolve_settings
 from pydfm.model.training import TrainingState
-from pydfm.parameters import DEFAULTS, changed_since, check_parameters
+from pydfm.parameters import DEFAULTS, PARAMETERS, changed_since, check_parameters
 from pydfm.runtime.checks import check_number
 from pydfm.runtime.threads import resolve_threads
 from pydfm.stats.scores import check_score_types
@@ -330,7 +330,7 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         """
         super().set_params(**params)
         if self._parameters is not None:
-            now = self.get_params(deep=False)
+            now = self._values()
             self._late = tuple(changed_since(self._parameters, now, ("features", "model")))
         return self
 
@@ -578,7 +578,7 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         DFM
             A new one.
         """
-        return self._with(self.get_params(deep=False), training, fitted, extractor)
+        return self._with(self._values(), training, fitted, extractor)
 
     # Scoring
 
@@ -1098,6 +1098,10 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         self._parameters, self._late = parameters, ()
         return self
 
+    def _values(self) -> dict[str, Any]:
+        """Return the parameters of the table, also where a subclass does not take them."""
+        return {name: getattr(self, name) for name in PARAMETERS}
+
     def _with(
         self,
         parameters: Mapping[str, Any],
@@ -1106,7 +1110,10 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         extractor: Extractor | None,
     ) -> "Self":
         """Return an estimator with other parameters and another state; see `with_state`."""
-        other = type(self)(**parameters)
+        # A subclass may have parameters of its own.
+        other = type(self)(**self.get_params(deep=False))
+        for name, value in parameters.items():
+            setattr(other, name, value)
         state = training if fitted is None else fitted
         if state is not None and extractor is None and self._extractor is not None:
             extractor = self._extractor if self._extractor.spec == state.spec else None
@@ -1118,7 +1125,7 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         """Return the parameters of the fitted model: those set since that count at once, too."""
         self._check_fitted()
         assert self._parameters is not None
-        now = self.get_params(deep=False)
+        now = self._values()
         late = changed_since(self._parameters, now, ("features", "model"))
         parameters = {**now, **{name: self._parameters[name] for name in late}}
         check_parameters(parameters)
@@ -1133,7 +1140,7 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
 
     def _checked(self) -> dict[str, Any]:
         """Return the parameters, which are in their ranges."""
-        parameters: dict[str, Any] = self.get_params(deep=False)
+        parameters: dict[str, Any] = self._values()
         check_parameters(parameters)
         return parameters
 
@@ -1147,7 +1154,7 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
     def _check_unchanged(self) -> None:
         """Raise ValueError if parameters that count at a fit differ from those of the fit."""
         assert self._parameters is not None
-        now = self.get_params(deep=False)
+        now = self._values()
         for name in changed_since(self._parameters, now, ("features", "model")):
             raise ValueError(
                 f"{name} was {self._parameters[name]!r} at the fit and is {now[name]!r} now; rows "
@@ -1213,7 +1220,7 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
 
     def _settings(self, extractor: Extractor | None) -> Settings:
         grids = [None] if extractor is None else list(extractor.spec.grids)
-        return resolve_settings(self.get_params(deep=False), grids)
+        return resolve_settings(self._values(), grids)
 
     def _added(
         self,

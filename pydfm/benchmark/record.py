@@ -40,16 +40,20 @@ class Record:
         self.rows: list[dict[str, str]] = []
         if self._path is None:
             return
-        text = self._path.read_text(encoding="utf-8") if self._path.is_file() else ""
+        data = self._path.read_bytes() if self._path.is_file() else b""
+        text = data.decode("utf-8", "replace")
         whole = text[: text.rfind("\n") + 1]
+        reader = csv.DictReader(io.StringIO(whole))
+        # A first line that was cut short is the beginning of the header.
+        ours = ",".join(self._columns).startswith(text)
         if whole:
-            reader = csv.DictReader(io.StringIO(whole))
-            if tuple(reader.fieldnames or ()) != self._columns:
-                raise ValueError(
-                    f"'{self._path}' has other columns than this benchmark writes "
-                    f"({','.join(self._columns)}); pass another file"
-                )
-            self.rows = list(reader)
+            ours = tuple(reader.fieldnames or ()) == self._columns
+        if not ours:
+            raise ValueError(
+                f"'{self._path}' has other columns than this benchmark writes "
+                f"({','.join(self._columns)}); pass another file"
+            )
+        self.rows = list(reader)
         if whole != text:
             self._path.write_text(whole, encoding="utf-8")
         if not whole:

@@ -42,7 +42,7 @@ from pydfm.io.tensors import (
     model_to_tensors,
 )
 from pydfm.model.fitting import FittedDFM
-from pydfm.parameters import DEFAULTS, PARAMETERS, check_parameters
+from pydfm.parameters import CALIBRATIONS, DEFAULTS, PARAMETERS, check_parameters
 from pydfm.runtime.files import write_file
 
 FORMAT: Final = 1
@@ -116,6 +116,12 @@ def read_model(path: "str | os.PathLike[str]") -> ModelFile:
         if described is not None:
             held_out = held_out_from_tensors(described, _under(tensors, HELD_OUT), model)
         spec = None if header["features"] is None else _feature_spec(header["features"])
+        names = header.get("feature_names")
+        if names is not None and not (isinstance(names, list) and len(names) == model.n_features):
+            raise ValueError(f"its feature_names are {names!r}, not one for each feature")
+        calibration = header["calibration"]
+        if calibration is not None and calibration not in CALIBRATIONS:
+            raise ValueError(f"its calibration is {calibration!r}")
         if spec is not None and model.n_features != spec.n_features:
             raise ValueError("its mean and its layers have different sizes")
         fitted = FittedDFM(spec, model, header["calibration"], held_out)
@@ -128,10 +134,16 @@ def read_model(path: "str | os.PathLike[str]") -> ModelFile:
         raise ValueError(
             f"'{os.fspath(path)}' is not a model file of pydfm, or not a whole one ({error})"
         ) from error
-    except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
+    except (
+        AttributeError,
+        IndexError,
+        KeyError,
+        OverflowError,
+        TypeError,
+        ValueError,
+    ) as error:
         reason = f"it lacks {error}" if isinstance(error, KeyError) else str(error)
         raise ValueError(f"cannot read the model file '{os.fspath(path)}': {reason}") from error
-    names = header.get("feature_names")
     return ModelFile(
         fitted,
         parameters,
@@ -192,6 +204,10 @@ def _under(tensors: Tensors, prefix: str) -> Tensors:
 
 def _feature_spec(fields: dict[str, Any]) -> FeatureSpec:
     preprocessing = dict(fields["preprocessing"])
+    for name in ("backbone", "weights", "spatial", "precision", "sha256"):
+        optional = name == "weights" and fields[name] is None
+        if not optional and not isinstance(fields[name], str):
+            raise ValueError(f"the {name} of its features is {fields[name]!r}, and no text")
     for name, value in preprocessing.items():
         if isinstance(value, list):
             preprocessing[name] = tuple(value)

@@ -29,6 +29,7 @@ from pydfm.model.fusion import Combination
 from pydfm.model.held_out import HeldOutScores
 from pydfm.model.layer import LayerModel
 from pydfm.model.model import Model
+from pydfm.parameters import PATCH_RULES
 from pydfm.stats.density import Density
 from pydfm.stats.mixture import Mixture
 from pydfm.stats.subspace import Subspace
@@ -195,6 +196,10 @@ def _layer(i: int, fields: dict[str, Any], tensors: Tensors) -> LayerModel:
     grid = None if fields["grid"] is None else grid_from(fields["grid"])
     scale = _scale(prefix, grid, len(subspaces), tensors) if fields["standardised"] else None
     start, stop = fields["columns"]
+    if not isinstance(fields["patch"], bool) or (fields["patch"] and grid is None):
+        raise ValueError(f"its layer has patch {fields['patch']!r}, which it cannot have")
+    if fields["rule"] not in PATCH_RULES and fields["rule"] != "calibrated":
+        raise ValueError(f"its layer has the unknown rule {fields['rule']!r}")
     return LayerModel(
         name=str(fields["name"]),
         columns=slice(int(start), int(stop)),

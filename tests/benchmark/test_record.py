@@ -37,3 +37,12 @@ def test_another_table_is_not_written_to(tmp_path):
     with pytest.raises(ValueError, match="has other columns"):
         Record(path, ("who",), ("x",))
     assert path.read_text() == "path,score\n1.png,2\n"
+
+
+@pytest.mark.parametrize("content", [b'{"precious": 1}', b"\x00\xe8\xff", b"some words\nmore\n"])
+def test_a_file_of_somebody_else_is_left_as_it_is(tmp_path, content):
+    path = tmp_path / "precious"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match="precious' has other columns than this benchmark writes"):
+        Record(path, ("a",), ("b",))
+    assert path.read_bytes() == content

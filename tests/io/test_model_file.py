@@ -428,6 +428,8 @@ def test_tensors_that_are_wrong_are_told(file, changes, says):
         (("model", "n_samples"), "many", "many"),
         (("model", "combinations"), {"fre": {}}, "it lacks 'rule'"),
         (("features",), {}, "it lacks 'preprocessing'"),
+        (("calibration",), "maybe", "its calibration is 'maybe'"),
+        (("feature_names",), -1, "its feature_names are -1"),
         (("features",), "resnet18", ""),
         (("features",), {"preprocessing": []}, ""),
     ],

@@ -151,3 +151,22 @@ def test_what_is_assessed_is_scored_once(kinds, labelled, monkeypatch):
     got.pop("kind", None)
     assert list(got) == list(kinds)
     assert np.array_equal(np.stack(list(got.values())), scores)
+
+
+def test_images_that_are_skipped_have_no_verdict(picture_folder, tmp_path):
+    """As `DFM.assess`, on a worker, which is called here without a cluster."""
+    bad = tmp_path / "bad.png"
+    bad.write_bytes(b"no image")
+    options = {"weights": None, "image_size": 32, "spatial": "mean", "layers": "layer1"}
+    dfm = pydfm.DFM(**options, on_error="skip", alpha=0.1, device="cpu").fit(picture_folder)
+    paths = [str(sorted(picture_folder.iterdir())[0]), str(bad)]
+    worker = _Score(dfm, "path", None, ("fre", "nll"), ["score_fre", "score_nll"], True)
+    with pytest.warns(UserWarning, match="1 of 2 images were skipped"):
+        got = worker({"path": np.array(paths)})
+    with pytest.warns(UserWarning, match="1 of 2 images were skipped"):
+        want = dfm.assess(paths)
+    assert got["verdict"].tolist() == want.verdicts.tolist()
+    assert np.array_equal(got["p_value"], want.p_values, equal_nan=True)
+    assert np.array_equal(got["score_fre"], want.scores, equal_nan=True)
+    assert np.isfinite(got["score_nll"][0])
+    assert np.isnan(got["score_nll"][1])

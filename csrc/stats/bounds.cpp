@@ -32,6 +32,35 @@ Index probes_per_class(Bounds::Part part) {
   return part == Bounds::Part::kResidual ? kResidualProbes : kMahalanobisProbes;
 }
 
+// The largest squared length of a row.
+double largest_square(const Matrix<double>& rows) {
+  double largest = 0;
+  for (Index i = 0; i < rows.rows(); ++i) largest = std::max(largest, rows.row(i).squaredNorm());
+  return largest;
+}
+
+// Makes row i of `rows` scales[i] times as long.
+void scale_rows(Matrix<double>& rows, const Vector<double>& scales) {
+  for (Index i = 0; i < rows.rows(); ++i) rows.row(i) *= scales[i];
+}
+
+// Makes column j of `rows` scales[j] times as large.
+void scale_columns(Matrix<double>& rows, const Vector<double>& scales) {
+  for (Index i = 0; i < rows.rows(); ++i) {
+    for (Index j = 0; j < rows.cols(); ++j) rows(i, j) *= scales[j];
+  }
+}
+
+// Makes each row one long; returns what their lengths were, squared.
+Vector<double> normalise_rows(Matrix<double>& rows) {
+  Vector<double> squares(rows.rows());
+  for (Index i = 0; i < rows.rows(); ++i) {
+    squares[i] = rows.row(i).squaredNorm();
+    if (squares[i] > 0) rows.row(i) *= 1 / std::sqrt(squares[i]);
+  }
+  return squares;
+}
+
 // Rows (t, d) whose scatter is about that of `differences` (n, d): their leading right singular
 // vectors times their singular values. None where squares leave float64.
 Matrix<double> leading_rows(const Matrix<double>& differences, int n_threads) {
@@ -39,10 +68,11 @@ Matrix<double> leading_rows(const Matrix<double>& differences, int n_threads) {
   const Matrix<double> products = few ? product(differences, differences.transpose())
                                       : product(differences.transpose(), differences);
   if (!products.allFinite()) return Matrix<double>(0, differences.cols());
-  const Eigenpairs pairs = eigh(view(products), {kDirections, 1}, n_threads);
+  Eigenpairs pairs = eigh(view(products), {kDirections, 1}, n_threads);
   if (few) return product(pairs.vectors, differences);
-  const Index t = pairs.vectors.rows();
-  return pairs.values.head(t).cwiseMax(0).cwiseSqrt().asDiagonal() * pairs.vectors;
+  for (double& value : pairs.values) value = std::sqrt(std::max(value, 0.0));
+  scale_rows(pairs.vectors, pairs.values);
+  return std::move(pairs.vectors);
 }
 
 // Orthonormal rows (at most `count`, n): the leading right singular vectors of `rows` (t, n), of
@@ -53,8 +83,14 @@ Matrix<double> leading_directions(const Matrix<double>& rows, double scale, Inde
   Index rank = 0;
   while (rank < pairs.vectors.rows() && pairs.values[rank] > least) ++rank;
   Matrix<double> directions = product(pairs.vectors.topRows(rank), rows);
-  directions.rowwise().normalize();
+  normalise_rows(directions);
   return directions;
+}
+
+Vector<double> inverse(const VectorView<double>& values) {
+  Vector<double> inverse(values.size());
+  for (Index i = 0; i < values.size(); ++i) inverse[i] = 1 / values[i];
+  return inverse;
 }
 
 // Vectors of features (r, d), each of length 1, whose squared products with v, times the precisions
@@ -69,21 +105,21 @@ Probes find_probes(Bounds::Part part, const SubspaceView& subspace,
                    const Matrix<double>& differences, Index count) {
   if (differences.rows() == 0) return {Matrix<double>(0, differences.cols()), Vector<double>(0)};
   const auto& w = subspace.components;
-  const Matrix<double> projected = product(differences, w.transpose());
+  Matrix<double> projected = product(differences, w.transpose());
   if (part == Bounds::Part::kResidual) {
-    const double scale = differences.rowwise().squaredNorm().maxCoeff();
     Matrix<double> rest = differences;
     add_product(projected, w, rest, -1);
-    Probes probes;
-    probes.vectors = leading_directions(rest, scale, count);
-    probes.precisions = Vector<double>::Ones(probes.vectors.rows());
+    Probes probes{leading_directions(rest, largest_square(differences), count), {}};
+    probes.precisions.setOnes(probes.vectors.rows());
     return probes;
   }
-  const Vector<double> roots = subspace.variances.cwiseSqrt().cwiseInverse();
-  const Matrix<double> whitened = projected * roots.asDiagonal();
-  const double scale = whitened.rowwise().squaredNorm().maxCoeff();
-  const Matrix<double> directions = leading_directions(whitened, scale, count) * roots.asDiagonal();
-  return {product(directions.rowwise().normalized().eval(), w), directions.rowwise().squaredNorm()};
+  Vector<double> roots = inverse(subspace.variances);
+  for (double& root : roots) root = std::sqrt(root);
+  scale_columns(projected, roots);
+  Matrix<double> directions = leading_directions(projected, largest_square(projected), count);
+  scale_columns(directions, roots);
+  Vector<double> precisions = normalise_rows(directions);
+  return {product(directions, w), std::move(precisions)};
 }
 
 }  // namespace
@@ -117,17 +153,19 @@ Bounds::Group Bounds::group_of_shared_probes(Part part, const std::vector<const 
                                              const Matrix<double>& spread) const {
   const SubspaceView& one = scorers.front()->subspace();
   // One product for all classes: then the bound on mahalanobis may be mahalanobis itself.
-  const Probes probes = part == Part::kMahalanobis
-                            ? Probes{one.components, one.variances.cwiseInverse()}
-                            : find_probes(part, one, spread, kDirections);
+  const Probes probes = part == Part::kMahalanobis ? Probes{one.components, inverse(one.variances)}
+                                                   : find_probes(part, one, spread, kDirections);
   const auto n_classes = static_cast<Index>(scorers.size());
   Matrix<double> offsets(probes.vectors.rows(), n_classes);
   for (Index c = 0; c < n_classes; ++c) {
     const auto& mean = scorers[static_cast<std::size_t>(c)]->subspace().mean;
-    offsets.col(c) = probes.vectors * (mean - centre_);
+    for (Index j = 0; j < offsets.rows(); ++j) {
+      offsets(j, c) = probes.vectors.row(j).dot(mean - centre_);
+    }
   }
-  return {0, Projection(view(centre_), view(probes.vectors)), offsets,
-          probes.precisions.replicate(1, n_classes)};
+  Matrix<double> precisions(offsets.rows(), n_classes);
+  for (Index j = 0; j < offsets.rows(); ++j) precisions.row(j).setConstant(probes.precisions[j]);
+  return {0, Projection(view(centre_), view(probes.vectors)), offsets, precisions};
 }
 
 Bounds::Bounds(const std::vector<const Scorer*>& scorers, int n_threads) {
@@ -137,8 +175,10 @@ Bounds::Bounds(const std::vector<const Scorer*>& scorers, int n_threads) {
   for (Index c = 0; c < n; ++c) {
     means.row(c) = scorers[static_cast<std::size_t>(c)]->subspace().mean;
   }
-  centre_ = means.colwise().mean();
-  means.rowwise() -= centre_.transpose();
+  centre_.setZero(means.cols());
+  for (Index c = 0; c < n; ++c) centre_ += means.row(c);
+  centre_ /= static_cast<double>(n);
+  for (Index c = 0; c < n; ++c) means.row(c) -= centre_.transpose();
   const Matrix<double> spread = leading_rows(means, n_threads);
   const SubspaceView& one = scorers.front()->subspace();
   shared_ = std::all_of(scorers.begin(), scorers.end(), [&](const Scorer* scorer) {

@@ -158,15 +158,19 @@ class Cut {
     }
     top_ = values[end_] + kGapPart * (values[begin_] - values[end_]);
     circle_ = separating_circle(values[end_], top_);
-    tau_real_ = circle_->radius + circle_->real.array();
     const Index m = n_nodes();
+    tau_real_ = circle_->real.array();
+    for (double& real : tau_real_) real += circle_->radius;
     resolvent_.resize(r, 2 * m);
     bounds_.resize(r, 2);
     for (Index i = 0; i < r; ++i) {
-      const Eigen::ArrayXd real = (values[i] - circle_->radius) - circle_->real.array();
-      const Eigen::ArrayXd squares = real.square() + circle_->imag.array().square();
-      resolvent_.row(i).head(m) = real / squares;
-      resolvent_.row(i).tail(m) = circle_->imag.array() / squares;
+      for (Index node = 0; node < m; ++node) {
+        const double real = (values[i] - circle_->radius) - circle_->real[node];
+        const double imag = circle_->imag[node];
+        const double square = real * real + imag * imag;
+        resolvent_(i, node) = real / square;
+        resolvent_(i, m + node) = imag / square;
+      }
       bounds_(i, 0) = std::min(1.0, circle_->radius / values[i]);
       bounds_(i, 1) = 1 / (values[i] - top_);
     }
@@ -182,7 +186,7 @@ class Cut {
   Block block(const MatrixView<double>& coordinates, Index first, Index count) const {
     Block block{coordinates.middleRows(first, count), {}, {}};
     if (!circle_) return block;
-    const Matrix<double> squares = block.z.array().square();
+    const Matrix<double> squares = block.z.cwiseAbs2();
     block.f = product(squares, resolvent_);
     block.bounds = product(squares, bounds_);
     return block;
@@ -363,9 +367,12 @@ class LeftOut {
       } else {
         part = rows_.coordinates.middleRows(first, count);
       }
-      part.array().colwise() *= rho.array();
       for (Index i = 0; i < count; ++i) {
-        if (keeps_all(first + i)) part.row(i).setZero();
+        if (keeps_all(first + i)) {
+          part.row(i).setZero();
+        } else {
+          part.row(i) *= rho[i];
+        }
       }
     });
     return result;
@@ -389,7 +396,8 @@ class LeftOut {
             "eigenvalues must be finite, in descending order, and larger than resolution");
       }
     }
-    if (!(rows.rho.array() > 0).all() || !rows.rho.allFinite()) {
+    const auto good = [](double rho) { return rho > 0 && std::isfinite(rho); };
+    if (!std::all_of(rows.rho.data(), rows.rho.data() + rows.rho.size(), good)) {
       throw std::invalid_argument("rho must be positive and finite");
     }
     return values;

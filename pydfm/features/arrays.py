@@ -119,12 +119,14 @@ def blocks(features: NDArray[Any]) -> Iterator[tuple[int, Rows]]:
         At most 32 MiB, unless it is `features` itself.
     """
     dtype = _row_type(features.dtype)
-    if features.dtype == dtype and features.flags.c_contiguous:
+    flags = features.flags
+    if features.dtype == dtype and flags.c_contiguous and flags.aligned:
         yield 0, features
         return
     step = max(1, _BLOCK_BYTES // (features.shape[1] * dtype.itemsize))
     for first in range(0, features.shape[0], step):
-        yield first, np.ascontiguousarray(features[first : first + step], dtype=dtype)
+        rows: Any = np.require(features[first : first + step], dtype, ("C", "ALIGNED"))
+        yield first, rows
 
 
 def check_finite(rows: Rows, first: int = 0) -> None:

@@ -129,3 +129,14 @@ def test_the_first_bad_value_is_named():
     rows[3, 0] = np.inf
     with pytest.raises(ValueError, match="NaN in row 12, column 1"):
         check_finite(rows, 10)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_rows_that_are_not_aligned_are_copied(dtype):
+    rows = np.arange(12, dtype=dtype).reshape(4, 3)
+    crooked = np.zeros(rows.nbytes + 1, np.uint8)[1:].view(dtype).reshape(rows.shape)
+    crooked[...] = rows
+    assert not crooked.flags.aligned
+    ((first, got),) = blocks(crooked)
+    assert (first, got.flags.aligned, got.flags.c_contiguous) == (0, True, True)
+    assert np.array_equal(got, rows)

@@ -1,6 +1,7 @@
 """The table of parameters is that of the class, of its documentation and of the command line."""
 
 import ast
+import dataclasses
 import inspect
 import re
 from typing import Literal, get_args, get_origin
@@ -12,6 +13,7 @@ from reference import falling_rows
 from sklearn.base import clone
 
 import pydfm
+from pydfm.model.settings import Settings
 from pydfm.parameters import (
     DEFAULTS,
     PARAMETERS,
@@ -365,3 +367,11 @@ def test_the_table_of_the_guide_has_a_row_for_each():
         assert cells[2].startswith(counts)
         assert cells[3] == own.summary
         assert own.summary.endswith(".")
+
+
+def test_every_parameter_of_a_model_is_a_setting_of_its_fit():
+    """What counts at a fit is what merges compare, and no parameter of the table is forgotten."""
+    settings = {own.name for own in dataclasses.fields(Settings)}
+    of_model = {name for name, own in PARAMETERS.items() if own.role == "model"}
+    assert of_model <= settings
+    assert settings - of_model - set(PARAMETERS) == {"held_out", "map_type", "rule", "max_bytes"}

@@ -1245,9 +1245,12 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
             borrowed = extractor is None
             if partial and borrowed:
                 features, borrowed = features.copy(), False
-            if partial and not np.isfinite(features.sum()):
+            if partial:
                 # A fit would find it too late, when these rows are in the state.
-                check_finite(features)
+                with np.errstate(over="ignore", invalid="ignore"):
+                    total = features.sum()  # of finite rows it may overflow
+                if not np.isfinite(total):
+                    check_finite(features)
             hashes = None if pixels is None else image_hashes(pixels)
             training = training.add(
                 features, theirs, n_threads=n_threads, hashes=hashes, borrowed=borrowed

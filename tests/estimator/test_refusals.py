@@ -28,6 +28,19 @@ def test_rows_that_are_not_finite_are_not_added():
     assert np.array_equal(dfm.score(ROWS), want)
 
 
+@pytest.mark.parametrize("dtype", [np.float16, np.float32])
+def test_rows_whose_sum_overflows_are_finite_all_the_same(dtype):
+    rows = (ROWS / np.abs(ROWS).max() + 1) * (
+        np.finfo(dtype).max / 8 if dtype == np.float16 else 1e4
+    )
+    dfm = new().partial_fit(rows.astype(dtype))
+    assert dfm.n_samples_ == 60
+    bad = rows.astype(dtype)
+    bad[:2, 0] = np.inf, -np.inf
+    with pytest.raises(ValueError, match="X contains infinity in row 0, column 0"):
+        dfm.partial_fit(bad)
+
+
 def test_two_rows_at_least_remain():
     dfm = new().fit(ROWS)
     with pytest.raises(ValueError, match="would leave 1 of 60 rows or images"):

@@ -4,6 +4,7 @@ A module that assigns a `Command` to ``COMMAND`` adds a command; there is no lis
 module imports what is heavy (torch, scikit-learn, numpy) inside its functions only.
 """
 
+import functools
 import importlib
 import inspect
 import pkgutil
@@ -82,7 +83,8 @@ class Command:
         return parsed
 
 
-def commands() -> list[Command]:
+@functools.cache
+def commands() -> tuple[Command, ...]:
     """Commands of all modules of this package, in their order."""
     package = __name__.rpartition(".")[0]
     found = []
@@ -90,7 +92,7 @@ def commands() -> list[Command]:
         command = getattr(importlib.import_module(f"{package}.{info.name}"), "COMMAND", None)
         if isinstance(command, Command):
             found.append(command)
-    return sorted(found, key=lambda command: command.order)
+    return tuple(sorted(found, key=lambda command: command.order))
 
 
 def _option(parameter: "Parameter", help_text: str | None) -> inspect.Parameter:

@@ -177,7 +177,9 @@ def test_a_category_is_no_folder_to_fit_on(run, category, tmp_path):
     assert_error(got, "normal and defective images together; .* normal ones: .*/train/good")
 
 
-def test_an_output_that_must_not_be_written_is_reported(run, script, pictures, unprivileged):
+def test_an_output_that_must_not_be_written_is_reported(run, script, pictures, tmp_path, request):
+    run("fit", tmp_path / "none", "-o", tmp_path / "m", "--backbone", script)  # import, while root
+    unprivileged = request.getfixturevalue("unprivileged")
     for i in range(2):
         pictures[i].save(unprivileged / f"{i}.png")
     unprivileged.chmod(0o555)

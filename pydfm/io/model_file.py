@@ -32,6 +32,7 @@ from pydfm import __version__
 from pydfm.features.extractor import FeatureSpec
 from pydfm.features.transforms import Preprocessing
 from pydfm.io.tensors import (
+    FOLD,
     HELD_OUT,
     LAYER,
     Tensors,
@@ -114,7 +115,8 @@ def read_model(path: "str | os.PathLike[str]") -> ModelFile:
         described = header["held_out"]
         held_out = None
         if described is not None:
-            held_out = held_out_from_tensors(described, _under(tensors, HELD_OUT), model)
+            own = _under(tensors, HELD_OUT) | _under(tensors, FOLD)
+            held_out = held_out_from_tensors(described, own, model)
         spec = None if header["features"] is None else _feature_spec(header["features"])
         names = header.get("feature_names")
         if names is not None and not (isinstance(names, list) and len(names) == model.n_features):

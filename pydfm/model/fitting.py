@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -23,6 +22,7 @@ from pydfm.model.model import Model
 from pydfm.model.row_scores import RowScores
 from pydfm.model.training import TrainingState
 from pydfm.stats.density import fit_density
+from pydfm.stats.scores import SCORES
 
 # Number of images of each class from which standardised maps are the default.
 _ENOUGH_ROWS = 10
@@ -48,9 +48,19 @@ class FittedDFM:
     calibration: str | None
     pending: PendingScores | HeldOutScores | None
 
-    @cached_property
+    @property
     def held_out(self) -> HeldOutScores:
         """Held-out scores of normal rows, computed when they are first asked for.
+
+        Raises
+        ------
+        ValueError
+            If the model was fitted without calibration.
+        """
+        return self.held_out_of(None)
+
+    def held_out_of(self, score_type: str | None) -> HeldOutScores:
+        """Return held-out scores, among them, if it can be, those of a score type.
 
         Raises
         ------
@@ -64,7 +74,12 @@ class FittedDFM:
             )
         if isinstance(self.pending, HeldOutScores):
             return self.pending
-        return self.pending.compute(self.model)
+        found: HeldOutScores | None = vars(self).get("_held_out")
+        background = score_type is not None and SCORES[score_type].background
+        if found is None or (background and score_type not in found.samples):
+            found = self.pending.compute(self.model, background=background)
+            object.__setattr__(self, "_held_out", found)
+        return found
 
     def score(
         self, features: NDArray[Any], n_threads: int, classes: NDArray[np.intp] | None = None
@@ -74,7 +89,11 @@ class FittedDFM:
 
 
 def freeze(
-    state: TrainingState, *, n_threads: int, outliers: NDArray[Any] | None = None
+    state: TrainingState,
+    *,
+    n_threads: int,
+    outliers: NDArray[Any] | None = None,
+    score_types: Sequence[str] = (),
 ) -> FittedDFM:
     """Fit the model of all rows of a training state.
 
@@ -84,6 +103,8 @@ def freeze(
     n_threads : int
     outliers : ndarray of shape (m, D), optional
         Features of known outliers, which the rule "logistic" needs.
+    score_types : sequence of str
+        Those that will be asked for first.
 
     Raises
     ------
@@ -125,7 +146,8 @@ def freeze(
         for layer, fit in zip(state.layers, fits, strict=True)
     )
     fit = ModelFit(state, order, layers, fits, n_threads)
-    found = fit.held_out() if needed else None
+    background = any(SCORES[kind].background for kind in score_types)
+    found = fit.held_out(background=background) if needed else None
     if found is not None and standardise:
         layers = _standardised(layers, classes, found, asked=settings.rule == "calibrated")
     model = Model(layers, classes, {}, state.n_samples)

@@ -24,11 +24,10 @@ from pydfm.features.arrays import FeatureSource, check_finite
 from pydfm.features.backbones import AS_SAVED
 from pydfm.features.extractor import Extractor, FeatureSpec, feature_batches
 from pydfm.features.images import image_hashes
-from pydfm.features.labels import RowLabels, as_labels, find_classes
+from pydfm.features.labels import RowLabels, as_labels, find_classes, warn_of_ignored
 from pydfm.features.sources import (
     ImageSource,
     Skipped,
-    one_of,
     open_labelled,
     open_source,
     warn_of_skipped,
@@ -356,11 +355,12 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
             - a list of paths, or of PIL images;
             - a DataLoader, or any iterable, of batches of images or features, or of (batch,
               labels) pairs.
-        y : array-like of shape (N,), "folders", "loader" or None
-            Labels, integers or strings, one for each row or image: an array; or "folders", the
+        y : optional
+            Ignored, as by all outlier detectors of scikit-learn; a warning says so if it looks
+            like classes.
+        labels : array-like of shape (N,), "folders", "loader" or None
+            Classes, integers or strings, one for each row or image: an array; or "folders", the
             subfolders of the folder X; or "loader", what the loader X yields with its batches.
-        labels : optional
-            Another name for `y`, which is scikit-learn's.
         outliers : optional
             Images or features of known outliers, in any of the forms of X, which
             combine="logistic" needs.
@@ -387,8 +387,9 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         ConnectionError
             If the weights cannot be downloaded.
         """
+        warn_of_ignored(y, stacklevel=2)
         parameters = self._checked()
-        source, row_labels = open_labelled(X, self.on_error, one_of(y, labels))
+        source, row_labels = open_labelled(X, self.on_error, labels)
         extractor = self._build_extractor() if isinstance(source, ImageSource) else None
         _check_combine(
             self.combine, outliers, 1 if extractor is None else len(extractor.spec.layers)
@@ -416,7 +417,9 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         ----------
         X : array-like, tensor, path, sequence or iterable
             As in `fit`; one row is enough.
-        y, labels : optional
+        y : optional
+            Ignored, as in `fit`.
+        labels : optional
             As in `fit`; new classes may come at any time.
 
         Returns
@@ -430,11 +433,12 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
             As `fit`; and if the model was loaded from a file, which has no training state; if X is
             not of the kind that it was fitted on; or if parameters were changed since the fit.
         """
+        warn_of_ignored(y, stacklevel=2)
         self._check_not_logistic("partial_fit")
         begun = self.__sklearn_is_fitted__()
         parameters = self._parameters if begun else self._checked()
         training = self.training_ if begun else None
-        source, row_labels = open_labelled(X, self.on_error, one_of(y, labels))
+        source, row_labels = open_labelled(X, self.on_error, labels)
         images = isinstance(source, ImageSource)
         if training is None:
             extractor = self._build_extractor() if images else None
@@ -490,9 +494,7 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         """Return ``self.merge(other)``."""
         return self.merge(other)
 
-    def forget(
-        self, X: Any = None, y: Any = None, *, labels: Any = None, classes: Any = None
-    ) -> "Self":
+    def forget(self, X: Any = None, *, labels: Any = None, classes: Any = None) -> "Self":
         """Remove images or features that were fitted, or whole classes.
 
         The model is then that of a fit without them, but for rounding.
@@ -501,7 +503,7 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         ----------
         X : array-like, tensor, path, sequence or iterable, optional
             As in `fit`.
-        y, labels : optional
+        labels : optional
             Their labels, where the model has classes.
         classes : sequence, optional
             Classes to forget, in place of X.
@@ -524,16 +526,15 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         self._check_not_logistic("forget")
         if (X is None) == (classes is None):
             raise ValueError("X or classes must be given, and not both: what is to be forgotten")
-        given = one_of(y, labels)
         if classes is not None:
-            if given is not None:
+            if labels is not None:
                 raise ValueError(
                     "labels are given, and classes too, which are forgotten whole; pass one of them"
                 )
             for label in as_labels(classes).tolist():
                 training = training.remove_class(label)
         else:
-            source, row_labels = open_labelled(X, self.on_error, given)
+            source, row_labels = open_labelled(X, self.on_error, labels)
             extractor = None
             if isinstance(source, ImageSource):
                 extractor = self._ready_extractor()
@@ -592,11 +593,11 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         X : array-like, tensor, path, sequence or iterable
             As in `fit`; a model fitted on images also scores features (N, D), as `extract` gives
             them.
-        y : array-like of shape (N,), "folders", "loader" or None
-            Labels: rows are scored under these classes, such as those that a classifier predicts,
-            in place of the nearest ones.
-        labels : optional
-            Another name for `y`, which is scikit-learn's.
+        y : optional
+            Ignored, as in `fit`.
+        labels : array-like of shape (N,), "folders", "loader" or None
+            Rows are scored under these classes, such as those that a classifier predicts, in place
+            of the nearest ones.
         score_type : str or tuple of str, optional
             In place of the parameter.
 
@@ -616,20 +617,19 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
             As `fit`; and if X has another number of features than the model, or a label is not
             one of its classes.
         """
+        warn_of_ignored(y, stacklevel=2)
         chosen, kinds = self._chosen(score_type)
-        scores = self._scored(
-            X, one_of(y, labels), lambda rows: rows.scores(kinds), (len(kinds),), "score"
-        )
+        scores = self._scored(X, labels, lambda rows: rows.scores(kinds), (len(kinds),), "score")
         return scores[0] if isinstance(chosen, str) else scores
 
     def layer_scores(
-        self, X: Any, y: Any = None, *, labels: Any = None, score_type: Any = None
+        self, X: Any, *, labels: Any = None, score_type: Any = None
     ) -> dict[str, NDArray[np.float32]]:
         """Return the scores of each layer by itself, before they are combined.
 
         Parameters
         ----------
-        X, y, labels, score_type
+        X, labels, score_type
             As in `score`.
 
         Returns
@@ -643,7 +643,7 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         model.check_layer_scores(kinds)
         scores = self._scored(
             X,
-            one_of(y, labels),
+            labels,
             lambda rows: rows.layer_scores(kinds),
             (len(model.layers), len(kinds)),
             "score",
@@ -783,7 +783,6 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
     def p_value(
         self,
         X: Any,
-        y: Any = None,
         *,
         labels: Any = None,
         score_type: Any = None,
@@ -793,7 +792,7 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
 
         Parameters
         ----------
-        X, y, labels, score_type
+        X, labels, score_type
             As in `score`.
         tail : {"gpd"}, optional
             p-values below 1 / (n + 1), which n held-out scores cannot give, by a generalised
@@ -816,17 +815,15 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         """
         chosen, kinds = self._chosen(score_type)
         compute = p_values(self.fitted_, kinds, tail)
-        p = self._scored(X, one_of(y, labels), compute, (len(kinds),), "score")
+        p = self._scored(X, labels, compute, (len(kinds),), "score")
         return p[0] if isinstance(chosen, str) else p
 
-    def decision_function(
-        self, X: Any, y: Any = None, *, labels: Any = None
-    ) -> NDArray[np.float64]:
+    def decision_function(self, X: Any, *, labels: Any = None) -> NDArray[np.float64]:
         """Return `threshold_` less the score: negative = anomalous; the largest over the classes.
 
         Parameters
         ----------
-        X, y, labels
+        X, labels
             As in `score`.
 
         Returns
@@ -834,12 +831,11 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         ndarray of shape (N,), float64
             NaN for images that were skipped.
         """
-        return self._scored(X, one_of(y, labels), self.decider().margins, (), "score")
+        return self._scored(X, labels, self.decider().margins, (), "score")
 
     def predict(
         self,
         X: Any,
-        y: Any = None,
         *,
         labels: Any = None,
         alpha: float | None = None,
@@ -850,7 +846,7 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
 
         Parameters
         ----------
-        X, y, labels
+        X, labels
             As in `score`. With a tuple of score types, the first decides.
         alpha : float in (0, 1), optional
             In place of the parameter: the share of normal images that may be called anomalous.
@@ -872,12 +868,11 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
             As `p_value`; and if a level is not within (0, 1), or a class has too few held-out
             scores for it.
         """
-        return self.assess(X, y, labels=labels, alpha=alpha, fdr=fdr, tail=tail).verdicts
+        return self.assess(X, labels=labels, alpha=alpha, fdr=fdr, tail=tail).verdicts
 
     def assess(
         self,
         X: Any,
-        y: Any = None,
         *,
         labels: Any = None,
         alpha: float | None = None,
@@ -888,7 +883,7 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
 
         Parameters
         ----------
-        X, y, labels, alpha, fdr, tail
+        X, labels, alpha, fdr, tail
             As in `predict`.
 
         Returns
@@ -897,7 +892,7 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
             What `score`, `p_value` and `predict` give.
         """
         decider = self.decider(alpha=alpha, fdr=fdr, tail=tail)
-        return decider.judge(self._scored(X, one_of(y, labels), decider.measure, (3,), "score"))
+        return decider.judge(self._scored(X, labels, decider.measure, (3,), "score"))
 
     def decider(
         self, *, alpha: float | None = None, fdr: float | None = None, tail: str | None = None
@@ -916,12 +911,12 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         level = self.alpha if alpha is None else alpha
         return Decider.of(fitted, kind, alpha=level, fdr=fdr, tail=tail)
 
-    def drift(self, X: Any, y: Any = None, *, labels: Any = None) -> Drift:
+    def drift(self, X: Any, *, labels: Any = None) -> Drift:
         """Test whether images still score as the normal ones did, and what has moved.
 
         Parameters
         ----------
-        X, y, labels
+        X, labels
             As in `score`: a batch of what comes in now. With several classes and no labels, each
             image counts for the nearest class, with the largest of its p-values; since these run
             high, only smaller ones count as a drift.
@@ -931,10 +926,9 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         Drift
             P-values of the tests; a small one means a drift.
         """
-        given = one_of(y, labels)
         kind = self._chosen(None)[1][0]
-        test = DriftTest(self.fitted_, kind, labelled=given is not None)
-        return test.conclude(self._scored(X, given, test.measure, (test.n_values,), "drift"))
+        test = DriftTest(self.fitted_, kind, labelled=labels is not None)
+        return test.conclude(self._scored(X, labels, test.measure, (test.n_values,), "drift"))
 
     def save(self, path: "str | os.PathLike[str]") -> None:
         """Write the fitted model to one file, which `pydfm.load` reads.

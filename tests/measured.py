@@ -83,9 +83,9 @@ def fits(monkeypatch):
     seen = []
     fit = DFM.fit
 
-    def spy(self, X, y=None):
+    def spy(self, X, **options):
         seen.append(X)
-        return fit(self, X, y)
+        return fit(self, X, **options)
 
     monkeypatch.setattr(DFM, "fit", spy)
     return seen

@@ -92,7 +92,7 @@ def fitted(kind, backbone=None):
         parameters = {"backbone": backbone or network(), **_IMAGES, **parameters}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # how much of the variance the sketch holds
-        return pydfm.DFM(2, alpha=0.25, **parameters).fit(X, labels, outliers=outliers)
+        return pydfm.DFM(2, alpha=0.25, **parameters).fit(X, labels=labels, outliers=outliers)
 
 
 def queries_of(dfm):
@@ -120,7 +120,7 @@ def answers(dfm, rows):
     if dfm.model_.classes is not None:
         found["classes"] = dfm.predict_class(X)
         labels = dfm.classes_[np.arange(len(rows)) % len(dfm.classes_)]
-        found["given"] = np.atleast_2d(dfm.score(X, labels))
+        found["given"] = np.atleast_2d(dfm.score(X, labels=labels))
     if dfm.feature_spec_ is not None and dfm.spatial != "mean":
         found["maps"] = dfm.score_map(X)
         if dfm.calibration_ is not None:

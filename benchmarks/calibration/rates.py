@@ -26,14 +26,14 @@ def of_features(method: str, draw: Draw, *, known: bool = False, **parameters: A
     "in sample" uses the scores of the fitted rows themselves in place of held-out scores.
     """
     calibration = None if method == "in sample" else method
-    dfm = DFM(calibration=calibration, **parameters).fit(draw.rows, draw.labels)
+    dfm = DFM(calibration=calibration, **parameters).fit(draw.rows, labels=draw.labels)
     if calibration is not None:
-        return dfm.p_value(draw.fresh, draw.fresh_labels if known else None)
+        return dfm.p_value(draw.fresh, labels=draw.fresh_labels if known else None)
     codes = np.zeros(len(draw.rows), dtype=np.intp)
     if draw.labels is not None:
         codes = np.searchsorted(dfm.classes_, draw.labels)
     kind = dfm.score_type
-    own = dfm.score(draw.rows, draw.labels)
+    own = dfm.score(draw.rows, labels=draw.labels)
     naive = Calibration.of(own, codes, dfm.model_.classes)
     under = dfm.fitted_.score(draw.fresh, n_threads=1).class_scores(kind)
     p = np.stack([naive.p_values(scores, c) for c, scores in enumerate(under)])

@@ -55,7 +55,7 @@ def measure(data: Path, n_images: int) -> dict[str, tuple[str, Table]]:
         labels = np.repeat([False, True], [(~half).sum(), (fooled & ~half).sum()])
         predicted = cifar.predicted(measured)
         joined[name] = [
-            evaluate(dfm.score(measured, predicted, score_type="nll"), labels)["auroc"]
+            evaluate(dfm.score(measured, labels=predicted, score_type="nll"), labels)["auroc"]
             for dfm in (summed, largest, learnt)
         ]
     columns = {
@@ -86,7 +86,7 @@ def measure(data: Path, n_images: int) -> dict[str, tuple[str, Table]]:
 
 def _columns(dfm, cifar, images):
     """Return scores (N, columns) under the class that the network predicts."""
-    scores = dfm.layer_scores(images, cifar.predicted(images), score_type=SCORES)
+    scores = dfm.layer_scores(images, labels=cifar.predicted(images), score_type=SCORES)
     return np.concatenate([scores[layer] for layer in LAYERS]).T
 
 

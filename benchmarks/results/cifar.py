@@ -34,7 +34,7 @@ class Cifar:
             image_size=32,
             **parameters,
         )
-        return dfm.fit(self.train_x, self.train_y, outliers=outliers)
+        return dfm.fit(self.train_x, labels=self.train_y, outliers=outliers)
 
     def predicted(self, images):
         """Return the classes (N,) that the network predicts."""

@@ -46,7 +46,7 @@ def tables(data: Path) -> dict[str, tuple[str, Table]]:
             features = _features(cifar, dfm, both)
         # The classifier gives what it does not know short features, which lie near all classes.
         train, others = features[_UNIT]
-        unit = DFM(SHARE, covariance=covariance).fit(train, cifar.train_y)
+        unit = DFM(SHARE, covariance=covariance).fit(train, labels=cifar.train_y)
         scores[_UNIT] = unit.score(others, score_type=kinds)
         for layer, rows in scores.items():
             for kind, row in zip(kinds, rows, strict=True):
@@ -107,7 +107,7 @@ def _variants(cifar, features, both, labels):
     for title, (parameters, kinds) in DENSITIES.items():
         for layer, (train, others) in features.items():
             dfm = DFM(calibration=None, **{"n_components": SHARE, **parameters})
-            dfm.fit(train, cifar.train_y)
+            dfm.fit(train, labels=cifar.train_y)
             scores = zip(kinds, dfm.score(others, score_type=kinds), strict=True)
             rows += [[title, layer, kind, *_of(row, labels)] for kind, row in scores]
     return rows

@@ -171,7 +171,7 @@ def run_outliers(
             fit_on, *parts = features.of(configuration, layer)
             model = _parameters(configuration, features=False)
             dfm = DFM(**{**model, "n_threads": runtime.get("n_threads")})
-            dfm.fit(fit_on, train.labels)
+            dfm.fit(fit_on, labels=train.labels)
             measured = _measure(dfm, kinds, parts)
             rows = [
                 row or record.add(key, settings, {**values, "n_train": str(len(fit_on))})

@@ -1,6 +1,7 @@
 """Class labels and groups of rows and images: from arrays, folders or loaders, and as numbers."""
 
 import os
+import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -164,6 +165,38 @@ def as_labels(labels: Any, name: str = "labels") -> NDArray[Any]:
     if array.dtype.kind not in "iubU":
         raise TypeError(f"{name} is of the type {array.dtype}; they must be integers or strings")
     return array
+
+
+def warn_of_ignored(y: Any, *, stacklevel: int = 1) -> None:
+    """Warn that `y` is ignored if it looks like classes, which `labels` is for.
+
+    Numbers with fractions, and marks of outliers (+1 and -1, 0 and 1, or bool), are no classes.
+
+    Parameters
+    ----------
+    stacklevel : int
+        The line that the warning names: 1 is the line that calls this function, 2 the line that
+        calls the caller, and so on.
+    """
+    if y is not None and _looks_like_classes(y):
+        warnings.warn(
+            "y looks like classes and is ignored, as by all outlier detectors of scikit-learn; "
+            "pass classes as labels",
+            stacklevel=stacklevel + 1,
+        )
+
+
+def _looks_like_classes(y: Any) -> bool:
+    try:
+        array = as_array(y)
+    except ValueError:  # rows of several lengths
+        return False
+    if array.dtype.kind == "O":
+        return any(isinstance(value, str) for value in array.ravel())
+    if array.dtype.kind in "iu":
+        values = set(np.unique(array).tolist())
+        return not (values <= {-1, 1} or values <= {0, 1})
+    return array.dtype.kind == "U"
 
 
 class ClassCodes:

@@ -262,19 +262,6 @@ def open_labelled(
     return open_source(X, on_error), RowLabels(labels)
 
 
-def one_of(y: Any, labels: Any) -> Any:
-    """Return the labels, which a caller passes as `y` or as `labels`.
-
-    Raises
-    ------
-    ValueError
-        If both are given.
-    """
-    if y is not None and labels is not None:
-        raise ValueError("y and labels are both given, which are two names for the same; pass one")
-    return labels if y is None else y
-
-
 def warn_of_skipped(source: ImageSource, what: str, *, stacklevel: int = 1) -> None:
     """Warn that `source` skipped images, and call them `what`.
 

@@ -75,10 +75,10 @@ def test_a_run_that_was_stopped_goes_on(root, config, fits, tmp_path, monkeypatc
     output = tmp_path / "results.csv"
     fit = DFM.fit
 
-    def stop(self, X, y=None):
+    def stop(self, X):
         if len(fits) == 3:
             raise KeyboardInterrupt
-        return fit(self, X, y)
+        return fit(self, X)
 
     with monkeypatch.context() as context:
         context.setattr(DFM, "fit", stop)

@@ -21,7 +21,7 @@ def test_features_are_reported_apart(sets, tmp_path):
     }
     assert len(found) == len(results)
     row = found["noise", "three", "features", "fre"]
-    dfm = DFM().fit(train.images, train.labels)
+    dfm = DFM().fit(train.images, labels=train.labels)
     scores = np.concatenate([dfm.score(test.images), dfm.score(noise.images)])
     expected = evaluate(scores, np.repeat([0, 1], [20, 15]))
     for name in ("auroc", "aupr", "aupr_in", "fpr95"):

@@ -153,7 +153,7 @@ def test_ray_gets_paths_and_labels(run, script, pictures, tmp_path, monkeypatch,
     def fit(data, dfm, *, label, batch_size, n_workers):
         assert (batch_size, n_workers) == (4, 2)
         labels = None if label is None else [row[label] for row in data]
-        return dfm.fit([row["path"] for row in data], labels)
+        return dfm.fit([row["path"] for row in data], labels=labels)
 
     monkeypatch.setattr("pydfm.cli.fit.ray_data_set", lambda items, n_workers: items)
     monkeypatch.setattr("pydfm.parallel.ray.fit", fit)

@@ -93,15 +93,15 @@ def test_k_folds_are_scored_by_the_model_of_the_others():
 def test_a_split_is_not_fitted_on(labels, cut):
     own = np.zeros(len(ROWS), dtype=int) if labels is None else (labels == "b").astype(int)
     batches = [part for part in (ROWS[:cut], ROWS[cut:]) if len(part)]
-    dfm = pydfm.DFM(3, calibration="split").fit(iter(batches), labels)
+    dfm = pydfm.DFM(3, calibration="split").fit(iter(batches), labels=labels)
     number = np.array([np.sum(own[:i] == own[i]) for i in range(len(ROWS))])
     held = number % 5 == 4
-    plain = pydfm.DFM(3).fit(ROWS[~held], None if labels is None else labels[~held])
+    plain = pydfm.DFM(3).fit(ROWS[~held], labels=None if labels is None else labels[~held])
     assert (dfm.n_samples_, dfm.calibration_) == ((~held).sum(), "split")
     assert np.array_equal(dfm.score(FRESH), plain.score(FRESH))
     for c, scores in enumerate(held_out_of(dfm)):
         rows = ROWS[held & (own == c)]
-        want = plain.score(rows, None if labels is None else np.full(len(rows), "ab"[c]))
+        want = plain.score(rows, labels=None if labels is None else np.full(len(rows), "ab"[c]))
         assert np.array_equal(scores, np.sort(want))
 
 
@@ -109,7 +109,7 @@ def test_a_split_is_not_fitted_on(labels, cut):
 @pytest.mark.parametrize("calibration", ["loo", "kfold", "split"])
 @pytest.mark.parametrize("kind", [*KINDS, "relative_mahalanobis"])
 def test_every_model_gives_them(covariance, calibration, kind):
-    dfm = pydfm.DFM(3, kind, covariance=covariance, calibration=calibration).fit(TWO, LABELS)
+    dfm = pydfm.DFM(3, kind, covariance=covariance, calibration=calibration).fit(TWO, labels=LABELS)
     p = dfm.p_value(TWO[::2] + 1e-3)
     assert ((p > 0) & (p <= 1)).all()
     far = dfm.p_value(TWO[:3] - 100 * np.arange(1, 13, dtype=np.float32))
@@ -219,12 +219,12 @@ def test_bad_levels_and_models_are_told_in_a_sentence(noise):
 @pytest.mark.filterwarnings("ignore:n_components is 3")
 def test_a_class_that_is_too_small_is_named():
     labels = np.array(["a"] * 59 + ["b"])
-    dfm = pydfm.DFM(3, alpha=0.05).fit(ROWS, labels)
+    dfm = pydfm.DFM(3, alpha=0.05).fit(ROWS, labels=labels)
     with pytest.raises(ValueError, match="the class 'b' has no held-out scores; fit"):
         dfm.p_value(FRESH)
     with pytest.raises(ValueError, match=r"alpha is 0.05, but the class 'b' has 0 held-out scores"):
         dfm.predict(FRESH)
-    split = pydfm.DFM(3, alpha=0.1, calibration="split").fit(TWO, LABELS)
+    split = pydfm.DFM(3, alpha=0.1, calibration="split").fit(TWO, labels=LABELS)
     with pytest.raises(ValueError, match=r"alpha is 0.1, but the class 'a' has 7 held-out scores"):
         split.predict(FRESH)
 
@@ -233,7 +233,7 @@ def test_a_class_that_is_too_small_is_named():
 
 
 def test_thresholds_of_classes_and_of_a_layer():
-    dfm = pydfm.DFM(3, alpha=0.1).fit(TWO, LABELS)
+    dfm = pydfm.DFM(3, alpha=0.1).fit(TWO, labels=LABELS)
     found = thresholds(dfm.fitted_, "nll", 0.1)
     assert found.shape == (2,)
     assert np.array_equal(dfm.set_params(score_type="nll").threshold_, found)

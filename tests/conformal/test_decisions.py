@@ -14,18 +14,18 @@ TWO = ROWS + (LABELS == "b")[:, None] * np.float32(3)
 
 
 def test_several_classes_give_the_largest_over_them():
-    dfm = pydfm.DFM(3).fit(TWO, LABELS)
+    dfm = pydfm.DFM(3).fit(TWO, labels=LABELS)
     under = {
-        c: dfm.p_value(TWO, np.full(len(TWO), c))  # every row under the one class
+        c: dfm.p_value(TWO, labels=np.full(len(TWO), c))  # every row under the one class
         for c in ("a", "b")
     }
     for c, own in zip(("a", "b"), held_out_of(dfm), strict=True):
-        scores = dfm.score(TWO, np.full(len(TWO), c))
+        scores = dfm.score(TWO, labels=np.full(len(TWO), c))
         assert np.array_equal(under[c], conformal_p_values(scores, own))
     p = dfm.p_value(TWO)
     assert np.array_equal(p, np.maximum(under["a"], under["b"]))
     assert not np.array_equal(p, under["a"])
-    assert np.array_equal(dfm.p_value(TWO, LABELS), np.where(LABELS == "a", *under.values()))
+    assert np.array_equal(dfm.p_value(TWO, labels=LABELS), np.where(LABELS == "a", *under.values()))
 
 
 def test_several_types_of_scores_come_in_rows():
@@ -54,17 +54,17 @@ def test_verdicts_follow_from_p_values():
 
 
 def test_a_row_is_anomalous_where_it_is_under_every_class():
-    dfm = pydfm.DFM(3, alpha=0.1).fit(TWO, LABELS)
+    dfm = pydfm.DFM(3, alpha=0.1).fit(TWO, labels=LABELS)
     mixed = np.concatenate([TWO, TWO[:9] - 9])
     assert dfm.threshold_.shape == (2,)
-    under = np.stack([dfm.score(mixed, np.full(len(mixed), c)) for c in ("a", "b")])
+    under = np.stack([dfm.score(mixed, labels=np.full(len(mixed), c)) for c in ("a", "b")])
     anomalous = (under > dfm.threshold_[:, None]).all(axis=0)
     assert np.array_equal(dfm.predict(mixed) == -1, anomalous)
     assert np.array_equal(dfm.p_value(mixed) <= 0.1, anomalous)
     assert np.array_equal(dfm.decision_function(mixed) < 0, anomalous)
     labels = np.append(LABELS, ["a"] * 9)
     own = np.where(labels == "a", *(under > dfm.threshold_[:, None]))
-    assert np.array_equal(dfm.predict(mixed, labels) == -1, own)
+    assert np.array_equal(dfm.predict(mixed, labels=labels) == -1, own)
     assert dfm.smallest_alpha_ == 1 / 26
     with pytest.raises(AttributeError, match="2 classes, each with a threshold of its own"):
         _ = dfm.offset_
@@ -93,7 +93,7 @@ def test_the_best_class_counts_or_the_given_one():
 
 @pytest.mark.parametrize("labels", [None, LABELS])
 def test_measures_may_come_in_batches(labels):
-    dfm = pydfm.DFM(3, alpha=0.1).fit(TWO, labels)
+    dfm = pydfm.DFM(3, alpha=0.1).fit(TWO, labels=labels)
     fitted = dfm.fitted_
     decider = Decider.of(fitted, "fre", alpha=0.1)
     whole = decider.measure(fitted.score(FRESH, 2))

@@ -37,12 +37,12 @@ def test_a_batch_larger_than_the_calibration_does_not_drift_by_itself():
 def test_a_drift_names_the_class(labelled):
     rows = np.concatenate([falling_rows(400, 12), falling_rows(400, 12, seed=2) + 50])
     labels = np.repeat([3, 8], 400)
-    dfm = pydfm.DFM(3).fit(rows[::2], labels[::2])
+    dfm = pydfm.DFM(3).fit(rows[::2], labels=labels[::2])
     batch, theirs = rows[1::2].copy(), labels[1::2]
     given_labels = theirs if labelled else None
-    assert dfm.drift(batch, given_labels).moved(1e-3) == []
+    assert dfm.drift(batch, labels=given_labels).moved(1e-3) == []
     batch[theirs == 8] += np.random.default_rng(0).normal(size=(200, 12))
-    found = dfm.drift(batch, given_labels)
+    found = dfm.drift(batch, labels=given_labels)
     assert set(found.classes) == {3, 8}
     assert found.moved() == [8, "features"]
 

@@ -129,7 +129,7 @@ def test_a_single_picture_gets_the_score_it_has_among_others(dfm, textures, pict
 def test_labels_come_from_arrays_folders_and_loaders(dfm, textures, pictures, tmp_path):
     labels = np.where(np.arange(12) % 2, "b", "a")
     dfm.set_params(layers="block", n_components=1)
-    want = dfm.fit(textures, labels).score(textures)
+    want = dfm.fit(textures, labels=labels).score(textures)
     assert dfm.classes_.tolist() == ["a", "b"]
     for i, (picture, label) in enumerate(zip(pictures, labels, strict=True)):
         (tmp_path / label / "more").mkdir(parents=True, exist_ok=True)

@@ -67,7 +67,7 @@ def test_maps_show_where_a_picture_is_strange(dfm, textures):
 
 def test_patches_have_maps_of_every_type(dfm, textures):
     kinds = ("mahalanobis", "nll", "ppca", "relative_mahalanobis")
-    dfm.set_params(spatial="patch", layers="block", score_type=kinds).fit(textures, LABELS)
+    dfm.set_params(spatial="patch", layers="block", score_type=kinds).fit(textures, labels=LABELS)
     for kind in kinds:
         assert np.isfinite(dfm.score_map(textures, score_type=kind)).all()
 
@@ -82,7 +82,7 @@ def test_pictures_that_were_skipped_have_maps_of_nan(dfm, textures, pictures, tm
     assert np.isnan(maps[1]).all()
     np.testing.assert_allclose(maps[[0, 2]], dfm.score_map(textures[[0, 2]]), rtol=1e-3)
     with pytest.raises(ValueError, match="such an image has no class, so leave it out"):
-        dfm.fit(textures, LABELS).predict_class(tmp_path)
+        dfm.fit(textures, labels=LABELS).predict_class(tmp_path)
 
 
 def test_maps_that_there_are_not_are_told(dfm, textures):
@@ -165,7 +165,7 @@ def test_pictures_are_scored_by_standardised_maps(noise, pool):
 @pytest.mark.parametrize("labelled", [False, True])
 def test_maps_of_a_split_have_a_threshold_from_what_is_held_out(noise, parameters, labelled):
     labels = np.array(["a", "b"] * 20) if labelled else None
-    dfm = maps_dfm(calibration="split", **parameters).fit(noise, labels)
+    dfm = maps_dfm(calibration="split", **parameters).fit(noise, labels=labels)
     own = np.zeros(40, dtype=int) if labels is None else (labels == "b").astype(int)
     number = np.array([np.sum(own[:i] == own[i]) for i in range(40)])
     held = noise[number % 5 == 4]
@@ -188,8 +188,8 @@ def test_maps_of_good_pictures_seldom_pass_their_threshold():
 
 def test_classes_have_standardised_maps_of_their_own(noise):
     labels = np.array(["a", "b"] * 20)
-    dfm = maps_dfm().fit(noise, labels)
-    under = np.stack([dfm.score(noise, np.full(40, c)) for c in ("a", "b")])
+    dfm = maps_dfm().fit(noise, labels=labels)
+    under = np.stack([dfm.score(noise, labels=np.full(40, c)) for c in ("a", "b")])
     np.testing.assert_allclose(dfm.score(noise), under.min(axis=0))
     assert np.array_equal(dfm.predict_class(noise), np.array(["a", "b"])[under.argmin(axis=0)])
     p = np.stack(
@@ -226,7 +226,7 @@ def test_which_score_a_picture_has(noise, parameters, n, want):
 
 @pytest.mark.parametrize("labels", [None, np.array([0, 1] * 20)])
 def test_a_picture_scores_the_same_bits_in_any_batch(noise, labels):
-    dfm = maps_dfm().fit(noise, labels)
+    dfm = maps_dfm().fit(noise, labels=labels)
     features = dfm.extract(noise)
     scores, maps = dfm.score(features), dfm.score_map(features)
     for places in ([7], [0, 39], np.arange(5, 38)[::-1]):
@@ -257,7 +257,7 @@ def test_rules_that_do_not_fit_are_told(noise):
             maps_dfm(**parameters).fit(noise)
     with pytest.raises(ValueError, match=r"needs 3 images .* the class 1 has 2; give it more"):
         maps_dfm(image_score="calibrated").set_params(n_components=None).fit(
-            noise[:9], [0] * 7 + [1] * 2
+            noise[:9], labels=[0] * 7 + [1] * 2
         )
     with pytest.raises(ValueError, match="but the features have no positions"):
         pydfm.DFM(image_score="calibrated").fit(ROWS)
@@ -266,7 +266,7 @@ def test_rules_that_do_not_fit_are_told(noise):
 @pytest.mark.filterwarnings("ignore:n_components is 5, but 6 of 6 classes")
 @pytest.mark.parametrize("calibration", ["loo", "kfold", "split"])
 def test_classes_of_one_picture_are_scored_and_saved_without(noise, tmp_path, calibration):
-    dfm = maps_dfm(calibration=calibration, layers="0").fit(noise[:6], np.arange(6))
+    dfm = maps_dfm(calibration=calibration, layers="0").fit(noise[:6], labels=np.arange(6))
     dfm.save(tmp_path / "model")
     other = pydfm.load(tmp_path / "model", backbone=dfm.backbone, device="cpu")
     assert np.array_equal(other.score(noise), dfm.score(noise))

@@ -46,7 +46,7 @@ def test_two_rows_at_least_remain():
     with pytest.raises(ValueError, match="would leave 1 of 60 rows or images"):
         dfm.forget(ROWS[:59])
     assert dfm.n_samples_ == 60
-    labelled = new().fit(ROWS, np.repeat(["a", "b"], 30))
+    labelled = new().fit(ROWS, labels=np.repeat(["a", "b"], 30))
     with pytest.raises(ValueError, match="would leave 0 of 60 rows or images"):
         labelled.forget(classes=["a", "b"])
     assert labelled.n_samples_ == 60
@@ -70,7 +70,7 @@ def test_a_subclass_may_have_parameters_of_its_own(tmp_path):
 
 
 def test_labels_beside_classes_are_refused():
-    dfm = new().fit(ROWS, np.arange(60) % 3)
+    dfm = new().fit(ROWS, labels=np.arange(60) % 3)
     with pytest.raises(ValueError, match="labels are given, and classes too"):
         dfm.forget(classes=[0], labels=[1])
 

@@ -94,10 +94,10 @@ def test_attributes_follow_the_first_partial_fit():
 
 def test_attributes_follow_a_class_that_goes():
     rows, labels = named_rows(120, 12)
-    dfm = new().fit(rows, labels)
+    dfm = new().fit(rows, labels=labels)
     assert dfm.threshold_.shape == (3,)
     dfm.forget(classes=["b"])
-    want = new().fit(rows[labels != "b"], labels[labels != "b"])
+    want = new().fit(rows[labels != "b"], labels=labels[labels != "b"])
     np.testing.assert_allclose(dfm.threshold_, want.threshold_, rtol=1e-5)
     assert dfm.classes_.tolist() == ["a", "c"]
 

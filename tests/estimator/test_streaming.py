@@ -63,10 +63,10 @@ def pick(classes, part, covariance):
 def test_batches_give_the_model_of_one_fit(problem):
     n, n_features, covariance, cuts, seed = problem
     rows, classes = labelled_rows(n, n_features, seed=seed)
-    want = new(covariance).fit(rows, pick(classes, slice(None), covariance))
+    want = new(covariance).fit(rows, labels=pick(classes, slice(None), covariance))
     got = new(covariance)
     for part in parts_of(n, cuts):
-        got.partial_fit(rows[part], pick(classes, part, covariance))
+        got.partial_fit(rows[part], labels=pick(classes, part, covariance))
     assert_same_model(got, want, rows)
 
 
@@ -75,9 +75,9 @@ def test_batches_give_the_model_of_one_fit(problem):
 def test_merged_models_are_the_model_of_one_fit(problem):
     n, n_features, covariance, cuts, seed = problem
     rows, classes = labelled_rows(n, n_features, seed=seed)
-    want = new(covariance).fit(rows, pick(classes, slice(None), covariance))
+    want = new(covariance).fit(rows, labels=pick(classes, slice(None), covariance))
     models = [
-        new(covariance).partial_fit(rows[part], pick(classes, part, covariance))
+        new(covariance).partial_fit(rows[part], labels=pick(classes, part, covariance))
         for part in parts_of(n, cuts)
     ]
     assert_same_model(models[0].merge(*models[1:]), want, rows)
@@ -96,9 +96,9 @@ def test_forgotten_rows_leave_the_model_of_the_others(problem):
     gone, stay = np.split(np.random.default_rng(seed).permutation(n), [n // 4])
     got = new(covariance)
     for part in parts_of(n, cuts):
-        got.partial_fit(rows[part], pick(classes, part, covariance))
-    got.forget(rows[gone], pick(classes, gone, covariance))
-    want = new(covariance).fit(rows[np.sort(stay)], pick(classes, np.sort(stay), covariance))
+        got.partial_fit(rows[part], labels=pick(classes, part, covariance))
+    got.forget(rows[gone], labels=pick(classes, gone, covariance))
+    want = new(covariance).fit(rows[np.sort(stay)], labels=pick(classes, np.sort(stay), covariance))
     assert_same_model(got, want, rows)
 
 
@@ -107,10 +107,10 @@ def test_one_row_at_a_time_and_new_classes_at_any_time():
     order = np.argsort(classes, kind="stable")
     got = pydfm.DFM(3)
     for i in order:
-        got.partial_fit(rows[[i]], [f"class {classes[i]}"])
+        got.partial_fit(rows[[i]], labels=[f"class {classes[i]}"])
         if i % 10 == 0 and got.n_samples_ in (20, 40):
             got.score(rows[:3])
-    want = pydfm.DFM(3).fit(rows[order], [f"class {c}" for c in classes[order]])
+    want = pydfm.DFM(3).fit(rows[order], labels=[f"class {c}" for c in classes[order]])
     assert_same_model(got, want, rows)
     assert got.classes_.tolist() == [f"class {c}" for c in range(4)]
 
@@ -120,36 +120,36 @@ def test_one_row_at_a_time_and_new_classes_at_any_time():
 def test_a_fit_goes_on_and_does_not_see_what_becomes_of_its_rows(covariance, n_features):
     rows, classes = labelled_rows(100, n_features)
     given = rows[:60].copy()
-    dfm = pydfm.DFM(3, covariance=covariance).fit(given, classes[:60])
+    dfm = pydfm.DFM(3, covariance=covariance).fit(given, labels=classes[:60])
     given[:] = 1e9
     more = rows[60:].copy()
-    dfm.partial_fit(more, classes[60:])
+    dfm.partial_fit(more, labels=classes[60:])
     more[:] = 1e9
-    assert_same_model(dfm, pydfm.DFM(3, covariance=covariance).fit(rows, classes), rows)
+    assert_same_model(dfm, pydfm.DFM(3, covariance=covariance).fit(rows, labels=classes), rows)
 
 
 def test_classes_are_forgotten():
     rows, classes = labelled_rows(100, 20)
-    dfm = pydfm.DFM(3).fit(rows, classes).forget(classes=[1])
-    assert_same_model(dfm, pydfm.DFM(3).fit(rows[classes != 1], classes[classes != 1]), rows)
+    dfm = pydfm.DFM(3).fit(rows, labels=classes).forget(classes=[1])
+    assert_same_model(dfm, pydfm.DFM(3).fit(rows[classes != 1], labels=classes[classes != 1]), rows)
     assert dfm.classes_.tolist() == [0, 2]
-    dfm.partial_fit(rows[classes == 1], classes[classes == 1])
-    assert_same_model(dfm, pydfm.DFM(3).fit(rows, classes), rows)
+    dfm.partial_fit(rows[classes == 1], labels=classes[classes == 1])
+    assert_same_model(dfm, pydfm.DFM(3).fit(rows, labels=classes), rows)
     with pytest.raises(ValueError, match="labels has 9, which is none of the classes"):
         dfm.forget(classes=[9])
     with pytest.raises(ValueError, match="forget its rows"):
-        pydfm.DFM(3, covariance="tied").fit(rows, classes).forget(classes=[1])
+        pydfm.DFM(3, covariance="tied").fit(rows, labels=classes).forget(classes=[1])
 
 
 @pytest.mark.parametrize("n_features", [8, 300])
 @pytest.mark.parametrize("covariance", ["class", "tied"])
 def test_rows_that_were_not_fitted_cannot_be_forgotten(n_features, covariance):
     rows, classes = labelled_rows(60, n_features)
-    dfm = pydfm.DFM(2, covariance=covariance).fit(rows, classes)
+    dfm = pydfm.DFM(2, covariance=covariance).fit(rows, labels=classes)
     before = dfm.score(rows)
     for strange in (rows[:1] + 50.0, np.repeat(rows[:1], 40, axis=0)):
         with pytest.raises(ValueError, match=r"not fitted on|none of those|more rows|rows, more"):
-            dfm.forget(strange, np.repeat(classes[:1], len(strange)))
+            dfm.forget(strange, labels=np.repeat(classes[:1], len(strange)))
     assert dfm.n_samples_ == 60
     assert np.array_equal(dfm.score(rows), before)
 
@@ -220,7 +220,7 @@ def test_models_of_other_features_are_not_merged(tiny_network, textures, tmp_pat
     ):
         images.merge(other)
     with pytest.raises(ValueError, match="without labels, and some are given now"):
-        dfm.merge(pydfm.DFM(3).fit(rows, np.arange(40) % 2))
+        dfm.merge(pydfm.DFM(3).fit(rows, labels=np.arange(40) % 2))
     with pytest.raises(TypeError, match="a DFM can be merged with another, not with int"):
         dfm.merge(3)
     dfm.save(tmp_path / "model")
@@ -259,7 +259,7 @@ def test_an_error_or_an_interruption_leaves_the_model_as_it_was():
         yield rows[:20], classes[:20]
         raise error
 
-    dfm = pydfm.DFM(2).fit(rows, classes)
+    dfm = pydfm.DFM(2).fit(rows, labels=classes)
     before = dfm.score(rows)
     for error in (RuntimeError("broken"), KeyboardInterrupt()):
         for grow in (dfm.partial_fit, dfm.fit):
@@ -270,7 +270,7 @@ def test_an_error_or_an_interruption_leaves_the_model_as_it_was():
     with pytest.raises(ValueError, match="with labels, and none are given now"):
         dfm.partial_fit(rows)
     with pytest.raises(ValueError, match="X has 9 features, but DFM is expecting 10"):
-        dfm.partial_fit(rows[:, :9], classes)
+        dfm.partial_fit(rows[:, :9], labels=classes)
     assert np.array_equal(dfm.score(rows), before)
 
 
@@ -278,8 +278,8 @@ def test_an_error_or_an_interruption_leaves_the_model_as_it_was():
 @pytest.mark.parametrize("function", ["moments", "eigh"])
 def test_an_interruption_of_the_first_score_loses_no_row(function, covariance, monkeypatch):
     rows, classes = labelled_rows(60, 10)
-    dfm = pydfm.DFM(2, covariance=covariance).fit(rows[:50], classes[:50])
-    dfm.partial_fit(rows[50:], classes[50:])
+    dfm = pydfm.DFM(2, covariance=covariance).fit(rows[:50], labels=classes[:50])
+    dfm.partial_fit(rows[50:], labels=classes[50:])
 
     def interrupted(*_, **__):
         raise KeyboardInterrupt
@@ -288,8 +288,8 @@ def test_an_interruption_of_the_first_score_loses_no_row(function, covariance, m
         patch.setattr(_core, function, interrupted)
         with pytest.raises(KeyboardInterrupt):
             dfm.score(rows)
-    again = pydfm.DFM(2, covariance=covariance).fit(rows[:50], classes[:50])
-    again.partial_fit(rows[50:], classes[50:])
+    again = pydfm.DFM(2, covariance=covariance).fit(rows[:50], labels=classes[:50])
+    again.partial_fit(rows[50:], labels=classes[50:])
     assert np.array_equal(dfm.score(rows), again.score(rows))
     assert np.array_equal(dfm.p_value(rows), again.p_value(rows))
 
@@ -311,10 +311,10 @@ def test_a_sketch_keeps_within_its_bound(covariance):
     rows, classes = labelled_rows(3000, 200, 2)
     y = classes if covariance == "tied" else None
     # Two matrices of 200 x 200 are 640 kB: each fifth has 3/20 of the limit.
-    exact = pydfm.DFM(5, covariance=covariance, calibration=None).fit(rows, y)
+    exact = pydfm.DFM(5, covariance=covariance, calibration=None).fit(rows, labels=y)
     dfm = pydfm.DFM(5, covariance=covariance, calibration=None, max_memory=400_000)
     for part in np.array_split(np.arange(3000), 10):
-        dfm.partial_fit(rows[part], None if y is None else y[part])
+        dfm.partial_fit(rows[part], labels=None if y is None else y[part])
     assert dfm.memory_ <= 400_000
     (subspace, *_), (want, *_) = (m.model_.layers[0].density.subspaces for m in (dfm, exact))
     assert 0 < subspace.variance_error < want.explained_variance[0]
@@ -349,7 +349,7 @@ def test_sketches_merge_and_say_what_they_cannot():
     ):
         pydfm.DFM(0.999, **options).fit(rows)
     with pytest.raises(ValueError, match=r"max_memory leaves 1e\+05 bytes for the statistics"):
-        pydfm.DFM(5, max_memory=100_000, calibration=None).fit(rows, np.arange(2000) % 20)
+        pydfm.DFM(5, max_memory=100_000, calibration=None).fit(rows, labels=np.arange(2000) % 20)
 
 
 @pytest.mark.parametrize("value", ["2 bananas", "", 0, -5, True, [3]])
@@ -377,7 +377,7 @@ def test_mixtures_are_fitted_on_what_rows_the_limit_has_room_for(
     options = {"score_type": "nll", "density": "gmm", "calibration": calibration}
     dfm = pydfm.DFM(4, max_memory="200kB", **options)
     for part in np.array_split(np.arange(6000), 5):
-        dfm.partial_fit(rows[part], None if labels is None else labels[part])
+        dfm.partial_fit(rows[part], labels=None if labels is None else labels[part])
         assert dfm.memory_ <= 200_000
     with pytest.warns(UserWarning, match=r"max_memory leaves room for \d+ of 6000 rows") as told:
         mixtures = dfm.model_.layers[0].density.mixtures
@@ -410,7 +410,7 @@ def test_a_limit_too_small_for_a_mixture_is_told():
     rare = (np.arange(6000) >= 5994).astype(int)
     dfm = pydfm.DFM(2, "nll", density="gmm", max_memory="60kB", calibration=None)
     with pytest.raises(ValueError, match=r"too few for a mixture; .* larger max_memory more rows"):
-        dfm.fit(two_blobs(6000), rare)
+        dfm.fit(two_blobs(6000), labels=rare)
 
 
 def test_rows_of_mixtures_are_forgotten():

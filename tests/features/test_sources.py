@@ -14,7 +14,6 @@ from pydfm.features.arrays import FeatureSource
 from pydfm.features.images import ImageError, list_images
 from pydfm.features.sources import (
     ImageSource,
-    one_of,
     open_labelled,
     open_source,
     warn_of_skipped,
@@ -390,13 +389,6 @@ def test_a_loader_without_labels_is_told(textures, pictures):
         labels_of(iter([(textures[:5], np.zeros(4, int))]), "loader")
     with pytest.raises(ValueError, match=r"labels of the shape \(4,\) with one image"):
         labels_of(iter([(pictures[0], np.zeros(4, int))]), "loader")
-
-
-def test_labels_have_one_of_two_names():
-    assert one_of(None, None) is None
-    assert one_of([1], None) == one_of(None, [1]) == [1]
-    with pytest.raises(ValueError, match="y and labels are both given"):
-        one_of([1], [1])
 
 
 def test_the_warning_of_skipped_images_names_the_line_of_the_caller(tmp_path):

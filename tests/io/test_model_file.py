@@ -203,7 +203,7 @@ def test_arrays_of_any_layout_are_written_right(tmp_path):
 @pytest.mark.parametrize("labels", [None, LABELS])
 @pytest.mark.parametrize("calibration", ["loo", "kfold", "split", None])
 def test_a_calibration_is_saved(tmp_path, labels, calibration):
-    dfm = pydfm.DFM(3, calibration=calibration, alpha=0.2).fit(ROWS, labels)
+    dfm = pydfm.DFM(3, calibration=calibration, alpha=0.2).fit(ROWS, labels=labels)
     dfm.save(tmp_path / "model")
     for other in (pydfm.load(tmp_path / "model"), pickle.loads(pickle.dumps(dfm))):
         assert other.calibration_ == calibration
@@ -218,14 +218,14 @@ def test_a_calibration_is_saved(tmp_path, labels, calibration):
         assert np.array_equal(other.predict(FRESH), dfm.predict(FRESH))
         assert np.array_equal(other.threshold_, dfm.threshold_)
         assert other.drift(FRESH) == dfm.drift(FRESH)
-    again = clone(dfm).fit(FRESH, np.resize(labels, 300) if labels is not None else None)
+    again = clone(dfm).fit(FRESH, labels=np.resize(labels, 300) if labels is not None else None)
     if calibration is not None:
         assert not np.array_equal(again.p_value(FRESH), dfm.p_value(FRESH))
 
 
 @pytest.mark.parametrize("labelled", [False, True])
 def test_standardised_maps_are_saved(noise, tmp_path, labelled):
-    dfm = maps_dfm().fit(noise, np.array([0, 1] * 20) if labelled else None)
+    dfm = maps_dfm().fit(noise, labels=np.array([0, 1] * 20) if labelled else None)
     dfm.save(tmp_path / "model")
     other = pydfm.load(tmp_path / "model", backbone=dfm.backbone, device="cpu")
     assert other.image_score_ == "calibrated"

@@ -49,7 +49,7 @@ def assert_same(a, b):
 )
 @pytest.mark.filterwarnings("ignore:max_memory leaves room")
 def test_a_model_of_classes_comes_back_to_the_bit(parameters):
-    model = pydfm.DFM(2, **parameters).fit(ROWS, LABELS).model_
+    model = pydfm.DFM(2, **parameters).fit(ROWS, labels=LABELS).model_
     again = round_trip(model)
     assert (again.classes, again.n_samples) == (model.classes, model.n_samples)
     (one,), (other,) = again.layers, model.layers
@@ -97,7 +97,9 @@ def test_a_model_of_layers_comes_back_to_the_bit(parameters, noise):
 @pytest.mark.parametrize("labelled", [False, True])
 @pytest.mark.parametrize("calibration", ["loo", "kfold", "split"])
 def test_held_out_scores_come_back_to_the_bit(labelled, calibration):
-    fitted = pydfm.DFM(2, calibration=calibration).fit(ROWS, LABELS if labelled else None).fitted_
+    fitted = (
+        pydfm.DFM(2, calibration=calibration).fit(ROWS, labels=LABELS if labelled else None).fitted_
+    )
     header, tensors = held_out_to_tensors(fitted.held_out, fitted.model)
     again = held_out_from_tensors(through_json(header), tensors, fitted.model)
     assert list(again.scores) == list(fitted.held_out.scores)
@@ -117,7 +119,7 @@ def test_maxima_of_maps_come_back(noise):
 
 
 def test_names_say_what_a_tensor_is_of():
-    model = pydfm.DFM(2).fit(ROWS, LABELS).model_
+    model = pydfm.DFM(2).fit(ROWS, labels=LABELS).model_
     _, tensors = model_to_tensors(model)
     assert all(name.startswith(LAYER) for name in tensors)
     assert {name.rpartition(".")[0] for name in tensors} == {"layer.0", "layer.0.background"}
@@ -144,7 +146,7 @@ def wrong_held_out(fitted, change):
     ],
 )
 def test_held_out_scores_that_are_wrong_are_told(name, value, says):
-    fitted = pydfm.DFM(2).fit(ROWS, LABELS).fitted_
+    fitted = pydfm.DFM(2).fit(ROWS, labels=LABELS).fitted_
     with pytest.raises(ValueError, match=says):
         wrong_held_out(fitted, lambda tensors: tensors.update({f"{HELD_OUT}{name}": value}))
     with pytest.raises(KeyError, match=name):

@@ -202,7 +202,7 @@ def maps_model(request, images):
     )
     options = {"layers": ("0", "2"), "alpha": 0.1, "image_size": 16, "device": "cpu"}
     labels = np.array(["a", "b"] * 20) if request.param else None
-    return pydfm.DFM(5, backbone=network, **options).fit(images, labels)
+    return pydfm.DFM(5, backbone=network, **options).fit(images, labels=labels)
 
 
 def test_they_are_what_the_estimator_gives(maps_model, images):
@@ -221,7 +221,7 @@ def test_they_are_what_the_estimator_gives(maps_model, images):
         nearest = dfm.classes_[scored.nearest("fre")]
         assert np.array_equal(nearest, dfm.predict_class(features))
         for c, label in enumerate(dfm.classes_):
-            own = dfm.score(features, np.full(40, label))
+            own = dfm.score(features, labels=np.full(40, label))
             assert np.array_equal(scored.class_scores("fre")[c], own)
 
 

@@ -20,7 +20,7 @@ for case in ("labels", "one empty", "settings"):
     dfm = pydfm.DFM(4 + (case == "settings") * rank, n_threads=1)
     mine = slice(rank, None, 2)
     if case != "one empty":
-        dfm.fit(X[mine], y[mine])
+        dfm.fit(X[mine], labels=y[mine])
     elif rank == 1:
         dfm.fit(X)
     try:
@@ -50,7 +50,7 @@ def test_processes_have_the_model_of_all_rows(tmp_path, run_python):
         return [json.loads((tmp_path / f"out-{case}-{rank}").read_text()) for rank in (0, 1)]
 
     for case, want in (
-        ("labels", pydfm.DFM(4).fit(rows, labels)),
+        ("labels", pydfm.DFM(4).fit(rows, labels=labels)),
         ("one empty", pydfm.DFM(4).fit(rows)),
     ):
         one, other = found(case)

@@ -38,7 +38,7 @@ class Mortal(pydfm.DFM):
                 pass
             else:
                 os.kill(os.getpid(), signal.SIGKILL)
-        return super().partial_fit(X, y, labels=labels)
+        return super().partial_fit(X, labels=labels)
 
 rows, labels = np.load(folder / "rows.npy"), np.load(folder / "labels.npy")
 items = [{"features": row, "kind": int(label)} for row, label in zip(rows, labels)]
@@ -46,7 +46,7 @@ data = ray.data.from_items(items, override_num_blocks=8)
 dfm = cluster.fit(data, Mortal(4), label="kind", batch_size=10, **options)
 cluster.score(data, dfm, output=str(folder / "scores"), score_type=("fre", "nll"), **options)
 found = {"n": dfm.n_samples_, "scores": dfm.score(rows, score_type=("fre", "nll")).tolist()}
-dfm.partial_fit(rows[:5], labels[:5])
+dfm.partial_fit(rows[:5], labels=labels[:5])
 found["more"] = dfm.n_samples_
 for name, call in {
     "column": lambda: cluster.fit(data, column="picture"),
@@ -99,7 +99,7 @@ def test_a_worker_that_dies_is_not_counted_twice(tmp_path, found):
     np.save(tmp_path / "labels.npy", labels)
     got = found(FEATURES)
     assert (tmp_path / "killed").exists()
-    want = pydfm.DFM(4).fit(rows, labels)
+    want = pydfm.DFM(4).fit(rows, labels=labels)
     assert got["n"] == 120
     assert got["more"] == 125
     scores = want.score(rows, score_type=("fre", "nll"))
@@ -135,8 +135,8 @@ def test_pictures_score_as_on_one_machine(tmp_path, textures, found):
 def test_what_is_assessed_is_scored_once(kinds, labelled, monkeypatch):
     rows = falling_rows(150, 16)
     labels = np.arange(150) % 2 if labelled else None
-    dfm = pydfm.DFM(4, score_type=("nll", "fre"), alpha=0.1).fit(rows, labels)
-    want, scores = dfm.assess(rows, labels), dfm.score(rows, labels, score_type=kinds)
+    dfm = pydfm.DFM(4, score_type=("nll", "fre"), alpha=0.1).fit(rows, labels=labels)
+    want, scores = dfm.assess(rows, labels=labels), dfm.score(rows, labels=labels, score_type=kinds)
     asked = []
     score = pydfm.DFM.score
     monkeypatch.setattr(

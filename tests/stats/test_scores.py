@@ -94,7 +94,7 @@ def test_the_bound_of_relative_mahalanobis_holds_where_two_of_like_size_are_subt
     rows = rows.astype(np.float32)
     others = labelled_rows((50, 50, 50), 60, seed=9, spread=spread)[0].astype(np.float32)
     kind = "relative_mahalanobis"
-    dfm = pydfm.DFM(20, kind, covariance=covariance, calibration=None).fit(rows, labels)
+    dfm = pydfm.DFM(20, kind, covariance=covariance, calibration=None).fit(rows, labels=labels)
 
     def mahalanobis(subspace):
         z = (others.astype(np.float64) - subspace.mean) @ subspace.components.T
@@ -109,7 +109,7 @@ def test_the_bound_of_relative_mahalanobis_holds_where_two_of_like_size_are_subt
     error = np.abs(dfm.score(others) - (each.min(axis=0) - background))
     assert (error <= bound).all()
     for c in range(3):
-        error = np.abs(dfm.score(others, np.full(len(others), c)) - (each[c] - background))
+        error = np.abs(dfm.score(others, labels=np.full(len(others), c)) - (each[c] - background))
         assert (error <= SCORES[kind].error_bound(each[c], background)).all()
 
 
@@ -141,8 +141,10 @@ def test_a_new_score_works_from_end_to_end(labelled, calibration, tmp_path):
     rows, labels = labelled_rows((60, 50), 12)
     labels = labels if labelled else None
     fresh = labelled_rows((40, 40), 12, seed=5)[0]
-    dfm = pydfm.DFM(3, ("root_fre", "both"), calibration=calibration, alpha=0.2).fit(rows, labels)
-    plain = pydfm.DFM(3, "fre", calibration=calibration, alpha=0.2).fit(rows, labels)
+    dfm = pydfm.DFM(3, ("root_fre", "both"), calibration=calibration, alpha=0.2).fit(
+        rows, labels=labels
+    )
+    plain = pydfm.DFM(3, "fre", calibration=calibration, alpha=0.2).fit(rows, labels=labels)
     root, both = dfm.score(fresh)
     np.testing.assert_allclose(root, np.sqrt(plain.score(fresh)), rtol=1e-6)
     assert np.array_equal(dfm.score(fresh, score_type="root_fre"), root)
@@ -158,7 +160,7 @@ def test_a_new_score_works_from_end_to_end(labelled, calibration, tmp_path):
     assert dfm.drift(fresh).p_value == pytest.approx(plain.drift(fresh).p_value)
     if labels is not None:
         assert np.array_equal(dfm.predict_class(fresh), plain.predict_class(fresh))
-        under = [dfm.score(fresh, np.full(len(fresh), c)) for c in (0, 1)]
+        under = [dfm.score(fresh, labels=np.full(len(fresh), c)) for c in (0, 1)]
         np.testing.assert_allclose(np.min(under, axis=0), dfm.score(fresh), rtol=1e-6)
     dfm.save(tmp_path / "model")
     loaded = pydfm.load(tmp_path / "model")
@@ -208,6 +210,6 @@ def test_a_new_score_of_layers_is_combined(tiny_network, textures):
 
 def test_references_are_those_of_the_classes():
     rows, labels = labelled_rows((30, 40), 12)
-    dfm = pydfm.DFM(3, calibration=None).fit(rows, labels)
+    dfm = pydfm.DFM(3, calibration=None).fit(rows, labels=labels)
     want = [own.scores(rows)["fre"] for own in references(rows, labels, 3)]
     np.testing.assert_allclose(dfm.score(rows), np.min(want, axis=0), rtol=1e-4)

@@ -20,6 +20,8 @@ from sklearn.utils.validation import _check_feature_names
 from pydfm.conformal.calibration import calibration_of, map_threshold, thresholds
 from pydfm.conformal.decisions import Assessment, Decider, p_values
 from pydfm.conformal.drift import Drift, DriftTest
+from pydfm.conformal.independence import warn_of_dependence
+from pydfm.conformal.recalibration import Recalibration, RecalibrationTask
 from pydfm.features.arrays import FeatureSource, check_finite
 from pydfm.features.backbones import AS_SAVED
 from pydfm.features.extractor import Extractor, FeatureSpec, feature_batches
@@ -28,12 +30,14 @@ from pydfm.features.labels import RowLabels, as_labels, find_classes, warn_of_ig
 from pydfm.features.sources import (
     ImageSource,
     Skipped,
+    open_groups,
     open_labelled,
     open_source,
     warn_of_skipped,
 )
 from pydfm.io.model_file import ModelFile, read_model, write_model
-from pydfm.model.fitting import FittedDFM, freeze
+from pydfm.model.fitting import RECALIBRATED, FittedDFM, freeze
+from pydfm.model.held_out import HeldOutSample
 from pydfm.model.model import Model
 from pydfm.model.row_scores import RowScores
 from pydfm.model.settings import Settings, resolve_settings
@@ -341,6 +345,7 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         y: Any = None,
         *,
         labels: Any = None,
+        groups: Any = None,
         outliers: Any = None,
         checkpoint: "str | os.PathLike[str] | None" = None,
     ) -> "Self":
@@ -361,6 +366,10 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         labels : array-like of shape (N,), "folders", "loader" or None
             Classes, integers or strings, one for each row or image: an array; or "folders", the
             subfolders of the folder X; or "loader", what the loader X yields with its batches.
+        groups : array-like of shape (N,), "folders", callable or None
+            What belongs together, such as the shots of a part: an integer or string for each row or
+            image; or "folders", the folder that each file is in; or a function of its path. Rows of
+            a class that share a group are held out together, and p-values count groups.
         outliers : optional
             Images or features of known outliers, in any of the forms of X, which
             combine="logistic" needs.
@@ -390,6 +399,7 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         warn_of_ignored(y, stacklevel=2)
         parameters = self._checked()
         source, row_labels = open_labelled(X, self.on_error, labels)
+        row_groups = open_groups(source, groups)
         extractor = self._build_extractor() if isinstance(source, ImageSource) else None
         _check_combine(
             self.combine, outliers, 1 if extractor is None else len(extractor.spec.layers)
@@ -397,17 +407,24 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         if checkpoint is not None and extractor is None:
             raise ValueError("checkpoint is for images, and X holds features; pass checkpoint=None")
         n_threads = resolve_threads(self.n_threads)
-        training = self._added(None, source, row_labels, extractor, checkpoint=checkpoint)
+        training = self._added(
+            None, source, row_labels, extractor, groups=row_groups, checkpoint=checkpoint
+        )
         training = training.compact()
         known = None
         if outliers is not None:
             known = self._outlier_features(training.n_features, extractor, outliers)
-        fitted = freeze(training, n_threads=n_threads, outliers=known)
-        fitted.model.check_scores(check_score_types(self.score_type))
+        kinds = check_score_types(self.score_type)
+        fitted = freeze(training, n_threads=n_threads, outliers=known, score_types=kinds)
+        fitted.model.check_scores(kinds)
+        if self.calibration is not None:
+            warn_of_dependence(training)
         self._check_feature_names(X, reset=True)
         return self._become(training, fitted, extractor, parameters)
 
-    def partial_fit(self, X: Any, y: Any = None, *, labels: Any = None) -> "Self":
+    def partial_fit(
+        self, X: Any, y: Any = None, *, labels: Any = None, groups: Any = None
+    ) -> "Self":
         """Add normal images or features to those fitted so far.
 
         The model is that of one `fit` to all of them, but for rounding. It is computed when it is
@@ -439,6 +456,7 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         parameters = self._parameters if begun else self._checked()
         training = self.training_ if begun else None
         source, row_labels = open_labelled(X, self.on_error, labels)
+        row_groups = open_groups(source, groups)
         images = isinstance(source, ImageSource)
         if training is None:
             extractor = self._build_extractor() if images else None
@@ -451,7 +469,10 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
                 )
             extractor = self._ready_extractor() if images else None
             self._check_feature_names(X)
-        training = self._added(training, source, row_labels, extractor, partial=True)
+        self._warn_of_lost_calibration()
+        training = self._added(
+            training, source, row_labels, extractor, groups=row_groups, partial=True
+        )
         if not begun:
             self._check_feature_names(X, reset=True)
         return self._become(training, None, extractor, parameters)
@@ -494,7 +515,9 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         """Return ``self.merge(other)``."""
         return self.merge(other)
 
-    def forget(self, X: Any = None, *, labels: Any = None, classes: Any = None) -> "Self":
+    def forget(
+        self, X: Any = None, *, labels: Any = None, groups: Any = None, classes: Any = None
+    ) -> "Self":
         """Remove images or features that were fitted, or whole classes.
 
         The model is then that of a fit without them, but for rounding.
@@ -505,6 +528,8 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
             As in `fit`.
         labels : optional
             Their labels, where the model has classes.
+        groups : optional
+            Their groups, where it was fitted with groups.
         classes : sequence, optional
             Classes to forget, in place of X.
 
@@ -531,11 +556,11 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
                 raise ValueError(
                     "labels are given, and classes too, which are forgotten whole; pass one of them"
                 )
-            for label in as_labels(classes).tolist():
+            for label in as_labels(classes, "classes").tolist():
                 training = training.remove_class(label)
         else:
             source, row_labels = open_labelled(X, self.on_error, labels)
-            extractor = None
+            row_groups, extractor = open_groups(source, groups), None
             if isinstance(source, ImageSource):
                 extractor = self._ready_extractor()
             else:
@@ -543,18 +568,125 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
             for places, features, pixels in self._batches(
                 source, extractor, "forget", training.n_features
             ):
-                theirs = None if row_labels is None else row_labels.take(places)
-                hashes = None if pixels is None else image_hashes(pixels)
-                training = training.remove(features, theirs, n_threads=n_threads, hashes=hashes)
-            if row_labels is not None:
-                row_labels.check_count(source.count)
+                training = training.remove(
+                    features,
+                    None if row_labels is None else row_labels.take(places),
+                    n_threads=n_threads,
+                    groups=None if row_groups is None else row_groups.take(places),
+                    hashes=None if pixels is None else image_hashes(pixels),
+                )
+            _check_counts(source, row_labels, row_groups)
             self._report(source)
         if training.n_samples < 2:
             raise ValueError(
                 f"X or classes would leave {training.n_samples} of {self.n_samples_} rows or "
                 "images, and a model needs at least two; fit again"
             )
+        self._warn_of_lost_calibration()
         return self._become(training, None, self._extractor, self._parameters)
+
+    def recalibrate(self, X: Any, *, labels: Any = None, groups: Any = None) -> Recalibration:
+        """Replace the held-out scores by those of later normal images; the model stays.
+
+        Lamps age and lenses get dusty: good images of today score otherwise than those of the fit,
+        and the rate of false alarms is not that asked for. What they score under the model is the
+        sample that new images are compared with from now on.
+
+        Parameters
+        ----------
+        X : array-like, tensor, path, sequence or iterable
+            Normal images or features that were not fitted, as in `fit`; some hundred.
+        labels : optional
+            Their classes, where the model has any; as in `fit`.
+        groups : optional
+            What belongs together; as in `fit`.
+
+        Returns
+        -------
+        Recalibration
+            How far the threshold was off: the share of X that it called anomalous, beside `alpha`.
+
+        Raises
+        ------
+        ValueError, TypeError, FileNotFoundError
+            As `score`; and if the model was fitted without calibration, X holds no image that can
+            be read, or labels are missing.
+        """
+        fitted, kind = self.fitted_, self._chosen(None)[1][0]
+        if fitted.model.classes is not None and labels is None:
+            raise ValueError(
+                "labels is None, but the model has classes, each with held-out scores of its own; "
+                "give the labels of X"
+            )
+        source, row_labels = open_labelled(X, self.on_error, labels)
+        row_groups = open_groups(source, groups)
+        extractor = None
+        if isinstance(source, ImageSource):
+            extractor = self._ready_extractor()
+        else:
+            self._check_feature_names(X)
+        task = RecalibrationTask(fitted, kind, self.alpha, resolve_threads(self.n_threads))
+        for places, features, _ in self._batches(
+            source, extractor, "calibrate", self.n_features_in_
+        ):
+            classes = None
+            if row_labels is not None:
+                classes = find_classes(row_labels.take(places), self.classes_)
+            task.add(features, classes, None if row_groups is None else row_groups.take(places))
+        _check_counts(source, row_labels, row_groups)
+        self._report(source)
+        recalibrated, found = task.conclude()
+        self._become(self._training, recalibrated, self._extractor, self._parameters)
+        return found
+
+    def fit_predict(
+        self, X: Any, y: Any = None, *, labels: Any = None, groups: Any = None
+    ) -> NDArray[np.intp]:
+        """Fit, and decide of each fitted row whether it is normal, by a model without it.
+
+        An outlier among the fitted rows pulls the model towards itself; its held-out score does
+        not. Where folded rows are so many that only a sample of them has held-out scores, the
+        others, each of which hardly moves the model, are judged as by `predict`.
+
+        Parameters
+        ----------
+        X, labels, groups
+            As in `fit`; rows are read twice where not all have held-out scores.
+        y : object
+            Ignored.
+
+        Returns
+        -------
+        ndarray of shape (N,)
+            +1 for normal, -1 for anomalous, at the level `alpha` of the first score type; 0 for
+            images that were skipped.
+
+        Raises
+        ------
+        ValueError
+            As `fit` and `predict`; and if rows would be read twice from an iterator.
+        """
+        self.fit(X, y, labels=labels, groups=groups)
+        skipped = [image.index for image in self.skipped_] if self.feature_spec_ else []
+        n_rows = self.training_.n_seen + len(skipped)
+        read = np.delete(np.arange(n_rows), skipped)
+        verdicts = np.zeros(n_rows, dtype=np.intp)
+        sample = self.fitted_.held_out_of(self._kind).samples.get(self._kind)
+        known = np.zeros(0, dtype=np.intp) if sample is None else read[sample.places]
+        if len(known) < len(read):
+            if iter(X) is X:
+                raise ValueError(
+                    f"X is an iterator, and {len(read) - len(known)} of its rows have no held-out "
+                    "scores, so that they are read again; pass an array, a list or a folder"
+                )
+            # Of labelled rows each is judged under its own class.
+            own = labels if self.model_.classes is not None else None
+            verdicts[:] = self.predict(X, labels=own)
+        if sample is not None:
+            calibration = calibration_of(self.fitted_, self._kind)
+            anomalous = calibration.reject(sample, self.alpha)
+            verdicts[known] = np.where(anomalous, -1, 1)
+        return verdicts
 
     def with_state(
         self,
@@ -957,7 +1089,9 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
             # Rows were added or removed: the model of all of them, computed once.
             training = self.training_
             compact = training.compact()
-            fitted = freeze(compact, n_threads=resolve_threads(self.n_threads))
+            kinds = check_score_types(self.score_type)
+            n_threads = resolve_threads(self.n_threads)
+            fitted = freeze(compact, n_threads=n_threads, score_types=kinds)
             if self._training is training:  # or another thread has added rows meanwhile
                 self._training, self._fitted = compact, fitted
         return fitted
@@ -1002,16 +1136,32 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
 
     @property
     def threshold_(self) -> float | NDArray[np.float64]:  # noqa: D102
-        found = thresholds(self.fitted_, self._chosen(None)[1][0], self.alpha)
+        found = thresholds(self.fitted_, self._kind, self.alpha)
         return float(found[0]) if self.model_.classes is None else found
 
     @property
+    def held_out_scores_(self) -> NDArray[np.float32]:  # noqa: D102
+        scores: NDArray[np.float32] = self._held_out_sample().scores[0]
+        return scores
+
+    @property
+    def held_out_p_values_(self) -> NDArray[np.float64]:  # noqa: D102
+        sample = self._held_out_sample()
+        return calibration_of(self.fitted_, self._kind).p_values_of(sample)
+
+    @property
+    def held_out_names_(self) -> NDArray[Any]:  # noqa: D102
+        places = self._held_out_sample().places.tolist()
+        names = self.fitted_.held_out.names
+        return np.array([names.get(place, place) for place in places])
+
+    @property
     def smallest_alpha_(self) -> float:  # noqa: D102
-        return calibration_of(self.fitted_, self._chosen(None)[1][0]).smallest_alpha
+        return calibration_of(self.fitted_, self._kind).smallest_alpha
 
     @property
     def offset_(self) -> float:  # noqa: D102
-        found = thresholds(self.fitted_, self._chosen(None)[1][0], self.alpha)
+        found = thresholds(self.fitted_, self._kind, self.alpha)
         if len(found) > 1:
             raise AttributeError(
                 f"the model has {len(found)} classes, each with a threshold of its own: see "
@@ -1182,6 +1332,24 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         model.check_scores(kinds)
         return chosen, kinds
 
+    @property
+    def _kind(self) -> str:
+        """The score type that decides."""
+        return self._chosen(None)[1][0]
+
+    def _held_out_sample(self) -> HeldOutSample:
+        """Return the held-out scores of the score type that decides."""
+        calibration_of(self.fitted_, self._kind)  # or an error that says why there are none
+        return self.fitted_.held_out_of(self._kind).samples[self._kind]
+
+    def _warn_of_lost_calibration(self) -> None:
+        if self._fitted is not None and self._fitted.calibration == RECALIBRATED:
+            warnings.warn(
+                "the model was recalibrated, and its rows change: held-out scores come from the "
+                "fitted rows again; call recalibrate once more",
+                stacklevel=3,
+            )
+
     def _build_extractor(self) -> Extractor:
         return Extractor.build(
             self.backbone,
@@ -1223,6 +1391,7 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         row_labels: RowLabels | None,
         extractor: Extractor | None,
         *,
+        groups: RowLabels | None = None,
         partial: bool = False,
         checkpoint: "str | os.PathLike[str] | None" = None,
     ) -> TrainingState:
@@ -1246,11 +1415,19 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
                 if not np.isfinite(total):
                     check_finite(features)
             hashes = None if pixels is None else image_hashes(pixels)
+            names = None
+            if isinstance(source, ImageSource) and source.names is not None:
+                names = [source.names[place] for place in places]
             training = training.add(
-                features, theirs, n_threads=n_threads, hashes=hashes, borrowed=borrowed
+                features,
+                theirs,
+                n_threads=n_threads,
+                groups=None if groups is None else groups.take(places),
+                hashes=hashes,
+                names=names,
+                borrowed=borrowed,
             )
-        if row_labels is not None:
-            row_labels.check_count(source.count)
+        _check_counts(source, row_labels, groups)
         if isinstance(source, ImageSource):
             n_images = source.count - len(source.skipped)
             if source.skipped and (training is None or (not partial and n_images < 2)):
@@ -1422,6 +1599,13 @@ def load(
     if content.feature_names is not None:
         dfm.feature_names_in_ = content.feature_names
     return dfm.with_state(fitted=content.fitted, extractor=extractor)
+
+
+def _check_counts(source: _Source, *each: RowLabels | None) -> None:
+    """Raise ValueError unless there is a label, and a group, for each row that was read."""
+    for own in each:
+        if own is not None:
+            own.check_count(source.count)
 
 
 def _check_combine(combine: str, outliers: Any, n_layers: int) -> None:

@@ -28,7 +28,9 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from pydfm.features.labels import by_class
 from pydfm.model.fitting import FittedDFM
+from pydfm.model.held_out import HeldOutSample
 from pydfm.runtime.checks import check_share
 
 TAILS: Final = ("gpd",)
@@ -258,8 +260,8 @@ class Calibration:
         """
         if self.in_folds:
             raise AttributeError(
-                "calibration is 'kfold': a score is compared under the model of each fold, so there "
-                "is no one threshold; use predict, p_value or decision_function"
+                "calibration is 'kfold': a score is compared under the model of each fold, and "
+                "there is no one threshold; use predict, p_value or decision_function"
             )
         if self.n_units[c] == 0:
             return math.nan
@@ -309,6 +311,38 @@ class Calibration:
             parts.append(np.where(total[:, -1] > least, found, -np.inf))
         return np.concatenate(parts)
 
+    def p_values_of(self, sample: HeldOutSample) -> NDArray[np.float64]:
+        """Return p-values (n,) of the held-out rows, each among the units of its class and fold.
+
+        A row's own unit counts as one that scores as high: where the n units of its class are
+        exchangeable, p is at most alpha for a share of at most alpha of them.
+        """
+        p = np.empty(len(sample.classes))
+        scores = sample.scores[0]
+        for c, places in by_class(sample.classes):
+            for fold, ranks in enumerate(self.ranks[c]):
+                own = places[sample.folds[places] == fold]
+                above = ranks.at_least(scores[own])
+                for _, rows in by_class(sample.units[own]):
+                    theirs = scores[own[rows]]
+                    share = (theirs >= theirs[:, None]).mean(axis=1)
+                    above[rows] += 1 - share
+                p[own] = above / max(ranks.weights[0], 1)
+        return p
+
+    def reject(self, sample: HeldOutSample, alpha: float) -> NDArray[np.bool_]:
+        """Return which held-out rows (n,) are anomalous at a level, each among the others.
+
+        Where `alpha` is below the smallest p-value, those with the smallest one are.
+        """
+        p, rejected = self.p_values_of(sample), np.zeros(len(sample.classes), dtype=bool)
+        for c, places in by_class(sample.classes):
+            for fold, ranks in enumerate(self.ranks[c]):
+                own = places[sample.folds[places] == fold]
+                least = 1 / max(ranks.weights[0], 1)
+                rejected[own] = p[own] <= max(alpha, least) + _ROUNDING
+        return rejected
+
     def own_p_values(self, c: int = 0) -> NDArray[np.float64]:
         """Return p-values (n,) of the held-out rows of the class at place `c` among the others."""
         own = [ranks.at_least(ranks.scores) / max(ranks.weights[0], 1) for ranks in self.ranks[c]]
@@ -316,7 +350,7 @@ class Calibration:
 
     def _rejected(self, alpha: float, c: int) -> float:
         """Return how many of n + 1 units, one of which is the new one, may be rejected."""
-        return max(alpha * (self.n_units[c] + 1) + _ROUNDING, 1 + _ROUNDING)
+        return max(alpha * (float(self.n_units[c]) + 1) + _ROUNDING, 1 + _ROUNDING)
 
 
 def calibration_of(
@@ -378,7 +412,7 @@ def warn_of_few(calibration: Calibration, alpha: float) -> None:
     counts = calibration.n_units
     if not calibration.usable.all():
         assert names is not None
-        some = [names[c] for c in np.flatnonzero(~calibration.usable)]
+        some = [names[int(c)] for c in np.flatnonzero(~calibration.usable)]
         named = f"the class {some[0]!r} has" if len(some) == 1 else f"{len(some)} classes have"
         warnings.warn(
             f"{named} no held-out scores, since nothing is left of a class without its only image "

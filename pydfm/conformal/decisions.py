@@ -211,7 +211,7 @@ def best_over_classes(
         values[places] = function(scores[:, 0, places], c)
         if np.isnan(values[places]).any() and not np.isnan(scores[:, 0, places]).any():
             raise ValueError(
-                "labels names a class that has no held-out scores, and so no verdict: fit with more "
-                "of it, or leave labels out"
+                "labels names a class that has no held-out scores, and so no verdict: fit with "
+                "more of it, or leave labels out"
             )
     return values

@@ -1,7 +1,7 @@
 r"""Rows that are not independent: copies, and rows much nearer to each other than to the rest.
 
-A rate of false alarms holds where fitted rows and new ones are exchangeable. Several shots of a part
-are not: each is left out of a model that has seen the others, and scores too low. What belongs
+A rate of false alarms holds where fitted rows and new ones are exchangeable. Several shots of a
+part are not: each is left out of a model that has seen the others, and scores too low. What belongs
 together is for the caller to say (``groups=``); here it is noticed where nothing was said.
 
 Around a row, among n rows drawn independently from a density that is smooth there, the volumes that
@@ -105,7 +105,7 @@ def _copies(state: TrainingState) -> tuple[int, list[tuple[int, int]]] | None:
     if n_copies == 0 or state.n_seen != len(keys):  # some are gone: places are not known
         return (n_copies, []) if n_copies else None
     seen: dict[tuple[int, int], int] = {}
-    pairs = []
+    pairs: list[tuple[int, int]] = []
     for place, key in enumerate(keys):
         if key in seen and len(pairs) < 3:
             pairs.append((seen[key], place))

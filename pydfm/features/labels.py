@@ -95,7 +95,7 @@ class RowLabels:
                 "or an array of groups"
             )
         if isinstance(groups, str):
-            return cls(np.array([os.path.dirname(name) for name in names]), "groups")
+            return cls(np.array([os.fspath(Path(name).parent) for name in names]), "groups")
         return cls([groups(name) for name in names], "groups")
 
     def take(self, places: Sequence[int] | slice) -> NDArray[Any]:

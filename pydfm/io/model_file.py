@@ -42,7 +42,7 @@ from pydfm.io.tensors import (
     model_from_tensors,
     model_to_tensors,
 )
-from pydfm.model.fitting import FittedDFM
+from pydfm.model.fitting import RECALIBRATED, FittedDFM
 from pydfm.parameters import CALIBRATIONS, DEFAULTS, PARAMETERS, check_parameters
 from pydfm.runtime.files import write_file
 
@@ -122,7 +122,7 @@ def read_model(path: "str | os.PathLike[str]") -> ModelFile:
         if names is not None and not (isinstance(names, list) and len(names) == model.n_features):
             raise ValueError(f"its feature_names are {names!r}, not one for each feature")
         calibration = header["calibration"]
-        if calibration is not None and calibration not in CALIBRATIONS:
+        if calibration not in (None, RECALIBRATED, *CALIBRATIONS):
             raise ValueError(f"its calibration is {calibration!r}")
         if spec is not None and model.n_features != spec.n_features:
             raise ValueError("its mean and its layers have different sizes")

@@ -36,6 +36,7 @@ from pydfm.model.model import Model
 from pydfm.parameters import PATCH_RULES
 from pydfm.stats.density import Density
 from pydfm.stats.mixture import Mixture
+from pydfm.stats.scores import check_score_types
 from pydfm.stats.subspace import Subspace
 
 Tensors = dict[str, NDArray[Any]]
@@ -73,6 +74,7 @@ def model_to_tensors(model: Model) -> tuple[dict[str, Any], Tensors]:
                 "rule": layer.rule,
                 "top_share": layer.top_share,
                 "standardised": layer.scale is not None,
+                "standardised_score": None if layer.scale is None else layer.scale.score_type,
                 "shared_components": shared,
                 "background": density.background is not None,
                 "mixtures": [mixture.n_samples for mixture in density.mixtures or ()],
@@ -153,7 +155,8 @@ def held_out_to_tensors(held_out: HeldOutScores, model: Model) -> tuple[dict[str
         "map_maxima": held_out.map_maxima is not None,
     }
     if held_out.folds:
-        header["folds"] = folds = []
+        folds: list[dict[str, Any] | None] = []
+        header["folds"] = folds
         for k, fold in enumerate(held_out.folds):
             if fold is None:
                 folds.append(None)
@@ -174,12 +177,13 @@ def held_out_from_tensors(header: dict[str, Any], tensors: Tensors, model: Model
     KeyError, TypeError, ValueError
         If these are not held-out scores of the model.
     """
-    samples, maxima, folds = {}, None, []
+    samples, maxima = {}, None
+    folds: list[FoldModel | None] = []
     n_classes = 1 if model.classes is None else len(model.classes)
     for k, described in enumerate(header.get("folds", [])):
         prefix = f"{FOLD}{k}."
-        own = {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
-        folds.append(None if described is None else _fold(described, own, model))
+        theirs = {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
+        folds.append(None if described is None else _fold(described, theirs, model))
     for kind in header["score_types"]:
         name = f"{HELD_OUT}{kind}"
         scores = _float32(tensors, f"{name}.scores", 2)
@@ -253,7 +257,10 @@ def _layer(i: int, fields: dict[str, Any], tensors: Tensors) -> LayerModel:
             for c in range(len(subspaces))
         )
     grid = None if fields["grid"] is None else grid_from(fields["grid"])
-    scale = _scale(prefix, grid, len(subspaces), tensors) if fields["standardised"] else None
+    scale = None
+    if fields["standardised"]:
+        kind = check_score_types(fields.get("standardised_score", "fre"))[0]
+        scale = _scale(prefix, grid, len(subspaces), tensors, kind)
     start, stop = fields["columns"]
     if not isinstance(fields["patch"], bool) or (fields["patch"] and grid is None):
         raise ValueError(f"its layer has patch {fields['patch']!r}, which it cannot have")
@@ -271,14 +278,16 @@ def _layer(i: int, fields: dict[str, Any], tensors: Tensors) -> LayerModel:
     )
 
 
-def _scale(prefix: str, grid: Grid | None, n_classes: int, tensors: Tensors) -> PositionScale:
+def _scale(
+    prefix: str, grid: Grid | None, n_classes: int, tensors: Tensors, kind: str
+) -> PositionScale:
     mean, deviation = tensors[f"{prefix}.position_mean"], tensors[f"{prefix}.position_deviation"]
     shape = None if grid is None else (n_classes, grid.height, grid.width)
     if mean.shape != shape or deviation.shape != shape or not (deviation > 0).all():
         raise ValueError(
             f"{prefix}.position_deviation is not positive, or not of the layer's positions"
         )
-    return PositionScale(mean, deviation)
+    return PositionScale(mean, deviation, kind)
 
 
 def _put(tensors: Tensors, prefix: str, subspaces: Sequence[Subspace]) -> bool:

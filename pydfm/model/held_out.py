@@ -23,7 +23,6 @@ from pydfm.model.row_scores import RowScores
 from pydfm.model.training import TrainingState
 from pydfm.stats.accumulator import KeptRows
 from pydfm.stats.density import Density, DensityFit, fit_background, fit_density, possible_scores
-from pydfm.stats.leave_one_out import Reduction
 from pydfm.stats.scores import CORE_SCORES, SCORES
 
 # Maps are made of about this many bytes at once.
@@ -246,7 +245,8 @@ class ModelFit:
         """Return the models of the folds, whose layers are combined as those of `model`."""
         if self.state.settings.n_folds == 1:
             return ()
-        places, found = self._class_places(), []
+        places = self._class_places()
+        found: list[FoldModel | None] = []
         for numbers, densities in self._folds:
             if not densities:
                 found.append(None)
@@ -401,8 +401,8 @@ class ModelFit:
             scores = dict(zip(kinds, each.astype(np.float64), strict=True))
             maps = None
             if map_type is not None and not layer.patch:
-                maps = model.maps(np.asarray(kept.rows), map_type, self.n_threads, own)
-                maps = maps.astype(np.float32)
+                exact = model.maps(np.asarray(kept.rows), map_type, self.n_threads, own)
+                maps = exact.astype(np.float32)
             folds = np.full(len(kept.rows), fold, dtype=np.intp)
             parts.append(LayerScores(kept.classes, kept.places, kept.units, folds, scores, maps))
         return _joined(parts)
@@ -481,14 +481,12 @@ def _joined(parts: Sequence[LayerScores]) -> LayerScores:
         for kind in kinds
     }
     maps = [part.maps for part in parts if part.maps is not None]
-    return LayerScores(
-        *(
-            np.concatenate([getattr(part, name) for part in parts])
-            for name in ("classes", "places", "units", "folds")
-        ),
-        scores,
-        np.concatenate(maps) if maps else None,
+    classes, places, units, folds = (
+        np.concatenate([getattr(part, name) for part in parts])
+        for name in ("classes", "places", "units", "folds")
     )
+    together = np.concatenate(maps) if maps else None
+    return LayerScores(classes, places, units, folds, scores, together)
 
 
 def _of_fitted(
@@ -503,7 +501,7 @@ def _of_fitted(
     if found.maps is not None:
         standard, maxima = _maps_of_fitted(model, found, map_type, size)
     for kind, each in found.scores.items():
-        finite = np.isfinite(each).all(axis=0)
+        finite = np.asarray(np.isfinite(each).all(axis=0))
         if not finite.any():
             continue
         own = each[:, finite]
@@ -586,6 +584,22 @@ def score_new_rows(
 
         maxima = _maxima(len(features), maps, size)
     return HeldOutScores(samples, maxima)
+
+
+def joined_scores(parts: Sequence[HeldOutScores]) -> HeldOutScores:
+    """Return the scores of new rows that came in several parts."""
+    samples = {}
+    for kind in parts[0].samples:
+        each = [part.samples[kind] for part in parts]
+        samples[kind] = HeldOutSample(
+            np.concatenate([own.scores for own in each], axis=1),
+            *(
+                np.concatenate([getattr(own, name) for own in each])
+                for name in ("classes", "units", "places", "folds")
+            ),
+        )
+    maxima = [part.map_maxima for part in parts if part.map_maxima is not None]
+    return HeldOutScores(samples, np.concatenate(maxima) if maxima else None)
 
 
 def _maxima(

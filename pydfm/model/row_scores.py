@@ -235,6 +235,6 @@ class RowScores:
         each = []
         for layer in self.model.layers:
             assert layer.scale is not None
-            energies = layer.maps(self._features, "fre", self._n_threads, classes)
+            energies = layer.maps(self._features, layer.scale.score_type, self._n_threads, classes)
             each.append(layer.scale.standardise(energies, classes))
         return self.model.join_standardised(each)

@@ -151,7 +151,7 @@ def resolve_settings(parameters: Mapping[str, Any], grids: Sequence[Grid | None]
     rule, map_type = _rules_of_maps(parameters, kinds[0], grids)
     calibration, gmm = parameters["calibration"], parameters["density"] == "gmm"
     held_out = None
-    standard = rule in (None, "calibrated") and map_type is not None
+    standard = rule == "calibrated" or (rule is None and map_type is not None)
     if calibration in ("loo", "kfold") or len(grids) > 1 or standard:
         held_out = "kfold" if gmm or calibration == "kfold" else "loo"
         if gmm and calibration == "loo":
@@ -185,12 +185,12 @@ def _rules_of_maps(
         and any(grid is not None and grid.positions > 1 for grid in grids)
     )
     image_score = parameters["image_score"]
-    if parameters["spatial"] == "patch":
-        return image_score or "top", score_type if has_maps else None
     if image_score == "calibrated" and not has_maps:
         raise ValueError(
             "image_score is 'calibrated', but the features have no positions; choose layers that "
-            "have maps and spatial='flatten', or image_score='sum'"
+            "have maps and spatial='flatten' or 'patch', or image_score='sum'"
         )
+    if parameters["spatial"] == "patch":
+        return image_score or "top", score_type if has_maps else None
     rule = "sum" if parameters["combine"] != "sum" else image_score
     return rule, "fre" if has_maps else None

@@ -224,8 +224,8 @@ class TrainingState:
         identities = state.identities.add(hashes, None if numbers is None else rows.classes)
         state = replace(state, n_samples=self.n_samples + len(rows.rows), identities=identities)
         for i, layer in enumerate(self.layers):
-            own = rows._replace(rows=take_columns(rows.rows, layer.columns))
-            samples = self._samples(i, own)
+            columns = take_columns(rows.rows, layer.columns)
+            samples = self._samples(i, rows._replace(rows=cast(Any, columns)))
             theirs = borrowed and samples.rows is features
             state = state._with_rows(i, samples, n_threads=n_threads, borrowed=theirs)
         return state
@@ -313,11 +313,12 @@ class TrainingState:
         if other.labelled is None:
             self.check_same(other)
             return self
+        labelled = other.labelled
         mine, other = self._of_one_kind(other, n_threads)
         mine.check_same(other)
-        mine._check_labelled(other.labelled)
+        mine._check_labelled(labelled)
         codes = mine.codes.copy()
-        numbers = codes.numbers_of(other.codes) if other.labelled else np.zeros(1, dtype=np.intp)
+        numbers = codes.numbers_of(other.codes) if labelled else np.zeros(1, dtype=np.intp)
         first, tied = mine.n_seen, mine.settings.tied
         if mine.settings.n_folds > 1 or mine.settings.split:
             group = mine.units.shared(other.units, numbers)
@@ -355,7 +356,7 @@ class TrainingState:
             mixture_rows=mixture_rows,
             held=held,
             codes=codes,
-            labelled=other.labelled,
+            labelled=labelled,
             n_samples=mine.n_samples + other.n_samples,
             n_seen=first + other.n_seen,
             units=units,
@@ -541,7 +542,8 @@ class TrainingState:
 
     def names_of(self, places: NDArray[np.intp]) -> dict[int, str]:
         """Return the names of the images at some places (n,), by place, where they have one."""
-        found, order = {}, np.sort(places)
+        found: dict[int, str] = {}
+        order = np.sort(places)
         for first, names in self.names:
             begin, end = np.searchsorted(order, [first, first + len(names)])
             found |= {int(place): names[place - first] for place in order[begin:end]}
@@ -569,7 +571,7 @@ class TrainingState:
         return KeptRows(cast(Any, grid.patches(rows.rows)), *repeated)
 
     def _by_cell(self, rows: KeptRows) -> Iterator[tuple[int, KeptRows]]:
-        """Yield the class numbers of cells, and the rows that belong there, by their class there."""
+        """Yield the class numbers of cells, and the rows there with their classes in the cell."""
         if self.settings.tied or not self.labelled:
             yield 0, rows
             return
@@ -609,7 +611,7 @@ class TrainingState:
 
 
 def _renumber(maps: tuple[NDArray[np.intp], ...], c: int, tied: bool) -> Renumber:
-    """Return what the units of other rows become; those of class `c`, unless their tags say which."""
+    """Return what the units of class `c` become, or, where classes are tied, those of each tag."""
 
     def renumber(tags: NDArray[np.intp], units: NDArray[np.intp]) -> NDArray[np.intp]:
         if not tied:

@@ -33,6 +33,10 @@ class Taken(NamedTuple):
     tags: NDArray[np.intp]
     units: NDArray[np.intp]
 
+    def pick(self, which: Any) -> "Taken":
+        """Return some of the rows."""
+        return Taken(self.places[which], self.rows[which], self.tags[which], self.units[which])
+
 
 class RowSample:
     """An immutable random sample of at most `size` of the rows that were added.
@@ -224,7 +228,7 @@ class RowSample:
     def _restricted(self, stay: NDArray[np.intp]) -> "RowSample":
         other = self.emptied()
         if len(stay):
-            taken = Taken(*(each[stay] for each in self.take()))
+            taken = self.take().pick(stay)
             other = other._with_rows(taken, self._ordered_numbers()[stay])
         other._dropped = self._dropped
         return other

@@ -8,6 +8,7 @@ scores into decisions, `pydfm.io` reads and writes model files.
 import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -397,6 +398,19 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
             If the weights cannot be downloaded.
         """
         warn_of_ignored(y, stacklevel=2)
+        return self._fit(X, labels, groups, outliers=outliers, checkpoint=checkpoint)
+
+    def _fit(
+        self,
+        X: Any,
+        labels: Any,
+        groups: Any,
+        *,
+        outliers: Any = None,
+        checkpoint: "str | os.PathLike[str] | None" = None,
+        join_copies: bool = False,
+    ) -> "Self":
+        """Fit as `fit` does; with `join_copies`, rows without groups that are equal share one."""
         parameters = self._checked()
         source, row_labels = open_labelled(X, self.on_error, labels)
         row_groups = open_groups(source, groups)
@@ -408,7 +422,13 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
             raise ValueError("checkpoint is for images, and X holds features; pass checkpoint=None")
         n_threads = resolve_threads(self.n_threads)
         training = self._added(
-            None, source, row_labels, extractor, groups=row_groups, checkpoint=checkpoint
+            None,
+            source,
+            row_labels,
+            extractor,
+            groups=row_groups,
+            join_copies=join_copies and groups is None,
+            checkpoint=checkpoint,
         )
         training = training.compact()
         known = None
@@ -417,6 +437,9 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         kinds = check_score_types(self.score_type)
         fitted = freeze(training, n_threads=n_threads, outliers=known, score_types=kinds)
         fitted.model.check_scores(kinds)
+        if join_copies and groups is None:
+            # Rows that are added later have no groups either.
+            training = replace(training, units=replace(training.units, grouped=False))
         if self.calibration is not None:
             warn_of_dependence(training)
         self._check_feature_names(X, reset=True)
@@ -645,7 +668,7 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         """Fit, and decide of each fitted row whether it is normal, by a model without it.
 
         An outlier among the fitted rows pulls the model towards itself; its held-out score does
-        not. Where folded rows are so many that only a sample of them has held-out scores, the
+        not know it. Copies of a row are left out with it. Where folded rows are so many that only a sample of them has held-out scores, the
         others, each of which hardly moves the model, are judged as by `predict`.
 
         Parameters
@@ -666,7 +689,8 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         ValueError
             As `fit` and `predict`; and if rows would be read twice from an iterator.
         """
-        self.fit(X, y, labels=labels, groups=groups)
+        warn_of_ignored(y, stacklevel=2)
+        self._fit(X, labels, groups, join_copies=True)
         skipped = [image.index for image in self.skipped_] if self.feature_spec_ else []
         n_rows = self.training_.n_seen + len(skipped)
         read = np.delete(np.arange(n_rows), skipped)
@@ -1392,6 +1416,7 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         extractor: Extractor | None,
         *,
         groups: RowLabels | None = None,
+        join_copies: bool = False,
         partial: bool = False,
         checkpoint: "str | os.PathLike[str] | None" = None,
     ) -> TrainingState:
@@ -1415,6 +1440,9 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
                 if not np.isfinite(total):
                     check_finite(features)
             hashes = None if pixels is None else image_hashes(pixels)
+            own = None if groups is None else groups.take(places)
+            if join_copies:
+                own = image_hashes(features) if hashes is None else hashes
             names = None
             if isinstance(source, ImageSource) and source.names is not None:
                 names = [source.names[place] for place in places]
@@ -1422,7 +1450,7 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
                 features,
                 theirs,
                 n_threads=n_threads,
-                groups=None if groups is None else groups.take(places),
+                groups=own,
                 hashes=hashes,
                 names=names,
                 borrowed=borrowed,

@@ -32,6 +32,11 @@ def moments(cell):
     return scatter.counts, scatter.means, scatter.products
 
 
+def places_of(cell):
+    """Places of all rows, of a cell whose sample has room for them."""
+    return cell.folded(1).sample.take().places
+
+
 def assert_same(got, want):
     counts, means, products = moments(want)
     scale = np.trace(products) + 1e-300
@@ -46,10 +51,10 @@ def assert_same(got, want):
 @settings(max_examples=60)
 def test_batches_do_not_matter(problem):
     rows, classes, parts = problem
-    got = Accumulator()
+    got = Accumulator(RowSample(1000))
     for part in parts:
         got = got.add(rows[part], classes[part], n_threads=2)
-    want = Accumulator().add(rows, classes, n_threads=2)
+    want = Accumulator(RowSample(1000)).add(rows, classes, n_threads=2)
     counts, means, products = moments(got)
     assert np.array_equal(counts, np.bincount(classes))
     each = np.stack([rows[classes == c].mean(axis=0, dtype=np.float64) for c in (0, 1)])
@@ -57,7 +62,9 @@ def test_batches_do_not_matter(problem):
     np.testing.assert_allclose(means, each, rtol=1e-9, atol=1e-9)
     scale = np.square(deviations).sum()
     np.testing.assert_allclose(products, deviations.T @ deviations, atol=1e-9 * scale)
-    assert (got.n_samples, got.n_seen) == (want.n_samples, want.n_seen) == (len(rows),) * 2
+    assert got.n_samples == want.n_samples == len(rows)
+    assert np.array_equal(places_of(got), np.arange(len(rows)))
+    assert np.array_equal(places_of(want), np.arange(len(rows)))
 
 
 @given(problems())
@@ -161,8 +168,9 @@ def test_a_limit_of_memory_bounds_rows_and_scatter():
 def test_folded_rows_leave_a_sample():
     rows = falling_rows(300, 7)
     cell = accumulated(rows, sample=RowSample(20), batches=9).folded(2)
-    places, kept, _ = cell.sample.take()
+    places, kept, _, units = cell.sample.take()
     assert len(kept) == 20
+    assert np.array_equal(units, places)
     assert np.array_equal(kept, rows[places])
     assert cell.emptied().sample.n_rows == 0
     assert accumulated(rows).folded(2).sample is None
@@ -172,16 +180,16 @@ def test_borrowed_rows_are_copied_at_last():
     rows = falling_rows(9, 20)
     given_rows = rows.copy()
     cell = Accumulator().add(given_rows, n_threads=1, borrowed=True)
-    assert cell.kept[0][0] is given_rows  # no copy while the caller waits
+    assert np.shares_memory(cell.kept[0].rows, given_rows)  # no copy while the caller waits
     own = cell.compact()
     given_rows[:] = 1e9
-    assert np.array_equal(own.kept[0][0], rows)
+    assert np.array_equal(own.kept[0].rows, rows)
     assert own.compact() is own
     assert Accumulator().compact().kept == ()
     # Batches of several types become the widest.
     mixed = own.add(rows.astype(np.float32), n_threads=1).compact()
     assert len(mixed.kept) == 1
-    assert mixed.kept[0][0].dtype == np.float64
+    assert mixed.kept[0].rows.dtype == np.float64
 
 
 @pytest.mark.parametrize("n_features", [3, 60])
@@ -242,3 +250,47 @@ def test_the_row_that_is_not_finite_is_counted_over_batches():
 def test_values_whose_squares_overflow_are_told(shape):
     with pytest.raises(ValueError, match="beyond float64; divide the features"):
         Spectrum.of(accumulated(1e200 * falling_rows(*shape)), 1)
+
+
+@given(problems())
+@settings(max_examples=30)
+def test_places_and_units_follow_their_rows(problem):
+    rows, classes, parts = problem
+    n = len(rows)
+    units = np.arange(n) // 3
+
+    def of(which):
+        return Accumulator(RowSample(1000)).add(
+            rows[which], classes[which], n_threads=2, places=which, units=units[which]
+        )
+
+    def check(cell, order):
+        """The cell has the rows of these numbers, whether they are kept or folded."""
+        found = cell.folded(2).sample.take()
+        assert np.array_equal(found.places, np.sort(order))
+        assert np.array_equal(found.rows, rows[np.sort(order)])
+        assert np.array_equal(found.units, units[np.sort(order)])
+        for part in cell.kept:
+            assert np.array_equal(part.rows, rows[part.places])
+            assert np.array_equal(part.classes, classes[part.places])
+            assert np.array_equal(part.units, units[part.places])
+
+    every = of(np.arange(n))
+    check(every, np.arange(n))
+    gone = parts[0]
+    rest = every.remove(rows[gone], classes[gone], n_threads=2)
+    if rest.n_samples:
+        check(rest, np.setdiff1d(np.arange(n), gone))
+    # In a merge places are counted on, and units become others by their classes.
+    asked = []
+
+    def renumber(tags, own):
+        asked.append(tags)
+        return own + np.where(tags == 1, 1000, 500)
+
+    both = every.merge(every, np.arange(2), n_threads=2, first=n, units=renumber)
+    found = both.folded(2).sample.take()
+    assert np.array_equal(found.places, np.arange(2 * n))
+    theirs = units + np.where(classes == 1, 1000, 500)
+    assert np.array_equal(found.units, np.append(units, theirs))
+    assert set(np.concatenate(asked)) == set(classes)

@@ -45,7 +45,7 @@ def test_rows_of_merged_samples_are_as_likely_as_others(sizes, fresh):
 def test_a_sample_that_holds_all_merges_as_if_it_had_come_in_batches():
     rows = np.arange(300.0)[:, None]
     merged = sample_of(rows[:90])
-    merged = merged.merge(sample_of(rows[90:180]), 90)
+    merged = merged.merge(sample_of(rows[90:180]), 90, units=lambda tags, units: units + 90)
     merged = merged.add(rows[180:], np.arange(180, 300))
     assert np.array_equal(merged.take()[0], sample_of(rows).take()[0])
 
@@ -62,7 +62,7 @@ def test_samples_share_rows_and_go_their_own_ways():
             assert grown[i].n_bytes <= 150 * rows.itemsize
     assert np.array_equal(sample.take()[0], sample_of(rows[:2000]).take()[0])
     for one in grown:
-        places, kept, _ = one.take()
+        places, kept, *_ = one.take()
         assert np.array_equal(kept[:, 0], places)
     assert np.array_equal(grown[0].take()[0], sample_of(rows).take()[0])
 
@@ -81,7 +81,7 @@ def test_a_limit_in_bytes_counts_those_of_the_rows(dtype):
 def test_a_sample_without_some_rows_goes_on_as_before():
     rows = np.arange(1.0, 501.0)[:, None]
     sample = sample_of(rows)
-    places, kept, _ = sample.take()
+    places, kept, *_ = sample.take()
     rest = sample.remove(kept[:10])
     assert np.array_equal(rest.take()[0], places[10:])
     assert (sample.n_rows, rest.n_rows) == (100, 90)
@@ -120,14 +120,59 @@ def test_tags_follow_their_rows_and_are_removed():
     rows = np.arange(400.0)[:, None]
     tags = np.arange(400) % 3
     sample = RowSample(100).add(rows, np.arange(400), tags)
-    places, _, kept = sample.take()
+    places, _, kept, _ = sample.take()
     assert np.array_equal(kept, places % 3)
     rest = sample.remove_tag(1)
     assert np.array_equal(rest.take()[0], places[kept != 1])
-    assert rest.end == sample.end == 400
     merged = RowSample(500).merge(rest, 0, np.array([5, 6, 7]))
-    assert np.array_equal(merged.take()[2], 5 + places[kept != 1] % 3)
+    assert np.array_equal(merged.take().tags, 5 + places[kept != 1] % 3)
     nothing = RowSample(9)
     assert nothing.remove_tag(0) is nothing
     assert nothing.remove(rows) is nothing
     assert not nothing.find(rows).any()
+
+
+@pytest.mark.parametrize("batches", [1, 7])
+def test_units_stay_or_go_as_a_whole_but_for_the_last(batches):
+    rng = np.random.default_rng(0)
+    units = rng.permutation(np.repeat(np.arange(80), rng.integers(1, 9, 80)))
+    rows = np.arange(len(units))[:, None]
+    sample = RowSample(100)
+    for part in np.array_split(np.arange(len(units)), batches):
+        sample = sample.add(rows[part], part, units=units[part])
+    places, kept, _, theirs = sample.take()
+    assert np.array_equal(theirs, units[places])
+    assert np.array_equal(kept[:, 0], places)
+    counts, whole = np.bincount(theirs, minlength=80), np.bincount(units, minlength=80)
+    assert ((counts > 0) & (counts < whole)).sum() <= 1
+    # Another seed takes others.
+    other = RowSample(100, seed=1).add(rows, rows[:, 0], units=units)
+    assert not np.array_equal(other.take().places, places)
+
+
+def test_units_are_renumbered_in_a_merge_by_the_tags_of_their_rows():
+    rows = np.arange(30.0)[:, None]
+    tags = np.arange(30) % 2
+    one = RowSample(100).add(rows, np.arange(30), tags, np.arange(30) // 5)
+
+    def renumber(tags, units):
+        return units + np.where(tags == 1, 100, 50)
+
+    merged = one.merge(one, 30, np.array([3, 4]), renumber)
+    places, kept, found, units = merged.take()
+    assert np.array_equal(places, np.arange(60))
+    assert np.array_equal(kept[30:], rows)
+    assert np.array_equal(found, np.append(tags, 3 + tags))
+    theirs = np.arange(30) // 5
+    assert np.array_equal(units, np.append(theirs, theirs + np.where(tags == 1, 100, 50)))
+
+
+def test_rows_of_one_place_stay_in_their_order():
+    # As the patches of an image, which share its place.
+    rows = np.arange(60.0)[:, None]
+    places = np.repeat(np.arange(20), 3)
+    sample = RowSample(100)
+    for part in (slice(30, 60), slice(0, 30)):
+        sample = sample.add(rows[part], places[part])
+    assert np.array_equal(sample.take().rows, rows)
+    assert np.array_equal(sample.remove(rows[:3]).take().rows, rows[3:])

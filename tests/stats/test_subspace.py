@@ -350,8 +350,10 @@ def test_rows_are_scored_without_themselves(tied, sizes):
         own = np.arange(len(rows)) if tied else np.flatnonzero(classes == c)
         theirs = classes if tied else None
         fit = fit_subspaces(rows[own], 3, theirs, batches=3, sample=RowSample(100))
-        places, found, scores, reduced = fit.held_out(2)
+        kept, places, found, units, scores, reduced = fit.held_out(2)
         assert reduced is None
+        assert np.array_equal(kept, rows[own][places])
+        assert np.array_equal(units, places)
         assert np.array_equal(np.sort(places), np.arange(len(own)))
         for i in range(len(own)):
             row = own[places[i]]
@@ -371,11 +373,11 @@ def test_a_sample_of_many_rows_is_scored_without_themselves(tied):
         fit_subspaces(rows, 3, theirs, sample=RowSample(40), batches=batches).held_out(2)
         for batches in (1, 11)
     )
-    assert len(one[0]) == 40
-    assert np.array_equal(one[0], other[0])
-    assert np.array_equal(one[1], np.zeros(40) if theirs is None else classes[one[0]])
-    np.testing.assert_allclose(one[2], other[2], rtol=1e-8)
-    np.testing.assert_allclose(one[2], every[2][:, one[0]], rtol=1e-8)
+    assert len(one.places) == 40
+    assert np.array_equal(one.places, other.places)
+    assert np.array_equal(one.classes, np.zeros(40) if theirs is None else classes[one.places])
+    np.testing.assert_allclose(one.scores, other.scores, rtol=1e-8)
+    np.testing.assert_allclose(one.scores, every.scores[:, one.places], rtol=1e-8)
 
 
 @pytest.mark.parametrize("shape", [(20, 50), (200, 12)])
@@ -388,7 +390,7 @@ def test_pairs_that_are_kept_change_no_bit(shape):
     for other in (whole.forget_pairs(), spectrum.fit(4, None, 2)):
         assert other._pairs is None
         assert all(
-            np.array_equal(a, b) for a, b in zip(other.held_out(2)[:3], want[:3], strict=True)
+            np.array_equal(a, b) for a, b in zip(other.held_out(2)[:5], want[:5], strict=True)
         )
 
 
@@ -396,18 +398,19 @@ def test_pairs_that_are_kept_change_no_bit(shape):
 def test_residuals_are_reduced_and_have_the_length_of_the_fre(shape):
     rows = falling_rows(*shape)
     fit = fit_subspaces(rows, 4, sample=RowSample(30))
-    _, _, scores, energies = fit.held_out(2, lambda residuals: np.square(residuals).sum(axis=1))
+    found = fit.held_out(2, reduce=lambda residuals: np.square(residuals).sum(axis=1))
+    energies = found.reduced
     assert energies.dtype == np.float32
-    np.testing.assert_allclose(energies, scores[0], rtol=1e-5)
+    np.testing.assert_allclose(energies, found.scores[0], rtol=1e-5)
 
 
 def test_a_single_row_and_two_have_the_held_out_scores_that_there_are():
     rows = falling_rows(4, 5)
     classes = np.array([0, 0, 0, 1])
-    _, found, scores, reduced = fit_subspaces(rows, 1, classes).held_out(1, lambda r: r)
+    _, _, found, _, scores, reduced = fit_subspaces(rows, 1, classes).held_out(1, reduce=lambda r: r)
     assert np.isnan(scores[:, found == 1]).all()
     assert np.isnan(reduced[found == 1]).all()
     assert np.isfinite(scores[:, found == 0]).all()
-    scores = fit_subspaces(rows[:2], 1).held_out(1)[2]
+    scores = fit_subspaces(rows[:2], 1).held_out(1).scores
     np.testing.assert_allclose(scores[0], np.square(rows[0] - rows[1]).sum(), rtol=1e-9)
     assert np.isnan(scores[1:]).all()

@@ -43,7 +43,13 @@ from pydfm.model.model import Model
 from pydfm.model.row_scores import RowScores
 from pydfm.model.settings import Settings, resolve_settings
 from pydfm.model.training import TrainingState
-from pydfm.parameters import DEFAULTS, PARAMETERS, changed_since, check_parameters
+from pydfm.parameters import (
+    DEFAULTS,
+    PARAMETERS,
+    changed_since,
+    check_parameters,
+    draw_seed,
+)
 from pydfm.runtime.checks import check_number
 from pydfm.runtime.threads import resolve_threads
 from pydfm.stats.scores import check_score_types
@@ -157,8 +163,9 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         ``n_samples``.
     alpha : float in (0, 1), default=0.01
         The false-alarm rate: the share of normal images that `predict` may call anomalous.
-    random_state : int, default=0
-        Seed of random weights, mixtures and samples.
+    random_state : int, RandomState, Generator or None, default=0
+        Seed of random weights, mixtures and samples. From a generator of numpy's, or its global one
+        where it is None, each fit draws a seed; models can be merged if their seeds are the same.
     verbose : bool, default=False
         Whether to show a progress bar for what takes longer than a second (on stderr, at a
         terminal).
@@ -281,7 +288,9 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         calibration: str | None = DEFAULTS["calibration"],
         max_memory: str | int | None = DEFAULTS["max_memory"],
         alpha: float = DEFAULTS["alpha"],
-        random_state: int = DEFAULTS["random_state"],
+        random_state: "int | np.random.RandomState | np.random.Generator | None" = DEFAULTS[
+            "random_state"
+        ],
         verbose: bool = DEFAULTS["verbose"],
     ) -> None:
         self.n_components = n_components
@@ -414,7 +423,8 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         parameters = self._checked()
         source, row_labels = open_labelled(X, self.on_error, labels)
         row_groups = open_groups(source, groups)
-        extractor = self._build_extractor() if isinstance(source, ImageSource) else None
+        seed = draw_seed(self.random_state)
+        extractor = self._build_extractor(seed) if isinstance(source, ImageSource) else None
         _check_combine(
             self.combine, outliers, 1 if extractor is None else len(extractor.spec.layers)
         )
@@ -426,6 +436,7 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
             source,
             row_labels,
             extractor,
+            seed=seed,
             groups=row_groups,
             join_copies=join_copies and groups is None,
             checkpoint=checkpoint,
@@ -481,8 +492,10 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         source, row_labels = open_labelled(X, self.on_error, labels)
         row_groups = open_groups(source, groups)
         images = isinstance(source, ImageSource)
+        seed = 0
         if training is None:
-            extractor = self._build_extractor() if images else None
+            seed = draw_seed(self.random_state)
+            extractor = self._build_extractor(seed) if images else None
         else:
             self._check_unchanged()
             if images != (training.spec is not None):
@@ -494,7 +507,13 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
             self._check_feature_names(X)
         self._warn_of_lost_calibration()
         training = self._added(
-            training, source, row_labels, extractor, groups=row_groups, partial=True
+            training,
+            source,
+            row_labels,
+            extractor,
+            seed=seed,
+            groups=row_groups,
+            partial=True,
         )
         if not begun:
             self._check_feature_names(X, reset=True)
@@ -1374,7 +1393,7 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
                 stacklevel=3,
             )
 
-    def _build_extractor(self) -> Extractor:
+    def _build_extractor(self, seed: int) -> Extractor:
         return Extractor.build(
             self.backbone,
             self.weights,
@@ -1385,7 +1404,7 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
             mean=self.mean,
             std=self.std,
             precision=self.precision,
-            random_state=self.random_state,
+            random_state=seed,
             device=self.device,
             progress=self.verbose,
         )
@@ -1404,9 +1423,9 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
             )
         return self._extractor
 
-    def _settings(self, extractor: Extractor | None) -> Settings:
+    def _settings(self, extractor: Extractor | None, seed: int) -> Settings:
         grids = [None] if extractor is None else list(extractor.spec.grids)
-        return resolve_settings(self._values(), grids)
+        return resolve_settings({**self._values(), "random_state": seed}, grids)
 
     def _added(
         self,
@@ -1415,6 +1434,7 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         row_labels: RowLabels | None,
         extractor: Extractor | None,
         *,
+        seed: int,
         groups: RowLabels | None = None,
         join_copies: bool = False,
         partial: bool = False,
@@ -1427,7 +1447,7 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         for places, features, pixels in self._batches(source, extractor, "fit", known, checkpoint):
             if training is None:
                 spec = None if extractor is None else extractor.spec
-                settings = self._settings(extractor)
+                settings = self._settings(extractor, seed)
                 training = TrainingState.begin(spec, features.shape[1], settings)
             theirs = None if row_labels is None else row_labels.take(places)
             borrowed = extractor is None

@@ -687,8 +687,9 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         """Fit, and decide of each fitted row whether it is normal, by a model without it.
 
         An outlier among the fitted rows pulls the model towards itself; its held-out score does
-        not know it. Copies of a row are left out with it. Where folded rows are so many that only a sample of them has held-out scores, the
-        others, each of which hardly moves the model, are judged as by `predict`.
+        not know it. Copies of a row are left out with it. Where folded rows are so many that only
+        a sample of them has held-out scores, the others, each of which hardly moves the model, are
+        judged as by `predict`.
 
         Parameters
         ----------

@@ -30,8 +30,10 @@ _NEAR, _FAR = 10, 20
 # Rows whose nearest one is so near by chance as seldom as this, and what share of them is too much.
 _ODD = 0.01
 _ODD_SHARE = 0.1
-# One alone is too near at this probability, over the number of rows.
+# One alone is too near at this probability, over the number of rows, and at this share of the
+# distance of its tenth neighbour: clusters may deceive about the dimension.
 _IMPOSSIBLE = 1e-4
+_VERY_NEAR = 5e-3
 
 
 def warn_of_dependence(state: TrainingState) -> None:
@@ -88,7 +90,7 @@ def near_pairs(squared: NDArray[np.float64]) -> NDArray[np.intp]:
     odd = -np.expm1((_NEAR - 1) * np.log1p(-np.minimum(share, 1 - 1e-12)))
     which = np.flatnonzero(odd < _ODD)
     if len(which) < _ODD_SHARE * n:
-        which = np.flatnonzero(odd < _IMPOSSIBLE / n)
+        which = np.flatnonzero((odd < _IMPOSSIBLE / n) & (first <= _VERY_NEAR * near))
     which = which[np.argsort(odd[which], kind="stable")]
     pairs = np.sort(np.stack([which, distances[which].argmin(axis=1)], axis=1), axis=1)
     _, place = np.unique(pairs, axis=0, return_index=True)
@@ -128,13 +130,14 @@ def _distances(state: TrainingState) -> Iterator[tuple[NDArray[np.float64], NDAr
             continue
         if cell.scatter is None:
             joined = cell.compact().kept[0]
-            rows, classes, places = joined.rows, joined.classes, joined.places
+            rows, classes, places, units = joined
         elif cell.sample is not None and cell.sample.n_rows:
-            places, rows, classes, _ = cell.sample.take()
+            places, rows, classes, units = cell.sample.take()
         else:
             continue
         for c in np.unique(classes):
-            own = np.flatnonzero(classes == c)[:_MOST]
+            own = np.flatnonzero(classes == c)
+            own = np.sort(own[np.unique(units[own], return_index=True)[1]])[:_MOST]
             part = rows[own].astype(np.float64)
             part -= part.mean(axis=0)
             lengths = np.square(part).sum(axis=1)

@@ -317,7 +317,8 @@ def _leave_groups_out(
             degrees_of_freedom=model.degrees_of_freedom + 1 - m,
             n_variances=np.minimum(model.n_left + 1 - m, model.n_features),
             n_features=model.n_features,
-            regularization=regularization,
+            shrinkage=regularization == "shrinkage",
+            floor=regularization if isinstance(regularization, float) else 0.0,
             score_types=list(CORE_SCORES),
             **given,
         )

@@ -117,13 +117,14 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         How the scores of positions make the score of an image.
 
         - With spatial="patch": "top", the default, is the mean of the largest `top_share` of them;
-          or the largest, the mean, or the sum.
+          or the largest, the mean, or the sum. "calibrated" standardises them first, as below.
         - With spatial="flatten": "sum" is the plain fre. "calibrated" standardises the residual
           energy of each position by the mean and deviation of the held-out energies of fitted
           images, adds up these maps of all layers at the positions of the finest one, and averages
           the largest `top_share`. It is the default where the layers have positions, `calibration`
-          is not None, combine="sum", and each class has ten images or more; otherwise "sum" is.
-          Score types other than fre are always those of whole images.
+          is not None and combine="sum"; otherwise "sum" is. It needs three images of each class
+          that can be held out: with fewer, the default is "sum", with a warning. Score types other
+          than fre are always those of whole images.
     top_share : float in [0, 1], default=0.1
         Share of the positions that "calibrated" and "top" average; at least one position.
     pool : int or sequence of int, optional
@@ -149,15 +150,19 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         score is NaN; a warning counts such images, and ``skipped_`` lists them.
     calibration : {"loo", "kfold", "split"} or None, default="loo"
         How held-out scores are made: scores of normal images under a model that has not seen them,
-        from which p-values and thresholds come. "loo" leaves out each image by itself, exactly and
-        without fitting again; "kfold" a fifth of the images at a time. Where there is no exact way
-        (patches, mixtures, regularization, relative_mahalanobis, max_memory) "loo" becomes "kfold".
-        "split" never fits every fifth image of a class, which costs images and guarantees the
-        false-alarm rate. None saves time where only scores are needed.
+        from which p-values and thresholds come. What is left out is a unit: an image, or a group
+        of them (see `fit`). "loo" leaves out each unit by itself, exactly and without fitting
+        again. "kfold" is cross-conformal: five models of four fifths of the units each, under all
+        of which a new image is scored and compared with the fifth that the model lacks, which
+        costs five scores more. Where "loo" has no exact way (mixtures, sketches) it becomes
+        "kfold", with a warning. "split" never fits a fifth of the units of a class, drawn at
+        random, which costs images and guarantees the false-alarm rate. None saves time where only
+        scores are needed.
     max_memory : str, int or None, default=None
         Limit of the memory that the statistics of the rows may take: bytes, or a text such as
-        "2GB". Where the D x D scatter of the features does not fit, a sketch replaces it, whose
-        error is known: ``subspace_.variance_error`` is the most that any variance is too low by.
+        "2GB". Where neither the rows nor the D x D scatter of the features fit, a sketch replaces
+        it, with a warning, whose error is known: ``subspace_.variance_error`` is the most that any
+        variance is too low by.
         With density="gmm" half of the memory is for rows that mixtures are fitted to: where not all
         fit, a uniform sample, with a warning; ``model_.layers[i].density.mixtures`` have their
         ``n_samples``.
@@ -183,15 +188,23 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         sample of at most 5,000 rows. 0 for a loaded model.
     classes_ : ndarray of shape (C,)
         Labels of the classes, sorted; only where it was fitted with labels.
-    calibration_ : {"loo", "kfold", "split"} or None
-        How held-out scores are made.
+    calibration_ : {"loo", "kfold", "split", "recalibrated"} or None
+        How held-out scores were made.
+    held_out_scores_ : ndarray of shape (n,), float32
+        The held-out scores, of the first score type: of all fitted rows or images, or, of many
+        folded ones, of a random sample.
+    held_out_p_values_ : ndarray of shape (n,), float64
+        The p-value of each among the others of its class: small = an outlier among the fitted ones.
+    held_out_names_ : ndarray of shape (n,)
+        Which they are: paths of images, else their numbers in the order they came in, from 0.
     image_score_ : {"calibrated", "top", "max", "mean", "sum"}
         How the scores of positions make the score of an image.
     threshold_ : float, or ndarray of shape (C,) of C classes
-        The score, under each class, above which an image is anomalous at the level `alpha`.
+        The score, under each class, above which an image is anomalous at the level `alpha`; NaN
+        for a class without held-out scores. None under "kfold", where each fold has its own.
     smallest_alpha_ : float
-        The lowest level that has a threshold: 1 / (n + 1), with n held-out scores of the smallest
-        class.
+        The lowest level that can be kept: 1 / (n + 1), with n units (images or groups) of the
+        smallest class. Below it, this level is used, with a warning.
     offset_ : float
         ``-threshold_``, scikit-learn's convention; only with one class.
     map_threshold_ : float
@@ -229,6 +242,7 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
     are computed (score_type, alpha, device, batch_size, n_threads, on_error, verbose). Any other
     counts at the next fit; where the model is used before, a warning says so. `partial_fit`,
     `merge` and `forget` change the rows; the model of all rows is computed when it is next used.
+    `recalibrate` changes the held-out scores and keeps the model.
 
     References
     ----------

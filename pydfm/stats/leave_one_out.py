@@ -318,7 +318,7 @@ def _leave_groups_out(
             n_variances=np.minimum(model.n_left + 1 - m, model.n_features),
             n_features=model.n_features,
             shrinkage=regularization == "shrinkage",
-            floor=regularization if isinstance(regularization, float) else 0.0,
+            floor=0.0 if regularization in (None, "shrinkage") else float(regularization),
             score_types=list(CORE_SCORES),
             **given,
         )

@@ -201,7 +201,7 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         How the scores of positions make the score of an image.
     threshold_ : float, or ndarray of shape (C,) of C classes
         The score, under each class, above which an image is anomalous at the level `alpha`; NaN
-        for a class without held-out scores. None under "kfold", where each fold has its own.
+        for a class without held-out scores. Not there under "kfold", where each fold has its own.
     smallest_alpha_ : float
         The lowest level that can be kept: 1 / (n + 1), with n units (images or groups) of the
         smallest class. Below it, this level is used, with a warning.

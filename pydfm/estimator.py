@@ -5,6 +5,7 @@ make rows of images, `pydfm.model` turns rows into a model and scores, `pydfm.co
 scores into decisions, `pydfm.io` reads and writes model files.
 """
 
+import copy
 import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -46,13 +47,16 @@ from pydfm.parameters import (
     draw_seed,
 )
 from pydfm.runtime.checks import check_number
-from pydfm.runtime.threads import resolve_threads
+from pydfm.runtime.threads import Lock, PerThread, resolve_threads
 from pydfm.stats.scores import check_score_types
 from pydfm.stats.subspace import Subspace
 
 if TYPE_CHECKING:
     import torch
     from typing_extensions import Self
+
+# Attributes that a copy does not share.
+_OF_THREADS = ("_lock", "_skipped")
 
 _Source = FeatureSource | ImageSource
 
@@ -210,7 +214,8 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         Everything that the features of images depend on: network, layers and their sizes,
         preprocessing, and the hash of the weights. None where it was fitted on features.
     skipped_ : list of Skipped
-        Images that the last fit or score of images left out.
+        Images that the last fit or score of images left out: the last of this thread, if it has
+        made one.
     feature_names_in_ : ndarray of shape (D,)
         Names of the features; only where it was fitted on a data frame with names.
 
@@ -224,6 +229,8 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
     are computed (score_type, alpha, device, batch_size, n_threads, on_error, verbose). Any other
     counts at the next fit; where the model is used before, a warning says so. `partial_fit`,
     `merge` and `forget` change the rows; the model of all rows is computed when it is next used.
+    Threads may share an estimator: those that change it wait for each other, and scores are those
+    of the model at the call.
 
     References
     ----------
@@ -248,7 +255,6 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
     True
     """
 
-    skipped_: list[Skipped]
     _training: TrainingState | None = None
     _fitted: FittedDFM | None = None
     _extractor: Extractor | None = None
@@ -336,10 +342,11 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         ValueError
             If there is no such parameter.
         """
-        super().set_params(**params)
-        if self._parameters is not None:
-            now = self._values()
-            self._late = tuple(changed_since(self._parameters, now, ("features", "model")))
+        with self._updating:
+            super().set_params(**params)
+            if self._parameters is not None:
+                now = self._values()
+                self._late = tuple(changed_since(self._parameters, now, ("features", "model")))
         return self
 
     # Fitting
@@ -397,6 +404,16 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
             If the weights cannot be downloaded.
         """
         warn_of_ignored(y, stacklevel=2)
+        with self._updating:
+            return self._fit(X, labels, outliers, checkpoint)
+
+    def _fit(
+        self,
+        X: Any,
+        labels: Any,
+        outliers: Any,
+        checkpoint: "str | os.PathLike[str] | None",
+    ) -> "Self":
         parameters = self._checked()
         source, row_labels = open_labelled(X, self.on_error, labels)
         seed = draw_seed(self.random_state)
@@ -446,6 +463,10 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
             not of the kind that it was fitted on; or if parameters were changed since the fit.
         """
         warn_of_ignored(y, stacklevel=2)
+        with self._updating:
+            return self._partial_fit(X, labels)
+
+    def _partial_fit(self, X: Any, labels: Any) -> "Self":
         self._check_not_logistic("partial_fit")
         begun = self.__sklearn_is_fitted__()
         parameters = self._parameters if begun else self._checked()
@@ -488,7 +509,9 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         ValueError
             If parameters or weights differ, which are named, or one was loaded from a file.
         """
-        training, n_threads = self.training_, resolve_threads(self.n_threads)
+        with self._updating:
+            training, parameters = self.training_, self._fit_parameters()
+        n_threads = resolve_threads(self.n_threads)
         self._check_not_logistic("merge")
         for other in others:
             if not isinstance(other, DFM):
@@ -502,7 +525,7 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
                     "the names of the features differ in the two models, or their order; models "
                     "to be merged must have the same"
                 )
-        return self._with(self._fit_parameters(), training, None, None)
+        return self._with(parameters, training, None, None)
 
     def __add__(self, other: "DFM") -> "Self":
         """Return ``self.merge(other)``."""
@@ -536,6 +559,10 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
             are too small beside the removed ones for exact digits. If moments are sketched, or rows
             are held out in folds.
         """
+        with self._updating:
+            return self._forget(X, labels, classes)
+
+    def _forget(self, X: Any, labels: Any, classes: Any) -> "Self":
         training, n_threads = self.training_, resolve_threads(self.n_threads)
         self._check_not_logistic("forget")
         if (X is None) == (classes is None):
@@ -958,8 +985,10 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         OSError
             If the file cannot be written.
         """
-        names = getattr(self, "feature_names_in_", None)
-        write_model(path, ModelFile(self.fitted_, self._fit_parameters(), names))
+        with self._updating:
+            names = getattr(self, "feature_names_in_", None)
+            content = ModelFile(self.fitted_, self._fit_parameters(), names)
+        write_model(path, content)
 
     # Fitted attributes
 
@@ -972,8 +1001,9 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
             training = self.training_
             compact = training.compact()
             fitted = freeze(compact, n_threads=resolve_threads(self.n_threads))
-            if self._training is training:  # or another thread has added rows meanwhile
-                self._training, self._fitted = compact, fitted
+            with self._updating:
+                if self._training is training:  # or another thread has added rows meanwhile
+                    self._training, self._fitted = compact, fitted
         return fitted
 
     @property
@@ -1013,6 +1043,13 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
     def memory_(self) -> int:  # noqa: D102
         self._check_fitted()
         return 0 if self._training is None else self._training.n_bytes
+
+    @property
+    def skipped_(self) -> list[Skipped]:  # noqa: D102
+        if "_skipped" not in vars(self):
+            raise AttributeError("no images were fitted or scored yet; skipped_ is of those")
+        skipped: list[Skipped] = vars(self)["_skipped"].get()
+        return skipped
 
     @property
     def threshold_(self) -> float | NDArray[np.float64]:  # noqa: D102
@@ -1090,7 +1127,8 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
 
     def __getstate__(self) -> dict[str, Any]:
         # A traced network cannot be pickled; it is built again when it is needed.
-        return {**super().__getstate__(), "_extractor": None}
+        state = {**super().__getstate__(), "_extractor": None}
+        return state | {name: copy.copy(state[name]) for name in _OF_THREADS if name in state}
 
     # Shared by the methods above
 
@@ -1105,6 +1143,12 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         self._training, self._fitted, self._extractor = training, fitted, extractor
         self._parameters, self._late = parameters, ()
         return self
+
+    @property
+    def _updating(self) -> Lock:
+        """The lock of whoever changes this estimator: rows that others add must not be lost."""
+        lock: Lock = self.__dict__.setdefault("_lock", Lock())
+        return lock
 
     def _values(self) -> dict[str, Any]:
         """Return the parameters of the table, also where a subclass does not take them."""
@@ -1377,7 +1421,9 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
 
     def _report(self, source: _Source) -> None:
         if isinstance(source, ImageSource):
-            self.skipped_ = source.skipped
+            # setdefault: of two threads that come first, both get the same.
+            skipped = self.__dict__.setdefault("_skipped", PerThread(source.skipped))
+            skipped.set(source.skipped)
             if source.skipped:
                 warn_of_skipped(source, "images", stacklevel=5)
 

@@ -82,6 +82,11 @@ Array<double> coordinates(const RowsView& rows, const Vector& mean, const Matrix
   return to_array(pydfm::coordinates(rows, map(mean), map(components), n_threads));
 }
 
+Array<double> residuals(const RowsView& rows, const Vector& mean, const Matrix& components,
+                        int n_threads) {
+  return to_array(pydfm::residuals(rows, map(mean), map(components), n_threads));
+}
+
 Eigenpairs eigh(const Matrix& a, Index count, double share, int n_threads) {
   pydfm::Eigenpairs pairs = pydfm::eigh(map(a), {count, share}, n_threads);
   return {to_array(std::move(pairs.values)), to_array(std::move(pairs.vectors))};

@@ -103,6 +103,8 @@ Array<double> components_from_gram(const RowsView& rows, const Vector& mean, con
                                    const Matrix& vectors, int n_threads);
 Array<double> coordinates(const RowsView& rows, const Vector& mean, const Matrix& components,
                           int n_threads);
+Array<double> residuals(const RowsView& rows, const Vector& mean, const Matrix& components,
+                        int n_threads);
 Eigenpairs eigh(const Matrix& a, Index count, double share, int n_threads);
 
 /// Reads the memory of its arguments, which must outlive it.

@@ -61,6 +61,12 @@ class Scorer:
 def coordinates(rows: _Rows, mean: _Float64, components: _Float64, *, n_threads: int) -> _Float64:
     """Coordinates (N, k) of rows less the mean along components (k, D), in float64."""
 
+def residuals(rows: _Rows, mean: _Float64, components: _Float64, *, n_threads: int) -> _Float64:
+    """Residuals (N, D) of rows less the mean under components (k, D), in float64.
+
+    The bits of a row's residuals depend on no other row.
+    """
+
 def leave_one_out(
     coordinates: _Float64,
     eigenvalues: _Float64,

@@ -5,6 +5,7 @@ make rows of images, `pydfm.model` turns rows into a model and scores, `pydfm.co
 scores into decisions, `pydfm.io` reads and writes model files.
 """
 
+import copy
 import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -51,13 +52,16 @@ from pydfm.parameters import (
     draw_seed,
 )
 from pydfm.runtime.checks import check_number
-from pydfm.runtime.threads import resolve_threads
+from pydfm.runtime.threads import Lock, PerThread, resolve_threads
 from pydfm.stats.scores import check_score_types
 from pydfm.stats.subspace import Subspace
 
 if TYPE_CHECKING:
     import torch
     from typing_extensions import Self
+
+# Attributes that a copy does not share.
+_OF_THREADS = ("_lock", "_skipped")
 
 _Source = FeatureSource | ImageSource
 
@@ -228,7 +232,8 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         Everything that the features of images depend on: network, layers and their sizes,
         preprocessing, and the hash of the weights. None where it was fitted on features.
     skipped_ : list of Skipped
-        Images that the last fit or score of images left out.
+        Images that the last fit or score of images left out: the last of this thread, if it has
+        made one.
     feature_names_in_ : ndarray of shape (D,)
         Names of the features; only where it was fitted on a data frame with names.
 
@@ -243,6 +248,8 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
     counts at the next fit; where the model is used before, a warning says so. `partial_fit`,
     `merge` and `forget` change the rows; the model of all rows is computed when it is next used.
     `recalibrate` changes the held-out scores and keeps the model.
+    Threads may share an estimator: those that change it wait for each other, and scores are those
+    of the model at the call.
 
     References
     ----------
@@ -267,7 +274,6 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
     True
     """
 
-    skipped_: list[Skipped]
     _training: TrainingState | None = None
     _fitted: FittedDFM | None = None
     _extractor: Extractor | None = None
@@ -355,10 +361,11 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         ValueError
             If there is no such parameter.
         """
-        super().set_params(**params)
-        if self._parameters is not None:
-            now = self._values()
-            self._late = tuple(changed_since(self._parameters, now, ("features", "model")))
+        with self._updating:
+            super().set_params(**params)
+            if self._parameters is not None:
+                now = self._values()
+                self._late = tuple(changed_since(self._parameters, now, ("features", "model")))
         return self
 
     # Fitting
@@ -421,7 +428,8 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
             If the weights cannot be downloaded.
         """
         warn_of_ignored(y, stacklevel=2)
-        return self._fit(X, labels, groups, outliers=outliers, checkpoint=checkpoint)
+        with self._updating:
+            return self._fit(X, labels, groups, outliers=outliers, checkpoint=checkpoint)
 
     def _fit(
         self,
@@ -499,6 +507,10 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
             not of the kind that it was fitted on; or if parameters were changed since the fit.
         """
         warn_of_ignored(y, stacklevel=2)
+        with self._updating:
+            return self._partial_fit(X, labels, groups)
+
+    def _partial_fit(self, X: Any, labels: Any, groups: Any) -> "Self":
         self._check_not_logistic("partial_fit")
         begun = self.__sklearn_is_fitted__()
         parameters = self._parameters if begun else self._checked()
@@ -551,7 +563,9 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         ValueError
             If parameters or weights differ, which are named, or one was loaded from a file.
         """
-        training, n_threads = self.training_, resolve_threads(self.n_threads)
+        with self._updating:
+            training, parameters = self.training_, self._fit_parameters()
+        n_threads = resolve_threads(self.n_threads)
         self._check_not_logistic("merge")
         for other in others:
             if not isinstance(other, DFM):
@@ -565,7 +579,7 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
                     "the names of the features differ in the two models, or their order; models "
                     "to be merged must have the same"
                 )
-        return self._with(self._fit_parameters(), training, None, None)
+        return self._with(parameters, training, None, None)
 
     def __add__(self, other: "DFM") -> "Self":
         """Return ``self.merge(other)``."""
@@ -603,6 +617,10 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
             are too small beside the removed ones for exact digits. If moments are sketched, or rows
             are held out in folds.
         """
+        with self._updating:
+            return self._forget(X, labels, groups, classes)
+
+    def _forget(self, X: Any, labels: Any, groups: Any, classes: Any) -> "Self":
         training, n_threads = self.training_, resolve_threads(self.n_threads)
         self._check_not_logistic("forget")
         if (X is None) == (classes is None):
@@ -668,7 +686,11 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
             As `score`; and if the model was fitted without calibration, X holds no image that can
             be read, or labels are missing.
         """
-        fitted, kind = self.fitted_, self._chosen(None)[1][0]
+        with self._updating:
+            return self._recalibrate(X, labels, groups)
+
+    def _recalibrate(self, X: Any, labels: Any, groups: Any) -> Recalibration:
+        fitted, kind = self.fitted_, self._kind
         if fitted.model.classes is not None and labels is None:
             raise ValueError(
                 "labels is None, but the model has classes, each with held-out scores of its own; "
@@ -724,7 +746,12 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
             As `fit` and `predict`; and if rows would be read twice from an iterator.
         """
         warn_of_ignored(y, stacklevel=2)
-        self._fit(X, labels, groups, join_copies=True)
+        with self._updating:
+            self._fit(X, labels, groups, join_copies=True)
+            return self._own_verdicts(X, labels)
+
+    def _own_verdicts(self, X: Any, labels: Any) -> NDArray[np.intp]:
+        """Return the verdicts on the fitted rows, those of X; see `fit_predict`."""
         skipped = [image.index for image in self.skipped_] if self.feature_spec_ else []
         n_rows = self.training_.n_seen + len(skipped)
         read = np.delete(np.arange(n_rows), skipped)
@@ -732,7 +759,7 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         sample = self.fitted_.held_out_of(self._kind).samples.get(self._kind)
         known = np.zeros(0, dtype=np.intp) if sample is None else read[sample.places]
         if len(known) < len(read):
-            if iter(X) is X:
+            if isinstance(X, Iterator):
                 raise ValueError(
                     f"X is an iterator, and {len(read) - len(known)} of its rows have no held-out "
                     "scores, so that they are read again; pass an array, a list or a folder"
@@ -1134,8 +1161,10 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         OSError
             If the file cannot be written.
         """
-        names = getattr(self, "feature_names_in_", None)
-        write_model(path, ModelFile(self.fitted_, self._fit_parameters(), names))
+        with self._updating:
+            names = getattr(self, "feature_names_in_", None)
+            content = ModelFile(self.fitted_, self._fit_parameters(), names)
+        write_model(path, content)
 
     # Fitted attributes
 
@@ -1150,8 +1179,9 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
             kinds = check_score_types(self.score_type)
             n_threads = resolve_threads(self.n_threads)
             fitted = freeze(compact, n_threads=n_threads, score_types=kinds)
-            if self._training is training:  # or another thread has added rows meanwhile
-                self._training, self._fitted = compact, fitted
+            with self._updating:
+                if self._training is training:  # or another thread has added rows meanwhile
+                    self._training, self._fitted = compact, fitted
         return fitted
 
     @property
@@ -1191,6 +1221,13 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
     def memory_(self) -> int:  # noqa: D102
         self._check_fitted()
         return 0 if self._training is None else self._training.n_bytes
+
+    @property
+    def skipped_(self) -> list[Skipped]:  # noqa: D102
+        if "_skipped" not in vars(self):
+            raise AttributeError("no images were fitted or scored yet; skipped_ is of those")
+        skipped: list[Skipped] = vars(self)["_skipped"].get()
+        return skipped
 
     @property
     def threshold_(self) -> float | NDArray[np.float64]:  # noqa: D102
@@ -1284,7 +1321,8 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
 
     def __getstate__(self) -> dict[str, Any]:
         # A traced network cannot be pickled; it is built again when it is needed.
-        return {**super().__getstate__(), "_extractor": None}
+        state = {**super().__getstate__(), "_extractor": None}
+        return state | {name: copy.copy(state[name]) for name in _OF_THREADS if name in state}
 
     # Shared by the methods above
 
@@ -1299,6 +1337,12 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         self._training, self._fitted, self._extractor = training, fitted, extractor
         self._parameters, self._late = parameters, ()
         return self
+
+    @property
+    def _updating(self) -> Lock:
+        """The lock of whoever changes this estimator: rows that others add must not be lost."""
+        lock: Lock = self.__dict__.setdefault("_lock", Lock())
+        return lock
 
     def _values(self) -> dict[str, Any]:
         """Return the parameters of the table, also where a subclass does not take them."""
@@ -1602,7 +1646,9 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
 
     def _report(self, source: _Source) -> None:
         if isinstance(source, ImageSource):
-            self.skipped_ = source.skipped
+            # setdefault: of two threads that come first, both get the same.
+            skipped = self.__dict__.setdefault("_skipped", PerThread(source.skipped))
+            skipped.set(source.skipped)
             if source.skipped:
                 warn_of_skipped(source, "images", stacklevel=5)
 

@@ -1,3 +1,7 @@
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from threading import Barrier, BrokenBarrierError
+
 import numpy as np
 import pytest
 import torch
@@ -183,6 +187,35 @@ class Counting(nn.Module):
 
     def forward(self, images):
         return images.flatten(1)[:, :4] + torch.ones(len(images), 4)
+
+
+MEETING = Barrier(2)
+
+
+class Meeting(nn.Module):
+    """Waits, between its layers, for another call; after a while it goes on alone."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 2, 1), nn.Conv2d(2, 2, 1)
+
+    def forward(self, images):
+        x = self.first(images)
+        if images.mean().item() < 1e9:  # cannot be traced
+            with suppress(BrokenBarrierError):
+                MEETING.wait(0.2)
+        return self.second(x)
+
+
+@pytest.mark.filterwarnings("ignore:the backbone could not be traced")
+def test_a_network_that_cannot_be_traced_runs_once_at_a_time():
+    backbone = build(Meeting(), ("first", "second"))
+    pixels = np.random.default_rng(0).random((2, 1, 3, 40, 48), dtype=np.float32)
+    want = [backbone(part) for part in pixels]
+    MEETING.reset()
+    with ThreadPoolExecutor(2) as pool:
+        got = list(pool.map(backbone, pixels))
+    assert np.array_equal(got, want)
 
 
 @pytest.mark.parametrize("network", [Brightness(), Counting()])

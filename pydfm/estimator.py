@@ -9,6 +9,7 @@ import copy
 import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,8 @@ from sklearn.utils.validation import _check_feature_names
 from pydfm.conformal.calibration import calibration_of, map_threshold, thresholds
 from pydfm.conformal.decisions import Assessment, Decider, p_values
 from pydfm.conformal.drift import Drift, DriftTest
+from pydfm.conformal.independence import warn_of_dependence
+from pydfm.conformal.recalibration import Recalibration, RecalibrationTask
 from pydfm.features.arrays import FeatureSource, check_finite
 from pydfm.features.backbones import AS_SAVED
 from pydfm.features.extractor import Extractor, FeatureSpec, feature_batches
@@ -29,12 +32,14 @@ from pydfm.features.labels import RowLabels, as_labels, find_classes, warn_of_ig
 from pydfm.features.sources import (
     ImageSource,
     Skipped,
+    open_groups,
     open_labelled,
     open_source,
     warn_of_skipped,
 )
 from pydfm.io.model_file import ModelFile, read_model, write_model
-from pydfm.model.fitting import FittedDFM, freeze
+from pydfm.model.fitting import RECALIBRATED, FittedDFM, freeze
+from pydfm.model.held_out import HeldOutSample
 from pydfm.model.model import Model
 from pydfm.model.row_scores import RowScores
 from pydfm.model.settings import Settings, resolve_settings
@@ -116,13 +121,14 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         How the scores of positions make the score of an image.
 
         - With spatial="patch": "top", the default, is the mean of the largest `top_share` of them;
-          or the largest, the mean, or the sum.
+          or the largest, the mean, or the sum. "calibrated" standardises them first, as below.
         - With spatial="flatten": "sum" is the plain fre. "calibrated" standardises the residual
           energy of each position by the mean and deviation of the held-out energies of fitted
           images, adds up these maps of all layers at the positions of the finest one, and averages
           the largest `top_share`. It is the default where the layers have positions, `calibration`
-          is not None, combine="sum", and each class has ten images or more; otherwise "sum" is.
-          Score types other than fre are always those of whole images.
+          is not None and combine="sum"; otherwise "sum" is. It needs three images of each class
+          that can be held out: with fewer, the default is "sum", with a warning. Score types other
+          than fre are always those of whole images.
     top_share : float in [0, 1], default=0.1
         Share of the positions that "calibrated" and "top" average; at least one position.
     pool : int or sequence of int, optional
@@ -148,15 +154,19 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         score is NaN; a warning counts such images, and ``skipped_`` lists them.
     calibration : {"loo", "kfold", "split"} or None, default="loo"
         How held-out scores are made: scores of normal images under a model that has not seen them,
-        from which p-values and thresholds come. "loo" leaves out each image by itself, exactly and
-        without fitting again; "kfold" a fifth of the images at a time. Where there is no exact way
-        (patches, mixtures, regularization, relative_mahalanobis, max_memory) "loo" becomes "kfold".
-        "split" never fits every fifth image of a class, which costs images and guarantees the
-        false-alarm rate. None saves time where only scores are needed.
+        from which p-values and thresholds come. What is left out is a unit: an image, or a group
+        of them (see `fit`). "loo" leaves out each unit by itself, exactly and without fitting
+        again. "kfold" is cross-conformal: five models of four fifths of the units each, under all
+        of which a new image is scored and compared with the fifth that the model lacks, which
+        costs five scores more. Where "loo" has no exact way (mixtures, sketches) it becomes
+        "kfold", with a warning. "split" never fits a fifth of the units of a class, drawn at
+        random, which costs images and guarantees the false-alarm rate. None saves time where only
+        scores are needed.
     max_memory : str, int or None, default=None
         Limit of the memory that the statistics of the rows may take: bytes, or a text such as
-        "2GB". Where the D x D scatter of the features does not fit, a sketch replaces it, whose
-        error is known: ``subspace_.variance_error`` is the most that any variance is too low by.
+        "2GB". Where neither the rows nor the D x D scatter of the features fit, a sketch replaces
+        it, with a warning, whose error is known: ``subspace_.variance_error`` is the most that any
+        variance is too low by.
         With density="gmm" half of the memory is for rows that mixtures are fitted to: where not all
         fit, a uniform sample, with a warning; ``model_.layers[i].density.mixtures`` have their
         ``n_samples``.
@@ -182,15 +192,23 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         sample of at most 5,000 rows. 0 for a loaded model.
     classes_ : ndarray of shape (C,)
         Labels of the classes, sorted; only where it was fitted with labels.
-    calibration_ : {"loo", "kfold", "split"} or None
-        How held-out scores are made.
+    calibration_ : {"loo", "kfold", "split", "recalibrated"} or None
+        How held-out scores were made.
+    held_out_scores_ : ndarray of shape (n,), float32
+        The held-out scores, of the first score type: of all fitted rows or images, or, of many
+        folded ones, of a random sample.
+    held_out_p_values_ : ndarray of shape (n,), float64
+        The p-value of each among the others of its class: small = an outlier among the fitted ones.
+    held_out_names_ : ndarray of shape (n,)
+        Which they are: paths of images, else their numbers in the order they came in, from 0.
     image_score_ : {"calibrated", "top", "max", "mean", "sum"}
         How the scores of positions make the score of an image.
     threshold_ : float, or ndarray of shape (C,) of C classes
-        The score, under each class, above which an image is anomalous at the level `alpha`.
+        The score, under each class, above which an image is anomalous at the level `alpha`; NaN
+        for a class without held-out scores. Not there under "kfold", where each fold has its own.
     smallest_alpha_ : float
-        The lowest level that has a threshold: 1 / (n + 1), with n held-out scores of the smallest
-        class.
+        The lowest level that can be kept: 1 / (n + 1), with n units (images or groups) of the
+        smallest class. Below it, this level is used, with a warning.
     offset_ : float
         ``-threshold_``, scikit-learn's convention; only with one class.
     map_threshold_ : float
@@ -229,6 +247,7 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
     are computed (score_type, alpha, device, batch_size, n_threads, on_error, verbose). Any other
     counts at the next fit; where the model is used before, a warning says so. `partial_fit`,
     `merge` and `forget` change the rows; the model of all rows is computed when it is next used.
+    `recalibrate` changes the held-out scores and keeps the model.
     Threads may share an estimator: those that change it wait for each other, and scores are those
     of the model at the call.
 
@@ -357,6 +376,7 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         y: Any = None,
         *,
         labels: Any = None,
+        groups: Any = None,
         outliers: Any = None,
         checkpoint: "str | os.PathLike[str] | None" = None,
     ) -> "Self":
@@ -377,6 +397,10 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         labels : array-like of shape (N,), "folders", "loader" or None
             Classes, integers or strings, one for each row or image: an array; or "folders", the
             subfolders of the folder X; or "loader", what the loader X yields with its batches.
+        groups : array-like of shape (N,), "folders", callable or None
+            What belongs together, such as the shots of a part: an integer or string for each row or
+            image; or "folders", the folder that each file is in; or a function of its path. Rows of
+            a class that share a group are held out together, and p-values count groups.
         outliers : optional
             Images or features of known outliers, in any of the forms of X, which
             combine="logistic" needs.
@@ -405,17 +429,22 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         """
         warn_of_ignored(y, stacklevel=2)
         with self._updating:
-            return self._fit(X, labels, outliers, checkpoint)
+            return self._fit(X, labels, groups, outliers=outliers, checkpoint=checkpoint)
 
     def _fit(
         self,
         X: Any,
         labels: Any,
-        outliers: Any,
-        checkpoint: "str | os.PathLike[str] | None",
+        groups: Any,
+        *,
+        outliers: Any = None,
+        checkpoint: "str | os.PathLike[str] | None" = None,
+        join_copies: bool = False,
     ) -> "Self":
+        """Fit as `fit` does; with `join_copies`, rows without groups that are equal share one."""
         parameters = self._checked()
         source, row_labels = open_labelled(X, self.on_error, labels)
+        row_groups = open_groups(source, groups)
         seed = draw_seed(self.random_state)
         extractor = self._build_extractor(seed) if isinstance(source, ImageSource) else None
         _check_combine(
@@ -425,18 +454,33 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
             raise ValueError("checkpoint is for images, and X holds features; pass checkpoint=None")
         n_threads = resolve_threads(self.n_threads)
         training = self._added(
-            None, source, row_labels, extractor, seed=seed, checkpoint=checkpoint
+            None,
+            source,
+            row_labels,
+            extractor,
+            seed=seed,
+            groups=row_groups,
+            join_copies=join_copies and groups is None,
+            checkpoint=checkpoint,
         )
         training = training.compact()
         known = None
         if outliers is not None:
             known = self._outlier_features(training.n_features, extractor, outliers)
-        fitted = freeze(training, n_threads=n_threads, outliers=known)
-        fitted.model.check_scores(check_score_types(self.score_type))
+        kinds = check_score_types(self.score_type)
+        fitted = freeze(training, n_threads=n_threads, outliers=known, score_types=kinds)
+        fitted.model.check_scores(kinds)
+        if join_copies and groups is None:
+            # Rows that are added later have no groups either.
+            training = replace(training, units=replace(training.units, grouped=False))
+        if self.calibration is not None:
+            warn_of_dependence(training)
         self._check_feature_names(X, reset=True)
         return self._become(training, fitted, extractor, parameters)
 
-    def partial_fit(self, X: Any, y: Any = None, *, labels: Any = None) -> "Self":
+    def partial_fit(
+        self, X: Any, y: Any = None, *, labels: Any = None, groups: Any = None
+    ) -> "Self":
         """Add normal images or features to those fitted so far.
 
         The model is that of one `fit` to all of them, but for rounding. It is computed when it is
@@ -464,14 +508,15 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         """
         warn_of_ignored(y, stacklevel=2)
         with self._updating:
-            return self._partial_fit(X, labels)
+            return self._partial_fit(X, labels, groups)
 
-    def _partial_fit(self, X: Any, labels: Any) -> "Self":
+    def _partial_fit(self, X: Any, labels: Any, groups: Any) -> "Self":
         self._check_not_logistic("partial_fit")
         begun = self.__sklearn_is_fitted__()
         parameters = self._parameters if begun else self._checked()
         training = self.training_ if begun else None
         source, row_labels = open_labelled(X, self.on_error, labels)
+        row_groups = open_groups(source, groups)
         images = isinstance(source, ImageSource)
         seed = 0
         if training is None:
@@ -486,7 +531,16 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
                 )
             extractor = self._ready_extractor() if images else None
             self._check_feature_names(X)
-        training = self._added(training, source, row_labels, extractor, seed=seed, partial=True)
+        self._warn_of_lost_calibration()
+        training = self._added(
+            training,
+            source,
+            row_labels,
+            extractor,
+            seed=seed,
+            groups=row_groups,
+            partial=True,
+        )
         if not begun:
             self._check_feature_names(X, reset=True)
         return self._become(training, None, extractor, parameters)
@@ -531,7 +585,9 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         """Return ``self.merge(other)``."""
         return self.merge(other)
 
-    def forget(self, X: Any = None, *, labels: Any = None, classes: Any = None) -> "Self":
+    def forget(
+        self, X: Any = None, *, labels: Any = None, groups: Any = None, classes: Any = None
+    ) -> "Self":
         """Remove images or features that were fitted, or whole classes.
 
         The model is then that of a fit without them, but for rounding.
@@ -542,6 +598,8 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
             As in `fit`.
         labels : optional
             Their labels, where the model has classes.
+        groups : optional
+            Their groups, where it was fitted with groups.
         classes : sequence, optional
             Classes to forget, in place of X.
 
@@ -560,9 +618,9 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
             are held out in folds.
         """
         with self._updating:
-            return self._forget(X, labels, classes)
+            return self._forget(X, labels, groups, classes)
 
-    def _forget(self, X: Any, labels: Any, classes: Any) -> "Self":
+    def _forget(self, X: Any, labels: Any, groups: Any, classes: Any) -> "Self":
         training, n_threads = self.training_, resolve_threads(self.n_threads)
         self._check_not_logistic("forget")
         if (X is None) == (classes is None):
@@ -572,11 +630,11 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
                 raise ValueError(
                     "labels are given, and classes too, which are forgotten whole; pass one of them"
                 )
-            for label in as_labels(classes).tolist():
+            for label in as_labels(classes, "classes").tolist():
                 training = training.remove_class(label)
         else:
             source, row_labels = open_labelled(X, self.on_error, labels)
-            extractor = None
+            row_groups, extractor = open_groups(source, groups), None
             if isinstance(source, ImageSource):
                 extractor = self._ready_extractor()
             else:
@@ -584,18 +642,136 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
             for places, features, pixels in self._batches(
                 source, extractor, "forget", training.n_features
             ):
-                theirs = None if row_labels is None else row_labels.take(places)
-                hashes = None if pixels is None else image_hashes(pixels)
-                training = training.remove(features, theirs, n_threads=n_threads, hashes=hashes)
-            if row_labels is not None:
-                row_labels.check_count(source.count)
+                training = training.remove(
+                    features,
+                    None if row_labels is None else row_labels.take(places),
+                    n_threads=n_threads,
+                    groups=None if row_groups is None else row_groups.take(places),
+                    hashes=None if pixels is None else image_hashes(pixels),
+                )
+            _check_counts(source, row_labels, row_groups)
             self._report(source)
         if training.n_samples < 2:
             raise ValueError(
                 f"X or classes would leave {training.n_samples} of {self.n_samples_} rows or "
                 "images, and a model needs at least two; fit again"
             )
+        self._warn_of_lost_calibration()
         return self._become(training, None, self._extractor, self._parameters)
+
+    def recalibrate(self, X: Any, *, labels: Any = None, groups: Any = None) -> Recalibration:
+        """Replace the held-out scores by those of later normal images; the model stays.
+
+        Lamps age and lenses get dusty: good images of today score otherwise than those of the fit,
+        and the rate of false alarms is not that asked for. What they score under the model is the
+        sample that new images are compared with from now on.
+
+        Parameters
+        ----------
+        X : array-like, tensor, path, sequence or iterable
+            Normal images or features that were not fitted, as in `fit`; some hundred.
+        labels : optional
+            Their classes, where the model has any; as in `fit`.
+        groups : optional
+            What belongs together; as in `fit`.
+
+        Returns
+        -------
+        Recalibration
+            How far the threshold was off: the share of X that it called anomalous, beside `alpha`.
+
+        Raises
+        ------
+        ValueError, TypeError, FileNotFoundError
+            As `score`; and if the model was fitted without calibration, X holds no image that can
+            be read, or labels are missing.
+        """
+        with self._updating:
+            return self._recalibrate(X, labels, groups)
+
+    def _recalibrate(self, X: Any, labels: Any, groups: Any) -> Recalibration:
+        fitted, kind = self.fitted_, self._kind
+        if fitted.model.classes is not None and labels is None:
+            raise ValueError(
+                "labels is None, but the model has classes, each with held-out scores of its own; "
+                "give the labels of X"
+            )
+        source, row_labels = open_labelled(X, self.on_error, labels)
+        row_groups = open_groups(source, groups)
+        extractor = None
+        if isinstance(source, ImageSource):
+            extractor = self._ready_extractor()
+        else:
+            self._check_feature_names(X)
+        task = RecalibrationTask(fitted, kind, self.alpha, resolve_threads(self.n_threads))
+        for places, features, _ in self._batches(
+            source, extractor, "calibrate", self.n_features_in_
+        ):
+            classes = None
+            if row_labels is not None:
+                classes = find_classes(row_labels.take(places), self.classes_)
+            task.add(features, classes, None if row_groups is None else row_groups.take(places))
+        _check_counts(source, row_labels, row_groups)
+        self._report(source)
+        recalibrated, found = task.conclude()
+        self._become(self._training, recalibrated, self._extractor, self._parameters)
+        return found
+
+    def fit_predict(
+        self, X: Any, y: Any = None, *, labels: Any = None, groups: Any = None
+    ) -> NDArray[np.intp]:
+        """Fit, and decide of each fitted row whether it is normal, by a model without it.
+
+        An outlier among the fitted rows pulls the model towards itself; its held-out score does
+        not know it. Copies of a row are left out with it. Where folded rows are so many that only
+        a sample of them has held-out scores, the others, each of which hardly moves the model, are
+        judged as by `predict`.
+
+        Parameters
+        ----------
+        X, labels, groups
+            As in `fit`; rows are read twice where not all have held-out scores.
+        y : object
+            Ignored.
+
+        Returns
+        -------
+        ndarray of shape (N,)
+            +1 for normal, -1 for anomalous, at the level `alpha` of the first score type; 0 for
+            images that were skipped.
+
+        Raises
+        ------
+        ValueError
+            As `fit` and `predict`; and if rows would be read twice from an iterator.
+        """
+        warn_of_ignored(y, stacklevel=2)
+        with self._updating:
+            self._fit(X, labels, groups, join_copies=True)
+            return self._own_verdicts(X, labels)
+
+    def _own_verdicts(self, X: Any, labels: Any) -> NDArray[np.intp]:
+        """Return the verdicts on the fitted rows, those of X; see `fit_predict`."""
+        skipped = [image.index for image in self.skipped_] if self.feature_spec_ else []
+        n_rows = self.training_.n_seen + len(skipped)
+        read = np.delete(np.arange(n_rows), skipped)
+        verdicts = np.zeros(n_rows, dtype=np.intp)
+        sample = self.fitted_.held_out_of(self._kind).samples.get(self._kind)
+        known = np.zeros(0, dtype=np.intp) if sample is None else read[sample.places]
+        if len(known) < len(read):
+            if isinstance(X, Iterator):
+                raise ValueError(
+                    f"X is an iterator, and {len(read) - len(known)} of its rows have no held-out "
+                    "scores, so that they are read again; pass an array, a list or a folder"
+                )
+            # Of labelled rows each is judged under its own class.
+            own = labels if self.model_.classes is not None else None
+            verdicts[:] = self.predict(X, labels=own)
+        if sample is not None:
+            calibration = calibration_of(self.fitted_, self._kind)
+            anomalous = calibration.reject(sample, self.alpha)
+            verdicts[known] = np.where(anomalous, -1, 1)
+        return verdicts
 
     def with_state(
         self,
@@ -1001,7 +1177,9 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
             # Rows were added or removed: the model of all of them, computed once.
             training = self.training_
             compact = training.compact()
-            fitted = freeze(compact, n_threads=resolve_threads(self.n_threads))
+            kinds = check_score_types(self.score_type)
+            n_threads = resolve_threads(self.n_threads)
+            fitted = freeze(compact, n_threads=n_threads, score_types=kinds)
             with self._updating:
                 if self._training is training:  # or another thread has added rows meanwhile
                     self._training, self._fitted = compact, fitted
@@ -1054,16 +1232,32 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
 
     @property
     def threshold_(self) -> float | NDArray[np.float64]:  # noqa: D102
-        found = thresholds(self.fitted_, self._chosen(None)[1][0], self.alpha)
+        found = thresholds(self.fitted_, self._kind, self.alpha)
         return float(found[0]) if self.model_.classes is None else found
 
     @property
+    def held_out_scores_(self) -> NDArray[np.float32]:  # noqa: D102
+        scores: NDArray[np.float32] = self._held_out_sample().scores[0]
+        return scores
+
+    @property
+    def held_out_p_values_(self) -> NDArray[np.float64]:  # noqa: D102
+        sample = self._held_out_sample()
+        return calibration_of(self.fitted_, self._kind).p_values_of(sample)
+
+    @property
+    def held_out_names_(self) -> NDArray[Any]:  # noqa: D102
+        places = self._held_out_sample().places.tolist()
+        names = self.fitted_.held_out.names
+        return np.array([names.get(place, place) for place in places])
+
+    @property
     def smallest_alpha_(self) -> float:  # noqa: D102
-        return calibration_of(self.fitted_, self._chosen(None)[1][0]).smallest_alpha
+        return calibration_of(self.fitted_, self._kind).smallest_alpha
 
     @property
     def offset_(self) -> float:  # noqa: D102
-        found = thresholds(self.fitted_, self._chosen(None)[1][0], self.alpha)
+        found = thresholds(self.fitted_, self._kind, self.alpha)
         if len(found) > 1:
             raise AttributeError(
                 f"the model has {len(found)} classes, each with a threshold of its own: see "
@@ -1241,6 +1435,24 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         model.check_scores(kinds)
         return chosen, kinds
 
+    @property
+    def _kind(self) -> str:
+        """The score type that decides."""
+        return self._chosen(None)[1][0]
+
+    def _held_out_sample(self) -> HeldOutSample:
+        """Return the held-out scores of the score type that decides."""
+        calibration_of(self.fitted_, self._kind)  # or an error that says why there are none
+        return self.fitted_.held_out_of(self._kind).samples[self._kind]
+
+    def _warn_of_lost_calibration(self) -> None:
+        if self._fitted is not None and self._fitted.calibration == RECALIBRATED:
+            warnings.warn(
+                "the model was recalibrated, and its rows change: held-out scores come from the "
+                "fitted rows again; call recalibrate once more",
+                stacklevel=3,
+            )
+
     def _build_extractor(self, seed: int) -> Extractor:
         return Extractor.build(
             self.backbone,
@@ -1283,6 +1495,8 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         extractor: Extractor | None,
         *,
         seed: int,
+        groups: RowLabels | None = None,
+        join_copies: bool = False,
         partial: bool = False,
         checkpoint: "str | os.PathLike[str] | None" = None,
     ) -> TrainingState:
@@ -1306,11 +1520,22 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
                 if not np.isfinite(total):
                     check_finite(features)
             hashes = None if pixels is None else image_hashes(pixels)
+            own = None if groups is None else groups.take(places)
+            if join_copies:
+                own = image_hashes(features) if hashes is None else hashes
+            names = None
+            if isinstance(source, ImageSource) and source.names is not None:
+                names = [source.names[place] for place in places]
             training = training.add(
-                features, theirs, n_threads=n_threads, hashes=hashes, borrowed=borrowed
+                features,
+                theirs,
+                n_threads=n_threads,
+                groups=own,
+                hashes=hashes,
+                names=names,
+                borrowed=borrowed,
             )
-        if row_labels is not None:
-            row_labels.check_count(source.count)
+        _check_counts(source, row_labels, groups)
         if isinstance(source, ImageSource):
             n_images = source.count - len(source.skipped)
             if source.skipped and (training is None or (not partial and n_images < 2)):
@@ -1484,6 +1709,13 @@ def load(
     if content.feature_names is not None:
         dfm.feature_names_in_ = content.feature_names
     return dfm.with_state(fitted=content.fitted, extractor=extractor)
+
+
+def _check_counts(source: _Source, *each: RowLabels | None) -> None:
+    """Raise ValueError unless there is a label, and a group, for each row that was read."""
+    for own in each:
+        if own is not None:
+            own.check_count(source.count)
 
 
 def _check_combine(combine: str, outliers: Any, n_layers: int) -> None:

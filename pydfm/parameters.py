@@ -30,11 +30,11 @@ Role = Literal["features", "model", "decision", "runtime"]
 - "runtime": how it is computed, without effect on results; counts at once.
 """
 
+PATCH_RULES: Final = ("max", "top", "mean", "sum")
 COVARIANCES: Final = ("class", "tied", "global")
 DENSITIES: Final = ("gaussian", "gmm")
 COMBINATIONS: Final = ("sum", "max", "logistic")
 SPATIAL_FORMS: Final = ("flatten", "mean", "patch")
-PATCH_RULES: Final = ("max", "top", "mean", "sum")
 IMAGE_SCORES: Final = ("calibrated", *PATCH_RULES)
 PRECISIONS: Final = ("float32", "bfloat16", "float16")
 CALIBRATIONS: Final = ("loo", "kfold", "split")
@@ -500,7 +500,7 @@ def check_parameters(values: Mapping[str, Any]) -> None:
             "covariance='class', or density='gaussian'"
         )
     rule, spatial = values["image_score"], values["spatial"]
-    allowed = PATCH_RULES if spatial == "patch" else ("calibrated", "sum")
+    allowed = IMAGE_SCORES if spatial == "patch" else ("calibrated", "sum")
     if rule is not None and rule not in allowed:
         listed = " or ".join(repr(choice) for choice in allowed)
         raise ValueError(

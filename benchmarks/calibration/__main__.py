@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from scipy.stats import spearmanr
 
-from benchmarks.calibration import populations
+from benchmarks.calibration import models, populations
 from benchmarks.calibration.plot import reliability
 from benchmarks.calibration.rates import (
     HEADER,
@@ -79,6 +79,14 @@ def _kinds(_, quick, __):
     return {"kinds": ("Types of scores", Table(("score", *HEADER[1:]), rows))}
 
 
+def _models(_, quick, __):
+    rows = []
+    for found in models.measure_models(lambda n: 4 if quick else 60 if n < 100 else 30, quick):
+        rows.append(found)
+        print(found, file=sys.stderr)
+    return {"models": ("Every kind of model", Table(models.HEADER, rows))}
+
+
 def _cifar(data, quick, panels):
     rows, pool = [], populations.cifar(data)
     d = pool.features.shape[1]
@@ -146,6 +154,7 @@ def _glassfiber(data, quick, panels):
 _SECTIONS = {
     "synthetic": _synthetic,
     "kinds": _kinds,
+    "models": _models,
     "cifar": _cifar,
     "glassfiber": _glassfiber,
 }

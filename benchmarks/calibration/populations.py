@@ -18,12 +18,13 @@ N_FRESH = 200
 
 @dataclass(frozen=True)
 class Draw:
-    """Rows to fit on and new rows, with the classes of both if they have any."""
+    """Rows to fit on, with their groups, and new rows; with the classes of both, if any."""
 
     rows: Any
     fresh: Any
     labels: Any = None
     fresh_labels: Any = None
+    groups: Any = None
 
 
 def synthetic(n: int, d: int, repeats: int, *, heavy: bool) -> Iterator[Draw]:

@@ -36,7 +36,7 @@ def of_features(method: str, draw: Draw, *, known: bool = False, **parameters: A
     own = dfm.score(draw.rows, labels=draw.labels)
     naive = Calibration.of(own, codes, dfm.model_.classes)
     under = dfm.fitted_.score(draw.fresh, n_threads=1).class_scores(kind)
-    p = np.stack([naive.p_values(scores, c) for c, scores in enumerate(under)])
+    p = np.stack([naive.p_values(scores[None], c) for c, scores in enumerate(under)])
     if known:
         return p[np.searchsorted(dfm.classes_, draw.fresh_labels), np.arange(len(draw.fresh))]
     return p.max(axis=0)
@@ -44,15 +44,16 @@ def of_features(method: str, draw: Draw, *, known: bool = False, **parameters: A
 
 def of_layers(method: str, draw: Draw, layers: Sequence[tuple[str, Grid]], image_score: str) -> Any:
     """Return what `of_features` does, for several layers from one run of the network."""
-    dfm = fit_layers(method, draw.rows, layers, image_score)
+    calibration = "loo" if method == "in sample" else method
+    dfm = fit_layers(draw.rows, layers, image_score=image_score, calibration=calibration)
     if method != "in sample":
         return dfm.p_value(draw.fresh)
     own = dfm.score(draw.rows)
     naive = Calibration.of(own, np.zeros(len(own), dtype=np.intp))
-    return naive.p_values(dfm.score(draw.fresh))
+    return naive.p_values(dfm.score(draw.fresh)[None])
 
 
-def fit_layers(method: str, rows: Any, layers: Sequence[tuple[str, Grid]], image_score: str) -> DFM:
+def fit_layers(rows: Any, layers: Sequence[tuple[str, Grid]], **parameters: Any) -> DFM:
     """Fit a model of several layers to `rows` of features."""
     names, grids = zip(*layers, strict=True)
     spec = FeatureSpec(
@@ -60,17 +61,16 @@ def fit_layers(method: str, rows: Any, layers: Sequence[tuple[str, Grid]], image
         weights=None,
         layers=names,
         grids=grids,
-        spatial="flatten",
+        spatial=parameters.get("spatial", "flatten"),
         pool=None,
         precision="float32",
         random_state=0,
         preprocessing=Preprocessing(resize=(64, 64), crop=None),
         sha256="",
     )
-    calibration = "loo" if method == "in sample" else method
-    dfm = DFM(image_score=image_score, calibration=calibration, n_threads=1)
+    dfm = DFM(**parameters)
     settings = resolve_settings(dfm.get_params(), grids)
-    training = TrainingState.begin(spec, rows.shape[1], settings).add(rows, n_threads=1)
+    training = TrainingState.begin(spec, rows.shape[1], settings).add(rows, n_threads=2)
     return dfm.with_state(training)
 
 
@@ -79,10 +79,10 @@ def left_out_wholly(rows: Any, layers: Sequence[tuple[str, Grid]], image_score: 
 
     The second way also takes every mean and deviation from rows that were held out of the others.
     """
-    ours = fit_layers("loo", rows, layers, image_score).fitted_.held_out.scores["fre"][0]
+    ours = fit_layers(rows, layers, image_score=image_score).held_out_scores_
     wholly = []
     for i in range(len(rows)):
-        others = fit_layers("loo", np.delete(rows, i, 0), layers, image_score)
+        others = fit_layers(np.delete(rows, i, 0), layers, image_score=image_score)
         wholly.append(others.score(rows[i : i + 1])[0])
     return np.stack([ours, wholly])
 

@@ -2,7 +2,6 @@
 
 import csv
 import io
-import math
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,7 +16,6 @@ from pydfm.cli.options import (
     MovedWeights,
     Ray,
     load_model,
-    print_error,
     ray_data_set,
 )
 
@@ -114,20 +112,9 @@ def _check_maps(dfm: "DFM", smoothing: float) -> None:
 
 
 def _decider(dfm: "DFM", alpha: float | None, fdr: float | None) -> "Decider | None":
-    """Return what decides; None for a model that has no held-out scores.
-
-    If the model's own level is too low for its number of images, the lowest possible one decides.
-    """
-    if alpha is None and fdr is None:
-        if dfm.calibration_ is None:
-            return None
-        lowest = dfm.smallest_alpha_
-        if lowest > dfm.alpha:
-            alpha = math.ceil(lowest * 1e4) / 1e4
-            print_error(
-                f"warning: verdicts are at alpha = {alpha:.4g}, the smallest that is possible with "
-                f"{round(1 / lowest) - 1} normal images"
-            )
+    """Return what decides; None for a model that has no held-out scores."""
+    if alpha is None and fdr is None and dfm.calibration_ is None:
+        return None
     return dfm.decider(alpha=alpha, fdr=fdr)
 
 

@@ -20,6 +20,7 @@ which would end the tail at some score, is replaced by zero, an exponential.
 """
 
 import math
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
@@ -27,7 +28,9 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from pydfm.features.labels import by_class
 from pydfm.model.fitting import FittedDFM
+from pydfm.model.held_out import HeldOutSample
 from pydfm.runtime.checks import check_share
 
 TAILS: Final = ("gpd",)
@@ -35,7 +38,8 @@ TAILS: Final = ("gpd",)
 _LEAST_TAIL = 10
 # (n + 1) alpha is meant to be an integer where it is one but for rounding.
 _ROUNDING = 1e-9
-_MORE = "fit with more normal rows"
+# Differences of held-out and new scores that are sorted at once.
+_DIFFERENCES = 4_000_000
 
 
 @dataclass(frozen=True)
@@ -105,23 +109,55 @@ class Tail:
 
 
 @dataclass(frozen=True)
+class Ranks:
+    """Held-out scores of a class under one model, by which a new score is ranked.
+
+    Attributes
+    ----------
+    scores : ndarray of shape (n,), float32
+        Ascending.
+    weights : ndarray of shape (n + 1,), float64
+        The weight of all scores from each on, and 0. A unit weighs 1, and each of its m rows 1 / m.
+    """
+
+    scores: NDArray[np.float32]
+    weights: NDArray[np.float64]
+
+    @classmethod
+    def of(cls, scores: NDArray[np.floating], weights: NDArray[np.float64]) -> "Ranks":
+        """Rank `scores` (n,), each with a weight."""
+        order = np.argsort(scores, kind="stable")
+        total = np.concatenate([np.cumsum(weights[order][::-1])[::-1], [0.0]])
+        if np.array_equal(weights, np.ones(len(weights))):
+            total = np.arange(len(weights), -1, -1, dtype=np.float64)
+        return cls(scores[order].astype(np.float32), total)
+
+    def at_least(self, scores: NDArray[np.floating]) -> NDArray[np.float64]:
+        """Return the weight of the held-out scores that are at least as high as `scores` (...)."""
+        return np.asarray(self.weights[np.searchsorted(self.scores, scores, side="left")])
+
+
+@dataclass(frozen=True)
 class Calibration:
     """Held-out scores of normal rows, of one type.
 
     Attributes
     ----------
-    scores : tuple of ndarray, float32
-        Those of each class, ascending.
+    ranks : tuple of tuple of Ranks
+        Of each class and, where rows were held out in folds, of each fold.
+    n_units : ndarray of shape (C,), float64
+        Number of units of each class, n in the formulas.
     classes : sequence or None
         Labels of the classes; None without any.
-    tails : tuple of Tail or None
+    tails : tuple of Tail or None, or None
         The tail of each class, only where it was asked for; p-values below 1 / (n + 1) then come
         from it.
     """
 
-    scores: tuple[NDArray[np.float32], ...]
+    ranks: tuple[tuple[Ranks, ...], ...]
+    n_units: NDArray[np.float64]
     classes: Sequence[Any] | None = None
-    tails: tuple[Tail, ...] | None = None
+    tails: tuple[Tail | None, ...] | None = None
 
     @classmethod
     def of(
@@ -129,63 +165,192 @@ class Calibration:
         scores: NDArray[np.floating],
         classes: NDArray[np.intp],
         names: Sequence[Any] | None = None,
+        units: NDArray[np.intp] | None = None,
+        folds: NDArray[np.intp] | None = None,
+        n_folds: int = 1,
     ) -> "Calibration":
-        """Take `scores` (n,) of rows of `classes` (n,), numbered in the order of their names."""
-        n_classes = 1 if names is None else len(names)
-        each = [np.sort(scores[classes == c]).astype(np.float32) for c in range(n_classes)]
-        return cls(tuple(each), names)
+        """Take held-out scores.
+
+        Parameters
+        ----------
+        scores : ndarray of shape (n,)
+        classes : ndarray of shape (n,)
+            Numbered in the order of their names.
+        names : sequence, optional
+            Labels of the classes; None without any.
+        units : ndarray of shape (n,), optional
+            Rows of a class that share one count together; default each by itself.
+        folds : ndarray of shape (n,), optional
+        n_folds : int
+        """
+        ranks, counts = [], []
+        for c in range(1 if names is None else len(names)):
+            own = classes == c
+            weights = np.ones(int(own.sum()))
+            if units is not None:
+                _, inverse, sizes = np.unique(units[own], return_inverse=True, return_counts=True)
+                weights = 1 / sizes[inverse.reshape(-1)]
+                counts.append(float(len(sizes)))
+            else:
+                counts.append(float(len(weights)))
+            fold = np.zeros(len(weights), dtype=np.intp) if folds is None else folds[own]
+            each = [fold == k for k in range(n_folds)]
+            ranks.append(tuple(Ranks.of(scores[own][k], weights[k]) for k in each))
+        return cls(tuple(ranks), np.array(counts), names)
+
+    @property
+    def in_folds(self) -> bool:
+        """Whether each fold has scores of its own."""
+        return len(self.ranks[0]) > 1
+
+    @property
+    def usable(self) -> NDArray[np.bool_]:
+        """Which classes (C,) have held-out scores."""
+        return self.n_units > 0
 
     @property
     def smallest_alpha(self) -> float:
         """The smallest level at which every class has a threshold, without a modelled tail."""
-        return max(1 / (len(own) + 1) for own in self.scores)
+        return float(1 / (self.n_units[self.usable].min(initial=np.inf) + 1))
 
     def with_tail(self, tail: str) -> "Calibration":
         """Return this with a modelled `tail`, "gpd", of each class."""
         if tail not in TAILS:
             raise ValueError(f"tail is {tail!r}; it must be None or 'gpd'")
-        return replace(self, tails=tuple(Tail.fit(own) for own in self.scores))
+        if self.in_folds:
+            raise ValueError(
+                "tail is 'gpd', which needs held-out scores under one model, and calibration is "
+                "'kfold', with one for each fold; fit with 'loo' or 'split', or leave tail out"
+            )
+        tails = tuple(Tail.fit(own[0].scores) if len(own[0].scores) else None for own in self.ranks)
+        return replace(self, tails=tails)
 
-    def p_values(self, scores: NDArray[np.floating], c: int = 0) -> NDArray[np.float64]:
-        """Return p-values of `scores` (...) under the class at place `c`."""
-        own = self.scores[c]
-        if len(own) == 0:
-            raise ValueError(f"{self._named(c)} has no held-out scores; {_MORE}")
-        at_least = len(own) - np.searchsorted(own, scores, side="left")
-        p = (1 + at_least) / (len(own) + 1)
-        if self.tails is not None:
-            beyond = np.asarray(scores) > self.tails[c].start
-            p = np.where(beyond, self.tails[c].p_values(scores), p)
-        return np.where(np.isnan(scores), np.nan, p)
+    def p_values(
+        self, scores: Sequence[NDArray[np.floating]] | NDArray[np.floating], c: int = 0
+    ) -> NDArray[np.float64]:
+        """Return p-values (...) under the class at place `c`; NaN where it has no held-out scores.
+
+        Parameters
+        ----------
+        scores : ndarray of shape (n_folds, ...)
+            Under the model of each fold; (1, ...) without folds.
+        c : int
+        """
+        first = np.asarray(scores[0])
+        if self.n_units[c] == 0:
+            return np.full(first.shape, np.nan)
+        above = sum(ranks.at_least(own) for ranks, own in zip(self.ranks[c], scores, strict=True))
+        p = (1 + above) / (self.n_units[c] + 1)
+        tail = None if self.tails is None else self.tails[c]
+        if tail is not None:
+            p = np.where(first > tail.start, tail.p_values(first), p)
+        missing = np.isnan(first)
+        return np.where(missing, np.nan, p) if missing.any() else np.asarray(p)
 
     def threshold(self, alpha: float, c: int = 0) -> float:
         """Return the score of the class at place `c` above which p-values are at most `alpha`.
 
+        Where `alpha` is below the smallest p-value, the score above which p-values are smallest.
+        NaN where the class has no held-out scores.
+
         Raises
         ------
-        ValueError
-            If the class has too few held-out scores for that.
+        AttributeError
+            If rows were held out in folds, each of which has a threshold of its own.
         """
-        own = self.scores[c]
-        rejected = math.floor(alpha * (len(own) + 1) + _ROUNDING)
-        if self.tails is not None and alpha < self.tails[c].share:
-            return self.tails[c].threshold(alpha)
-        if rejected < 1:
-            raise ValueError(
-                f"alpha is {alpha:.6g}, but {self._named(c)} has {len(own)} held-out scores, whose "
-                f"p-values are not below 1 / {len(own) + 1} = {1 / (len(own) + 1):.4g}; take at "
-                f"least that for alpha, or {_MORE}"
+        if self.in_folds:
+            raise AttributeError(
+                "calibration is 'kfold': a score is compared under the model of each fold, and "
+                "there is no one threshold; use predict, p_value or decision_function"
             )
-        # As many as are rejected among n + 1, one of which is the score itself.
-        return -math.inf if rejected > len(own) else float(own[-rejected])
+        if self.n_units[c] == 0:
+            return math.nan
+        tail = None if self.tails is None else self.tails[c]
+        if tail is not None and alpha < tail.share:
+            return tail.threshold(alpha)
+        (ranks,) = self.ranks[c]
+        # The highest score whose p-value exceeds the level.
+        kept = np.flatnonzero(1 + ranks.weights[:-1] > self._rejected(alpha, c))
+        return float(ranks.scores[kept[-1]]) if len(kept) else -math.inf
+
+    def margins(
+        self,
+        scores: Sequence[NDArray[np.floating]] | NDArray[np.floating],
+        alpha: float,
+        c: int = 0,
+    ) -> NDArray[np.float64]:
+        """Return how far below the threshold of the class `c` scores (N,) are; negative = above.
+
+        Under folds: the largest t for which the p-value of the scores raised by t, each under the
+        model of its fold, exceeds `alpha`; with one model that is threshold less score.
+
+        Parameters
+        ----------
+        scores : ndarray of shape (n_folds, N)
+        alpha : float
+        c : int
+        """
+        if not self.in_folds:
+            return np.asarray(self.threshold(alpha, c) - np.asarray(scores[0], dtype=np.float64))
+        if self.n_units[c] == 0:
+            return np.full(len(scores[0]), np.nan)
+        least = self._rejected(alpha, c)
+        parts = []
+        step = max(1, _DIFFERENCES // max(sum(len(ranks.scores) for ranks in self.ranks[c]), 1))
+        for first in range(0, len(scores[0]), step):
+            block = [np.asarray(own[first : first + step], dtype=np.float64) for own in scores]
+            away, weights = [], []
+            for ranks, own in zip(self.ranks[c], block, strict=True):
+                away.append(ranks.scores - own[:, None])
+                weights.append(np.broadcast_to(-np.diff(ranks.weights), away[-1].shape))
+            differences, weight = np.concatenate(away, axis=1), np.concatenate(weights, axis=1)
+            order = np.argsort(-differences, axis=1)
+            total = 1 + np.take_along_axis(weight, order, axis=1).cumsum(axis=1)
+            place = (total > least).argmax(axis=1)
+            found = np.take_along_axis(differences, order, axis=1)[np.arange(len(order)), place]
+            parts.append(np.where(total[:, -1] > least, found, -np.inf))
+        return np.concatenate(parts)
+
+    def p_values_of(self, sample: HeldOutSample) -> NDArray[np.float64]:
+        """Return p-values (n,) of the held-out rows, each among the units of its class and fold.
+
+        A row's own unit counts as one that scores as high: where the n units of its class are
+        exchangeable, p is at most alpha for a share of at most alpha of them.
+        """
+        p = np.empty(len(sample.classes))
+        scores = sample.scores[0]
+        for c, places in by_class(sample.classes):
+            for fold, ranks in enumerate(self.ranks[c]):
+                own = places[sample.folds[places] == fold]
+                above = ranks.at_least(scores[own])
+                for _, rows in by_class(sample.units[own]):
+                    theirs = scores[own[rows]]
+                    share = (theirs >= theirs[:, None]).mean(axis=1)
+                    above[rows] += 1 - share
+                p[own] = above / max(ranks.weights[0], 1)
+        return p
+
+    def reject(self, sample: HeldOutSample, alpha: float) -> NDArray[np.bool_]:
+        """Return which held-out rows (n,) are anomalous at a level, each among the others.
+
+        Where `alpha` is below the smallest p-value, those with the smallest one are.
+        """
+        p, rejected = self.p_values_of(sample), np.zeros(len(sample.classes), dtype=bool)
+        for c, places in by_class(sample.classes):
+            for fold, ranks in enumerate(self.ranks[c]):
+                own = places[sample.folds[places] == fold]
+                least = 1 / max(ranks.weights[0], 1)
+                rejected[own] = p[own] <= max(alpha, least) + _ROUNDING
+        return rejected
 
     def own_p_values(self, c: int = 0) -> NDArray[np.float64]:
         """Return p-values (n,) of the held-out rows of the class at place `c` among the others."""
-        own = self.scores[c]
-        return (len(own) - np.searchsorted(own, own, side="left")) / max(len(own), 1)
+        own = [ranks.at_least(ranks.scores) / max(ranks.weights[0], 1) for ranks in self.ranks[c]]
+        return np.concatenate(own)
 
-    def _named(self, c: int) -> str:
-        return "the model" if self.classes is None else f"the class {self.classes[c]!r}"
+    def _rejected(self, alpha: float, c: int) -> float:
+        """Return how many of n + 1 units, one of which is the new one, may be rejected."""
+        return max(alpha * (float(self.n_units[c]) + 1) + _ROUNDING, 1 + _ROUNDING)
 
 
 def calibration_of(
@@ -207,31 +372,65 @@ def calibration_of(
     ValueError
         If there are no held-out scores of that type.
     """
-    held_out = fitted.held_out
-    if score_type not in held_out.scores:
+    held_out = fitted.held_out_of(score_type)
+    sample = held_out.samples.get(score_type)
+    if sample is None or len(sample.classes) == 0:
         raise ValueError(
             f"score_type is {score_type!r}, of which there are no held-out scores; fit with that "
             "score_type, or with more rows"
         )
-    row = 0 if layer is None else layer + 1
-    scores, classes = held_out.scores[score_type][row], held_out.classes[score_type]
-    calibration = Calibration.of(scores, classes, fitted.model.classes)
+    calibration = Calibration.of(
+        sample.scores[0 if layer is None else layer + 1],
+        sample.classes,
+        fitted.model.classes,
+        sample.units,
+        sample.folds,
+        max(len(held_out.folds), 1),
+    )
     return calibration if tail is None else calibration.with_tail(tail)
 
 
-def thresholds(
-    fitted: FittedDFM, score_type: str, alpha: float, tail: str | None = None
-) -> NDArray[np.float64]:
-    """Return the thresholds (C,) of a score type under each class.
+def thresholds(fitted: FittedDFM, score_type: str, alpha: float) -> NDArray[np.float64]:
+    """Return the thresholds (C,) of a score type under each class; NaN where there is none.
 
     Raises
     ------
     ValueError
-        If `alpha` is out of its range, or a class has too few held-out scores for it.
+        If `alpha` is out of its range.
+    AttributeError
+        If rows were held out in folds, each of which has a threshold of its own.
     """
     check_share("alpha", alpha)
-    calibration = calibration_of(fitted, score_type, tail)
-    return np.array([calibration.threshold(alpha, c) for c in range(len(calibration.scores))])
+    calibration = calibration_of(fitted, score_type)
+    warn_of_few(calibration, alpha)
+    return np.array([calibration.threshold(alpha, c) for c in range(len(calibration.ranks))])
+
+
+def warn_of_few(calibration: Calibration, alpha: float) -> None:
+    """Warn where a level is below the smallest p-value, or a class has no held-out scores."""
+    names = calibration.classes
+    counts = calibration.n_units
+    if not calibration.usable.all():
+        assert names is not None
+        some = [names[int(c)] for c in np.flatnonzero(~calibration.usable)]
+        named = f"the class {some[0]!r} has" if len(some) == 1 else f"{len(some)} classes have"
+        warnings.warn(
+            f"{named} no held-out scores, since nothing is left of a class without its only image "
+            "or group: other classes decide; fit with more of it",
+            stacklevel=4,
+        )
+    few = calibration.usable & (alpha * (counts + 1) + _ROUNDING < 1)
+    if not few.any():
+        return
+    c = int(np.where(few, counts, np.inf).argmin())
+    n, needed = int(counts[c]), math.ceil(1 / alpha - _ROUNDING) - 1
+    named = "" if names is None else f" of the class {names[c]!r}"
+    warnings.warn(
+        f"alpha is {alpha:.6g}, and {n} held-out images or groups{named} give no p-value below "
+        f"1 / {n + 1} = {1 / (n + 1):.3g}: that level is used; {needed - n} more are needed for "
+        f"{alpha:.6g}",
+        stacklevel=4,
+    )
 
 
 def map_threshold(fitted: FittedDFM, alpha: float) -> float:
@@ -249,5 +448,12 @@ def map_threshold(fitted: FittedDFM, alpha: float) -> float:
             "the model has no maps of held-out images; fit to images, with layers that have "
             "positions and a score type that has maps"
         )
-    every = np.zeros(len(maxima), dtype=np.intp)
-    return Calibration.of(maxima, every).threshold(alpha)
+    if fitted.held_out.folds:
+        warnings.warn(
+            "calibration is 'kfold': the threshold of maps comes from models of four fifths of the "
+            "images, and is not exact for the model of all",
+            stacklevel=3,
+        )
+    calibration = Calibration.of(maxima, np.zeros(len(maxima), dtype=np.intp))
+    warn_of_few(calibration, alpha)
+    return calibration.threshold(alpha)

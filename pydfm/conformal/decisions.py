@@ -1,14 +1,16 @@
 """Decisions: p-values, margins and verdicts of rows, as functions of a fitted model."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pydfm.conformal.calibration import Calibration, calibration_of, thresholds
+from pydfm.conformal.calibration import Calibration, calibration_of, warn_of_few
 from pydfm.features.labels import by_class
 from pydfm.model.fitting import FittedDFM
+from pydfm.model.held_out import FoldModel
 from pydfm.model.row_scores import RowScores
 from pydfm.runtime.checks import check_share
 
@@ -40,14 +42,17 @@ class Decider:
     ----------
     score_type : str
     calibration : Calibration
-    thresholds : ndarray of shape (C,)
-        NaN where a false discovery rate decides.
+    folds : tuple of FoldModel or None
+        The models that rows are scored under to be compared; empty where that is the model itself.
+    alpha : float
     fdr : float or None
+        The level that decides in place of alpha.
     """
 
     score_type: str
     calibration: Calibration
-    thresholds: NDArray[np.float64]
+    folds: tuple[FoldModel | None, ...]
+    alpha: float
     fdr: float | None = None
 
     @classmethod
@@ -76,23 +81,29 @@ class Decider:
         Raises
         ------
         ValueError
-            If a level is out of its range, or there are too few held-out scores for it.
+            If a level is out of its range, or there are no held-out scores.
         """
         calibration = calibration_of(fitted, score_type, tail)
         if fdr is None:
-            levels = thresholds(fitted, score_type, alpha, tail)
+            check_share("alpha", alpha)
+            warn_of_few(calibration, alpha)
         else:
             check_share("fdr", fdr)
-            levels = np.full(len(calibration.scores), np.nan)
-        return cls(score_type, calibration, levels, fdr)
+        return cls(score_type, calibration, fitted.held_out.folds, alpha, fdr)
 
     def p_values(self, scored: RowScores) -> NDArray[np.float64]:
         """Return the p-values (N,) of rows, the largest over the classes."""
-        return _best(self.calibration.p_values, scored, self.score_type)
+        each = under_folds(scored, self.score_type, self.folds)
+        return best_over_classes(self.calibration.p_values, each, scored.classes)
 
     def margins(self, scored: RowScores) -> NDArray[np.float64]:
         """Return threshold less score (N,), the largest over the classes."""
-        return _best(lambda own, c: self.thresholds[c] - own, scored, self.score_type)
+        each = under_folds(scored, self.score_type, self.folds)
+
+        def of_class(own: NDArray[np.float32], c: int) -> NDArray[np.float64]:
+            return self.calibration.margins(own, self.alpha, c)
+
+        return best_over_classes(of_class, each, scored.classes)
 
     def measure(self, scored: RowScores) -> NDArray[np.float64]:
         """Return scores, p-values and margins (3, N) of rows, for `judge`."""
@@ -116,12 +127,59 @@ def p_values(
     fitted: FittedDFM, score_types: Sequence[str], tail: str | None
 ) -> Callable[[RowScores], NDArray[np.float64]]:
     """Return a function that gives the p-values (T, N) of rows for T `score_types`."""
-    calibrations = {kind: calibration_of(fitted, kind, tail) for kind in score_types}
+    deciders = [
+        Decider(kind, calibration_of(fitted, kind, tail), fitted.held_out.folds, math.nan)
+        for kind in score_types
+    ]
 
     def compute(scored: RowScores) -> NDArray[np.float64]:
-        return np.stack([_best(calibrations[kind].p_values, scored, kind) for kind in score_types])
+        return np.stack([decider.p_values(scored) for decider in deciders])
 
     return compute
+
+
+def under_folds(
+    scored: RowScores,
+    score_type: str,
+    folds: Sequence[FoldModel | None],
+    layer: int | None = None,
+) -> NDArray[np.float32]:
+    """Return scores (K, C, N) of rows under the classes of K folds, or (1, C, N) without folds.
+
+    Under given classes they are (K, 1, N). Infinity stands for a class that a fold lacks, none of
+    whose held-out rows are of that fold.
+
+    Parameters
+    ----------
+    scored : RowScores
+    score_type : str
+    folds : sequence of FoldModel or None
+    layer : int, optional
+        The place of one layer; default all layers together.
+    """
+
+    def scores(of: RowScores) -> NDArray[np.float32]:
+        if layer is None:
+            return of.class_scores(score_type)
+        one: NDArray[np.float32] = of.layer_class_scores(score_type)[layer]
+        return one
+
+    if not folds:
+        return scores(scored)[None]
+    n_classes = 1 if scored.classes is not None else scored.model.n_classes
+    found = np.full((len(folds), n_classes, scored.n_rows), np.inf, dtype=np.float32)
+    for own, fold in zip(found, folds, strict=True):
+        if fold is None:
+            continue
+        if scored.classes is None:
+            own[fold.classes] = scores(scored.under(fold.model, None))
+            continue
+        order = np.argsort(fold.classes)
+        at = np.searchsorted(fold.classes[order], scored.classes).clip(max=len(order) - 1)
+        known = fold.classes[order][at] == scored.classes
+        theirs = scores(scored.under(fold.model, order[at]))
+        own[0, known] = theirs[0, known]
+    return found
 
 
 def best_over_classes(
@@ -134,22 +192,26 @@ def best_over_classes(
     Parameters
     ----------
     function : callable
-        Takes scores under a class, and the place of that class.
-    scores : ndarray of shape (C, N), or (1, N) under given classes
+        Takes scores (K, n) of rows under a class, and the place of that class; NaN where it has no
+        held-out scores.
+    scores : ndarray of shape (K, C, N), or (K, 1, N) under given classes
     classes : ndarray of shape (N,) or None
         The given classes of the rows.
+
+    Raises
+    ------
+    ValueError
+        If a given class has no held-out scores.
     """
     if classes is None:
-        return np.asarray(np.max([function(own, c) for c, own in enumerate(scores)], axis=0))
+        each = [function(scores[:, c], c) for c in range(scores.shape[1])]
+        return np.asarray(np.fmax.reduce(each))
     values = np.empty(len(classes))
     for c, places in by_class(classes):
-        values[places] = function(scores[0, places], c)
+        values[places] = function(scores[:, 0, places], c)
+        if np.isnan(values[places]).any() and not np.isnan(scores[:, 0, places]).any():
+            raise ValueError(
+                "labels names a class that has no held-out scores, and so no verdict: fit with "
+                "more of it, or leave labels out"
+            )
     return values
-
-
-def _best(
-    function: Callable[[NDArray[np.float32], int], NDArray[np.float64]],
-    scored: RowScores,
-    score_type: str,
-) -> NDArray[np.float64]:
-    return best_over_classes(function, scored.class_scores(score_type), scored.classes)

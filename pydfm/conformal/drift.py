@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pydfm.conformal.calibration import Calibration, calibration_of
-from pydfm.conformal.decisions import best_over_classes
+from pydfm.conformal.decisions import best_over_classes, under_folds
 from pydfm.model.fitting import FittedDFM
 from pydfm.model.row_scores import RowScores
 
@@ -62,18 +62,23 @@ class DriftTest:
         self._score_type = score_type
         self._labelled = labelled
         places = (None, *range(len(fitted.model.layers)))
+        self._places = places
         self._calibrations: list[Calibration] = [
             calibration_of(fitted, score_type, None, layer) for layer in places
         ]
+        self._folds = fitted.held_out.folds
         self.n_values = len(places) + 1
 
     def measure(self, scored: RowScores) -> NDArray[np.float64]:
         """Return p-values of all layers and of each, and the class (n_values, N), of rows."""
         together = scored.class_scores(self._score_type)
-        scores = [together, *scored.layer_class_scores(self._score_type)]
         each = [
-            best_over_classes(calibration.p_values, theirs, scored.classes)
-            for calibration, theirs in zip(self._calibrations, scores, strict=True)
+            best_over_classes(
+                calibration.p_values,
+                under_folds(scored, self._score_type, self._folds, layer),
+                scored.classes,
+            )
+            for calibration, layer in zip(self._calibrations, self._places, strict=True)
         ]
         nearest = together.argmin(axis=0) if scored.classes is None else scored.classes
         return np.stack([*each, nearest])

@@ -1,4 +1,4 @@
-"""Class labels of rows and images: from arrays, folders or loaders, and as numbers."""
+"""Class labels and groups of rows and images: from arrays, folders or loaders, and as numbers."""
 
 import os
 import warnings
@@ -10,20 +10,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pydfm.features.arrays import as_array
+from pydfm.runtime.checks import check_choice
 
 
 class RowLabels:
-    """The labels of the rows or images of a source.
+    """The labels of the rows or images of a source, or their groups.
 
     Parameters
     ----------
     values : array-like of shape (N,)
         Integers or strings, one for each row or image.
+    name : {"labels", "groups"}
+        What they are, for messages.
     """
 
-    def __init__(self, values: Any) -> None:
+    def __init__(self, values: Any, name: str = "labels") -> None:
+        self._name = name
         self._growing: list[Any] | None = None
-        self._values: NDArray[Any] | None = as_labels(values)
+        self._values: NDArray[Any] | None = as_labels(values, name)
 
     @classmethod
     def of_loader(cls, growing: list[Any]) -> "RowLabels":
@@ -64,6 +68,36 @@ class RowLabels:
             )
         return cls(np.array([place[0] for place in places]))
 
+    @classmethod
+    def of_groups(cls, groups: Any, names: Sequence[str] | None) -> "RowLabels":
+        """Return the groups of rows or images.
+
+        Parameters
+        ----------
+        groups : array-like of shape (N,), "folders" or callable
+            One for each; or the folder that each file is in; or a function of its path.
+        names : sequence of str or None
+            Paths of the N images, in order; None where they are not files.
+
+        Raises
+        ------
+        ValueError, TypeError
+            If there are no paths, or the groups are neither integers nor strings.
+        """
+        if not callable(groups) and not isinstance(groups, str):
+            return cls(groups, "groups")
+        if isinstance(groups, str):
+            check_choice("groups", groups, ("folders",))
+        if names is None:
+            named = repr(groups) if isinstance(groups, str) else "a function of the path"
+            raise ValueError(
+                f"groups is {named}, which needs X to be files; pass a folder or a list of paths, "
+                "or an array of groups"
+            )
+        if isinstance(groups, str):
+            return cls(np.array([os.fspath(Path(name).parent) for name in names]), "groups")
+        return cls([groups(name) for name in names], "groups")
+
     def take(self, places: Sequence[int] | slice) -> NDArray[Any]:
         """Return the labels of the rows with these indices.
 
@@ -83,7 +117,8 @@ class RowLabels:
         last = places.stop - 1 if isinstance(places, slice) else max(places)
         if last >= len(self._values):
             raise ValueError(
-                f"labels has {len(self._values)} labels, and X has more rows; give one for each"
+                f"{self._name} has {len(self._values)} {self._name}, and X has more rows; give one "
+                "for each"
             )
         taken: NDArray[Any] = self._values[places]
         return taken
@@ -92,13 +127,13 @@ class RowLabels:
         """Raise ValueError unless there are `count` labels; those of a loader always match."""
         if self._values is not None and len(self._values) != count:
             raise ValueError(
-                f"labels has {len(self._values)} labels, and X has {count} rows or images; give "
-                "one for each"
+                f"{self._name} has {len(self._values)} {self._name}, and X has {count} rows or "
+                "images; give one for each"
             )
 
 
-def as_labels(labels: Any) -> NDArray[Any]:
-    """Return `labels` as an array (N,) of integers or strings.
+def as_labels(labels: Any, name: str = "labels") -> NDArray[Any]:
+    """Return `labels`, called `name`, as an array (N,) of integers or strings.
 
     Raises
     ------
@@ -110,11 +145,11 @@ def as_labels(labels: Any) -> NDArray[Any]:
     try:
         array = as_array(labels)
     except ValueError as error:
-        raise ValueError(f"labels cannot be made an array: {error}") from None
+        raise ValueError(f"{name} cannot be made an array: {error}") from None
     if array.ndim == 2 and array.shape[1] == 1:
         array = array[:, 0]
     if array.ndim != 1:
-        raise ValueError(f"labels has the shape {array.shape}; it must be (N,), one for each row")
+        raise ValueError(f"{name} has the shape {array.shape}; it must be (N,), one for each row")
     if array.dtype.kind == "O":
         if all(isinstance(value, str) for value in array):
             return array.astype(str)
@@ -124,11 +159,11 @@ def as_labels(labels: Any) -> NDArray[Any]:
         return array.astype(np.int64)
     if array.dtype.kind == "f":
         odd = array[~(np.isfinite(array) & (array == np.rint(array)))][0]
-        raise ValueError(f"labels has {odd}; they must be integers or strings")
+        raise ValueError(f"{name} has {odd}; they must be integers or strings")
     if array.dtype.kind == "c":
-        raise ValueError("Complex data not supported: labels must be integers or strings")
+        raise ValueError(f"Complex data not supported: {name} must be integers or strings")
     if array.dtype.kind not in "iubU":
-        raise TypeError(f"labels is of the type {array.dtype}; they must be integers or strings")
+        raise TypeError(f"{name} is of the type {array.dtype}; they must be integers or strings")
     return array
 
 

@@ -262,6 +262,13 @@ def open_labelled(
     return open_source(X, on_error), RowLabels(labels)
 
 
+def open_groups(source: FeatureSource | ImageSource, groups: Any) -> RowLabels | None:
+    """Return the groups of a source's rows; `groups` as in `RowLabels.of_groups`, or None."""
+    if groups is None:
+        return None
+    return RowLabels.of_groups(groups, source.names if isinstance(source, ImageSource) else None)
+
+
 def warn_of_skipped(source: ImageSource, what: str, *, stacklevel: int = 1) -> None:
     """Warn that `source` skipped images, and call them `what`.
 

@@ -32,6 +32,7 @@ from pydfm import __version__
 from pydfm.features.extractor import FeatureSpec
 from pydfm.features.transforms import Preprocessing
 from pydfm.io.tensors import (
+    FOLD,
     HELD_OUT,
     LAYER,
     Tensors,
@@ -41,7 +42,7 @@ from pydfm.io.tensors import (
     model_from_tensors,
     model_to_tensors,
 )
-from pydfm.model.fitting import FittedDFM
+from pydfm.model.fitting import RECALIBRATED, FittedDFM
 from pydfm.parameters import CALIBRATIONS, DEFAULTS, PARAMETERS, check_parameters
 from pydfm.runtime.files import write_file
 
@@ -114,13 +115,14 @@ def read_model(path: "str | os.PathLike[str]") -> ModelFile:
         described = header["held_out"]
         held_out = None
         if described is not None:
-            held_out = held_out_from_tensors(described, _under(tensors, HELD_OUT), model)
+            own = _under(tensors, HELD_OUT) | _under(tensors, FOLD)
+            held_out = held_out_from_tensors(described, own, model)
         spec = None if header["features"] is None else _feature_spec(header["features"])
         names = header.get("feature_names")
         if names is not None and not (isinstance(names, list) and len(names) == model.n_features):
             raise ValueError(f"its feature_names are {names!r}, not one for each feature")
         calibration = header["calibration"]
-        if calibration is not None and calibration not in CALIBRATIONS:
+        if calibration not in (None, RECALIBRATED, *CALIBRATIONS):
             raise ValueError(f"its calibration is {calibration!r}")
         if spec is not None and model.n_features != spec.n_features:
             raise ValueError("its mean and its layers have different sizes")

@@ -11,9 +11,13 @@ classes of layer I, ``layer.I.background`` for all rows together, and ``layer.I.
 Gaussians of the mixture of class C, with its ``weights``. Where standardised maps score images,
 each layer has ``position_mean`` and ``position_deviation`` (C, height, width).
 
-Held-out scores have, by score type, ``held_out.TYPE.scores`` (1 + L, n), float32, and, where the
-model has classes, ``held_out.TYPE.classes`` (n,); and, with maps, ``held_out.map_maxima`` (m,),
-float32.
+Held-out scores have, by score type, ``held_out.TYPE.scores`` (1 + L, n), float32,
+``held_out.TYPE.places`` (n,), where the rows stood among those that were fitted, and, where the
+model has classes, ``held_out.TYPE.classes`` (n,); with groups, ``held_out.TYPE.units`` (n,); held
+out in folds, ``held_out.TYPE.folds`` (n,); and, with maps, ``held_out.map_maxima`` (m,), float32.
+The model of fold K has the tensors of a model behind ``fold.K.``.
+
+Files of before had no places, units and folds: each row was a unit of its own.
 """
 
 from collections.abc import Sequence
@@ -26,19 +30,21 @@ from numpy.typing import NDArray
 from pydfm.features.grid import Grid
 from pydfm.model.anomaly_map import PositionScale
 from pydfm.model.fusion import Combination
-from pydfm.model.held_out import HeldOutScores
+from pydfm.model.held_out import FoldModel, HeldOutSample, HeldOutScores
 from pydfm.model.layer import LayerModel
 from pydfm.model.model import Model
 from pydfm.parameters import PATCH_RULES
 from pydfm.stats.density import Density
 from pydfm.stats.mixture import Mixture
+from pydfm.stats.scores import check_score_types
 from pydfm.stats.subspace import Subspace
 
 Tensors = dict[str, NDArray[Any]]
 
 LAYER: Final = "layer."
 HELD_OUT: Final = "held_out."
-"""What the names of a model's tensors begin with, and those of its held-out scores."""
+FOLD: Final = "fold."
+"""What the names of a model's tensors begin with, those of its held-out scores, and of folds."""
 
 _INTEGERS = ("n_components", "n_samples")
 _NUMBERS = ("noise_variance", "total_variance", "variance_error", "n_samples")
@@ -68,6 +74,7 @@ def model_to_tensors(model: Model) -> tuple[dict[str, Any], Tensors]:
                 "rule": layer.rule,
                 "top_share": layer.top_share,
                 "standardised": layer.scale is not None,
+                "standardised_score": None if layer.scale is None else layer.scale.score_type,
                 "shared_components": shared,
                 "background": density.background is not None,
                 "mixtures": [mixture.n_samples for mixture in density.mixtures or ()],
@@ -128,17 +135,38 @@ def model_from_tensors(header: dict[str, Any], tensors: Tensors) -> Model:
 def held_out_to_tensors(held_out: HeldOutScores, model: Model) -> tuple[dict[str, Any], Tensors]:
     """Return the description of the held-out scores of `model`, and their arrays."""
     tensors: Tensors = {}
-    for kind, scores in held_out.scores.items():
-        tensors[f"{HELD_OUT}{kind}.scores"] = np.ascontiguousarray(scores)
+    for kind, sample in held_out.samples.items():
+        tensors[f"{HELD_OUT}{kind}.scores"] = sample.scores
+        tensors[f"{HELD_OUT}{kind}.places"] = sample.places
         if model.classes is not None:
-            tensors[f"{HELD_OUT}{kind}.classes"] = held_out.classes[kind].astype(np.int64)
+            tensors[f"{HELD_OUT}{kind}.classes"] = sample.classes
+        if sample.grouped:
+            tensors[f"{HELD_OUT}{kind}.units"] = sample.units
+        if held_out.folds:
+            tensors[f"{HELD_OUT}{kind}.folds"] = sample.folds
+    tensors = {
+        name: own if own.dtype == np.float32 else own.astype(np.int64)
+        for name, own in tensors.items()
+    }
     if held_out.map_maxima is not None:
         tensors[f"{HELD_OUT}map_maxima"] = held_out.map_maxima
-    header = {
-        "score_types": list(held_out.scores),
+    header: dict[str, Any] = {
+        "score_types": list(held_out.samples),
         "map_maxima": held_out.map_maxima is not None,
     }
-    return header, tensors
+    if held_out.folds:
+        folds: list[dict[str, Any] | None] = []
+        header["folds"] = folds
+        for k, fold in enumerate(held_out.folds):
+            if fold is None:
+                folds.append(None)
+                continue
+            described, own = model_to_tensors(fold.model)
+            folds.append({"classes": fold.classes.tolist(), "model": described})
+            tensors |= {f"{FOLD}{k}.{name}": tensor for name, tensor in own.items()}
+    if held_out.names:
+        header["names"] = [[place, name] for place, name in held_out.names.items()]
+    return header, {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}
 
 
 def held_out_from_tensors(header: dict[str, Any], tensors: Tensors, model: Model) -> HeldOutScores:
@@ -149,20 +177,55 @@ def held_out_from_tensors(header: dict[str, Any], tensors: Tensors, model: Model
     KeyError, TypeError, ValueError
         If these are not held-out scores of the model.
     """
-    classes, scores, maxima = {}, {}, None
+    samples, maxima = {}, None
+    folds: list[FoldModel | None] = []
     n_classes = 1 if model.classes is None else len(model.classes)
+    for k, described in enumerate(header.get("folds", [])):
+        prefix = f"{FOLD}{k}."
+        theirs = {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
+        folds.append(None if described is None else _fold(described, theirs, model))
     for kind in header["score_types"]:
-        own = _float32(tensors, f"{HELD_OUT}{kind}.scores", 2)
-        theirs = np.zeros(own.shape[1], dtype=np.int64)
-        if model.classes is not None:
-            theirs = tensors[f"{HELD_OUT}{kind}.classes"]
-        known = theirs.dtype == np.int64 and ((theirs >= 0) & (theirs < n_classes)).all()
-        if not known or own.shape != (1 + len(model.layers), *theirs.shape):
-            raise ValueError(f"{HELD_OUT}{kind}: its scores and classes do not fit together")
-        scores[str(kind)], classes[str(kind)] = own, theirs.astype(np.intp)
+        name = f"{HELD_OUT}{kind}"
+        scores = _float32(tensors, f"{name}.scores", 2)
+        n = scores.shape[1]
+        if len(scores) != 1 + len(model.layers):
+            raise ValueError(f"{name}: its scores are not those of all layers")
+        zeros, own = np.zeros(n, dtype=np.int64), np.arange(n)
+        classes = tensors[f"{name}.classes"] if model.classes is not None else zeros
+        samples[str(kind)] = HeldOutSample(
+            scores,
+            _integers(f"{name}.classes", classes, n, n_classes),
+            _integers(f"{name}.units", tensors.get(f"{name}.units", own), n),
+            _integers(f"{name}.places", tensors.get(f"{name}.places", own), n),
+            _integers(f"{name}.folds", tensors[f"{name}.folds"] if folds else zeros, n, len(folds)),
+        )
     if header["map_maxima"]:
         maxima = _float32(tensors, f"{HELD_OUT}map_maxima", 1)
-    return HeldOutScores(classes, scores, maxima)
+    names = {int(place): str(name) for place, name in header.get("names", [])}
+    return HeldOutScores(samples, maxima, tuple(folds), names)
+
+
+def _fold(described: dict[str, Any], tensors: Tensors, model: Model) -> FoldModel:
+    own = model_from_tensors(described["model"], tensors)
+    n_classes = 1 if model.classes is None else len(model.classes)
+    classes = np.asarray(described["classes"], dtype=np.int64)
+    fits = (own.n_classes, len(own.layers), own.n_features) == (
+        len(classes),
+        len(model.layers),
+        model.n_features,
+    )
+    if not fits:
+        raise ValueError("the model of a fold and its classes do not fit together")
+    return FoldModel(own, _integers("its classes of a fold", classes, len(classes), n_classes))
+
+
+def _integers(
+    name: str, values: NDArray[Any], length: int, most: int | None = None
+) -> NDArray[np.intp]:
+    known = values.dtype == np.int64 and values.shape == (length,) and (values >= 0).all()
+    if not known or (most and (values >= most).any()):
+        raise ValueError(f"{name}: not {length} integers, or out of their range")
+    return values.astype(np.intp)
 
 
 def grid_from(fields: dict[str, Any]) -> Grid:
@@ -194,7 +257,10 @@ def _layer(i: int, fields: dict[str, Any], tensors: Tensors) -> LayerModel:
             for c in range(len(subspaces))
         )
     grid = None if fields["grid"] is None else grid_from(fields["grid"])
-    scale = _scale(prefix, grid, len(subspaces), tensors) if fields["standardised"] else None
+    scale = None
+    if fields["standardised"]:
+        kind = check_score_types(fields.get("standardised_score", "fre"))[0]
+        scale = _scale(prefix, grid, len(subspaces), tensors, kind)
     start, stop = fields["columns"]
     if not isinstance(fields["patch"], bool) or (fields["patch"] and grid is None):
         raise ValueError(f"its layer has patch {fields['patch']!r}, which it cannot have")
@@ -212,14 +278,16 @@ def _layer(i: int, fields: dict[str, Any], tensors: Tensors) -> LayerModel:
     )
 
 
-def _scale(prefix: str, grid: Grid | None, n_classes: int, tensors: Tensors) -> PositionScale:
+def _scale(
+    prefix: str, grid: Grid | None, n_classes: int, tensors: Tensors, kind: str
+) -> PositionScale:
     mean, deviation = tensors[f"{prefix}.position_mean"], tensors[f"{prefix}.position_deviation"]
     shape = None if grid is None else (n_classes, grid.height, grid.width)
     if mean.shape != shape or deviation.shape != shape or not (deviation > 0).all():
         raise ValueError(
             f"{prefix}.position_deviation is not positive, or not of the layer's positions"
         )
-    return PositionScale(mean, deviation)
+    return PositionScale(mean, deviation, kind)
 
 
 def _put(tensors: Tensors, prefix: str, subspaces: Sequence[Subspace]) -> bool:

@@ -43,14 +43,21 @@ class PositionScale:
     ----------
     mean, deviation : ndarray of shape (C, height, width), float64
         For each class and position; the deviation is positive.
+    score_type : str
+        What the maps are of: "fre", the residual energies, or, with patches, any.
     """
 
     mean: NDArray[np.float64]
     deviation: NDArray[np.float64]
+    score_type: str = "fre"
 
     @classmethod
     def fit(
-        cls, maps: NDArray[np.floating], classes: NDArray[np.intp], n_classes: int
+        cls,
+        maps: NDArray[np.floating],
+        classes: NDArray[np.intp],
+        n_classes: int,
+        score_type: str = "fre",
     ) -> "PositionScale":
         """Fit it to held-out `maps` (n, height, width) of `classes` (n,); every class has some."""
         mean = np.empty((n_classes, *maps.shape[1:]))
@@ -59,7 +66,7 @@ class PositionScale:
             own = maps[places].astype(np.float64)
             mean[c], spread = own.mean(axis=0), own.std(axis=0)
             deviation[c] = np.maximum(spread, _floor(spread))
-        return cls(mean, deviation)
+        return cls(mean, deviation, score_type)
 
     def standardise(
         self, maps: NDArray[np.floating], classes: NDArray[np.intp] | None

@@ -1,9 +1,9 @@
 """From a training state to a fitted model: `freeze` is the one place that fits."""
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,9 +23,10 @@ from pydfm.model.model import Model
 from pydfm.model.row_scores import RowScores
 from pydfm.model.training import TrainingState
 from pydfm.stats.density import fit_density
+from pydfm.stats.scores import SCORES
 
-# Number of images of each class from which standardised maps are the default.
-_ENOUGH_ROWS = 10
+RECALIBRATED: Final = "recalibrated"
+"""How held-out scores are made where those of later images replace those of fitted ones."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,7 +38,7 @@ class FittedDFM:
     spec : FeatureSpec or None
         What the features of images depend on; None where it was fitted on features.
     model : Model
-    calibration : {"loo", "kfold", "split"} or None
+    calibration : {"loo", "kfold", "split", "recalibrated"} or None
         How held-out scores are made.
     pending : PendingScores, HeldOutScores or None
         The held-out scores, or what they are computed from.
@@ -48,9 +49,19 @@ class FittedDFM:
     calibration: str | None
     pending: PendingScores | HeldOutScores | None
 
-    @cached_property
+    @property
     def held_out(self) -> HeldOutScores:
         """Held-out scores of normal rows, computed when they are first asked for.
+
+        Raises
+        ------
+        ValueError
+            If the model was fitted without calibration.
+        """
+        return self.held_out_of(None)
+
+    def held_out_of(self, score_type: str | None) -> HeldOutScores:
+        """Return held-out scores, among them, if it can be, those of a score type.
 
         Raises
         ------
@@ -64,7 +75,12 @@ class FittedDFM:
             )
         if isinstance(self.pending, HeldOutScores):
             return self.pending
-        return self.pending.compute(self.model)
+        found: HeldOutScores | None = vars(self).get("_held_out")
+        background = score_type is not None and SCORES[score_type].background
+        if found is None or (background and score_type not in found.samples):
+            found = self.pending.compute(self.model, background=background)
+            object.__setattr__(self, "_held_out", found)
+        return found
 
     def score(
         self, features: NDArray[Any], n_threads: int, classes: NDArray[np.intp] | None = None
@@ -74,7 +90,11 @@ class FittedDFM:
 
 
 def freeze(
-    state: TrainingState, *, n_threads: int, outliers: NDArray[Any] | None = None
+    state: TrainingState,
+    *,
+    n_threads: int,
+    outliers: NDArray[Any] | None = None,
+    score_types: Sequence[str] = (),
 ) -> FittedDFM:
     """Fit the model of all rows of a training state.
 
@@ -84,6 +104,8 @@ def freeze(
     n_threads : int
     outliers : ndarray of shape (m, D), optional
         Features of known outliers, which the rule "logistic" needs.
+    score_types : sequence of str
+        Those that will be asked for first.
 
     Raises
     ------
@@ -93,7 +115,10 @@ def freeze(
     """
     settings = state.settings
     classes, order = state.classes()
-    standardise = settings.rule in (None, "calibrated") and settings.map_type == "fre"
+    _check_groups(state, classes, order)
+    patch = settings.spatial == "patch"
+    wanted = ("calibrated",) if patch else (None, "calibrated")
+    standardise = settings.rule in wanted and settings.map_type is not None
     # Held-out scores of the layers are then needed at once, with all eigenpairs.
     needed = standardise or len(state.layers) > 1
     folds = list(range(settings.n_folds))
@@ -118,16 +143,20 @@ def freeze(
             columns=layer.columns,
             density=fit.density,
             grid=layer.grid,
-            patch=settings.spatial == "patch" and layer.grid is not None,
-            rule=settings.rule or "top",
+            patch=patch and layer.grid is not None,
+            # Of patches, for the scores that standardised maps do not make.
+            rule="top" if settings.rule is None or (patch and standardise) else settings.rule,
             top_share=settings.top_share,
         )
         for layer, fit in zip(state.layers, fits, strict=True)
     )
     fit = ModelFit(state, order, layers, fits, n_threads)
-    found = fit.held_out() if needed else None
+    background = any(SCORES[kind].background for kind in score_types)
+    found = fit.held_out(background=background) if needed else None
     if found is not None and standardise:
-        layers = _standardised(layers, classes, found, asked=settings.rule == "calibrated")
+        assert settings.map_type is not None
+        asked = settings.rule == "calibrated"
+        layers = _standardised(layers, classes, found, settings.map_type, asked=asked)
     model = Model(layers, classes, {}, state.n_samples)
     if found is not None and len(layers) > 1:
         model = _combined(model, settings.combine, found, outliers, n_threads)
@@ -135,30 +164,51 @@ def freeze(
     return FittedDFM(state.spec, model, settings.how, pending)
 
 
+def _check_groups(state: TrainingState, classes: Sequence[Any] | None, order: list[int]) -> None:
+    """Raise ValueError where a class has one group, without which nothing is left of it."""
+    if not state.units.grouped or state.settings.held_out is None:
+        return
+    for place, c in enumerate(order):
+        if state.units.n_groups(c) < 2:
+            named = "all rows" if classes is None else f"the rows of the class {classes[place]!r}"
+            raise ValueError(
+                f"groups puts {named} into one group, and without it nothing is left; give groups "
+                "that are smaller, such as the parts, or leave groups out"
+            )
+
+
 def _standardised(
     layers: tuple[LayerModel, ...],
     classes: Sequence[Any] | None,
     found: AllLayersScores,
+    map_type: str,
     *,
     asked: bool,
 ) -> tuple[LayerModel, ...]:
     """Give `layers` the scales of their maps, if there are enough images."""
-    assert found.maps is not None
-    finite = are_finite(found.maps[0])
     n_classes = len(layers[0].density.subspaces)
+    finite = np.zeros(len(found.classes), dtype=bool)
+    if found.maps is not None:
+        finite = are_finite(found.maps[0])
     counts = np.bincount(found.classes[finite], minlength=n_classes)
-    if counts.min() < (LEAST_ROWS if asked else _ENOUGH_ROWS):
-        if not asked:
-            return layers
+    if counts.min() < LEAST_ROWS:
         least = int(counts.argmin())
         named = "the model" if classes is None else f"the class {classes[least]!r}"
-        raise ValueError(
-            f"image_score is 'calibrated', which needs {LEAST_ROWS} images that can be held out, "
-            f"and {named} has {counts[least]}; give it more, or choose image_score='sum'"
+        needs = f"needs {LEAST_ROWS} images that can be held out, and {named} has {counts[least]}"
+        if asked:
+            raise ValueError(
+                f"image_score is 'calibrated', which {needs}; give it more, or choose another"
+            )
+        warnings.warn(
+            f"image_score is None, for 'calibrated', which {needs}: it is 'sum'; give more images, "
+            "or pass image_score='sum'",
+            stacklevel=3,
         )
+        return layers
     own = found.classes[finite]
+    assert found.maps is not None
     return tuple(
-        replace(layer, scale=PositionScale.fit(maps[finite], own, n_classes))
+        replace(layer, scale=PositionScale.fit(maps[finite], own, n_classes, map_type))
         for layer, maps in zip(layers, found.maps, strict=True)
     )
 

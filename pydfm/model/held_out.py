@@ -1,28 +1,78 @@
 """Held-out scores: those of normal rows under models that have not seen them.
 
-They are what p-values, thresholds and standardised maps come from. Fitted rows are left out one by
-one (`pydfm.stats.leave_one_out`) or in folds; rows of ``calibration="split"`` were never fitted.
+They are what p-values, thresholds and standardised maps come from. Fitted rows are left out unit by
+unit, exactly (`pydfm.stats.leave_one_out`), or in folds; rows of ``calibration="split"`` were never
+fitted. A unit is a row or image, or a group of them (`pydfm.model.units`). Under folds each row has
+the model of the other folds, and a new row is compared with the rows of a fold under that model
+(`pydfm.conformal.calibration`), so the models of the folds stay.
 """
 
 import functools
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pydfm.model.anomaly_map import standardise_held_out
+from pydfm.model.anomaly_map import PositionScale, standardise_held_out
 from pydfm.model.layer import LayerModel
 from pydfm.model.model import Model
 from pydfm.model.row_scores import RowScores
 from pydfm.model.training import TrainingState
-from pydfm.stats.density import DensityFit, fit_density, possible_scores
-from pydfm.stats.leave_one_out import Reduction
+from pydfm.stats.accumulator import KeptRows
+from pydfm.stats.density import Density, DensityFit, fit_background, fit_density, possible_scores
 from pydfm.stats.scores import CORE_SCORES, SCORES
 
 # Maps are made of about this many bytes at once.
 _MAP_BYTES = 64 << 20
+
+
+@dataclass(frozen=True, eq=False)
+class HeldOutSample:
+    """Held-out scores of one type.
+
+    Attributes
+    ----------
+    scores : ndarray of shape (1 + L, n), float32
+        The score of all layers together, and that of each of L layers.
+    classes : ndarray of shape (n,)
+        Places of the rows' classes among those of the model.
+    units : ndarray of shape (n,)
+        Rows of a class that share one were left out together.
+    places : ndarray of shape (n,)
+        Where each row stood among all that came.
+    folds : ndarray of shape (n,)
+        Place of the fold that each row is of; 0 without folds.
+    """
+
+    scores: NDArray[np.float32]
+    classes: NDArray[np.intp]
+    units: NDArray[np.intp]
+    places: NDArray[np.intp]
+    folds: NDArray[np.intp]
+
+    @property
+    def grouped(self) -> bool:
+        """Whether some units have several rows."""
+        keys = np.stack([self.classes, self.units], axis=1)
+        return len(np.unique(keys, axis=0)) < len(keys)
+
+
+@dataclass(frozen=True, eq=False)
+class FoldModel:
+    """The model that the rows of a fold were scored under, which is that of the other folds.
+
+    Attributes
+    ----------
+    model : Model
+    classes : ndarray of shape (C',)
+        Places of its classes among those of the whole model: those that other folds have rows of.
+    """
+
+    model: Model
+    classes: NDArray[np.intp]
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,17 +81,20 @@ class HeldOutScores:
 
     Attributes
     ----------
-    classes : dict of str to ndarray of shape (n,)
-        By score type, the places of the rows' classes among those of the model.
-    scores : dict of str to ndarray of shape (1 + L, n), float32
-        The score of all layers together, and that of each of L layers.
+    samples : dict of str to HeldOutSample
+        By score type.
     map_maxima : ndarray of shape (m,), float32, or None
         The largest value of the map of each image.
+    folds : tuple of FoldModel or None
+        Of each fold, None where the other folds make no model; empty without folds.
+    names : dict of int to str
+        Names of images, by their places.
     """
 
-    classes: dict[str, NDArray[np.intp]]
-    scores: dict[str, NDArray[np.float32]]
+    samples: dict[str, HeldOutSample]
     map_maxima: NDArray[np.float32] | None
+    folds: tuple[FoldModel | None, ...] = ()
+    names: Mapping[int, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,8 +105,8 @@ class LayerScores:
     ----------
     classes : ndarray of shape (n,)
         Places of the rows' classes among those of the model.
-    places : ndarray of shape (n,)
-        With the class, these identify a row: it has the same in every layer.
+    places, units, folds : ndarray of shape (n,)
+        As in `HeldOutSample`; a row has the same in every layer.
     scores : dict of str to ndarray of shape (n,)
         By score type; NaN where the other rows make no model.
     maps : ndarray of shape (n, height, width), float32, or None
@@ -62,8 +115,32 @@ class LayerScores:
 
     classes: NDArray[np.intp]
     places: NDArray[np.intp]
+    units: NDArray[np.intp]
+    folds: NDArray[np.intp]
     scores: dict[str, NDArray[np.float64]]
     maps: NDArray[np.float32] | None = None
+
+    def of_images(self, layer: LayerModel, map_type: str | None) -> "LayerScores":
+        """Return the scores of images from those of their patches, all of which are needed."""
+        assert layer.grid is not None
+        grid, order = layer.grid, np.argsort(self.places, kind="stable")
+        _, first, counts = np.unique(self.places[order], return_index=True, return_counts=True)
+        first = first[counts == grid.positions]
+        each = order[first[:, None] + np.arange(grid.positions)]
+        patches = {kind: own[each] for kind, own in self.scores.items()}
+        maps = None
+        if map_type is not None and map_type in patches:
+            shape = (len(each), grid.height, grid.width)
+            maps = patches[map_type].reshape(shape).astype(np.float32)
+        one = order[first]
+        return LayerScores(
+            self.classes[one],
+            self.places[one],
+            self.units[one],
+            self.folds[one],
+            {k: layer.pool(own).astype(np.float64) for k, own in patches.items()},
+            maps,
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,8 +149,8 @@ class AllLayersScores:
 
     Attributes
     ----------
-    classes : ndarray of shape (n,)
-        Places of the rows' classes among those of the model.
+    classes, places, units, folds : ndarray of shape (n,)
+        As in `LayerScores`.
     scores : dict of str to ndarray of shape (L, n)
         By score type; NaN where the other rows make no model.
     maps : list of ndarray of shape (n, height, width), or None
@@ -81,8 +158,21 @@ class AllLayersScores:
     """
 
     classes: NDArray[np.intp]
+    places: NDArray[np.intp]
+    units: NDArray[np.intp]
+    folds: NDArray[np.intp]
     scores: dict[str, NDArray[np.float64]]
     maps: list[NDArray[np.float32]] | None
+
+    def sample(self, scores: NDArray[np.floating], which: NDArray[np.bool_]) -> HeldOutSample:
+        """Return `scores` (1 + L, m) of the rows `which` (n,), of which there are m."""
+        return HeldOutSample(
+            _as_scores(scores),
+            self.classes[which],
+            self.units[which],
+            self.places[which],
+            self.folds[which],
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,21 +196,32 @@ class ModelFit:
     fits: tuple[DensityFit, ...]
     n_threads: int
 
-    def held_out(self) -> AllLayersScores:
-        """Return the held-out scores of fitted rows, by each layer."""
-        parts = [self._of_layer(i) for i in range(len(self.layers))]
+    def held_out(self, *, background: bool = False) -> AllLayersScores:
+        """Return the held-out scores of fitted rows, by each layer.
+
+        Parameters
+        ----------
+        background : bool
+            Whether those of score types that compare with all classes together are wanted, which
+            cost as much as the others.
+        """
+        parts = [self._of_layer(i, background) for i in range(len(self.layers))]
         # The rows that every layer has in its sample.
-        keys = [np.stack([part.classes, part.places], axis=1) for part in parts]
-        names = [key.view([("class", key.dtype), ("place", key.dtype)])[:, 0] for key in keys]
-        common = functools.reduce(np.intersect1d, names)
-        picks = [np.argsort(name)[np.searchsorted(np.sort(name), common)] for name in names]
+        common = functools.reduce(np.intersect1d, [part.places for part in parts])
+        picks = []
+        for part in parts:
+            order = np.argsort(part.places)
+            picks.append(order[np.searchsorted(part.places[order], common)])
         kinds = [k for k in parts[0].scores if all(k in part.scores for part in parts)]
         scores = {
             kind: np.stack([p.scores[kind][pick] for p, pick in zip(parts, picks, strict=True)])
             for kind in kinds
         }
         maps = [p.maps[pick] for p, pick in zip(parts, picks, strict=True) if p.maps is not None]
-        return AllLayersScores(parts[0].classes[picks[0]], scores, maps or None)
+        one, pick = parts[0], picks[0]
+        return AllLayersScores(
+            one.classes[pick], common, one.units[pick], one.folds[pick], scores, maps or None
+        )
 
     def forget_pairs(self) -> "ModelFit":
         """Return this fit without the eigenpairs, which take as much memory as all else."""
@@ -130,75 +231,181 @@ class ModelFit:
         )
         return replace(self, fits=fits)
 
-    def held_rows(self) -> tuple[NDArray[Any], NDArray[np.intp]] | None:
-        """Return rows (n, D) that were not fitted, and their classes (n,); None without any."""
+    def held_rows(self) -> KeptRows | None:
+        """Return rows that were not fitted, of classes by their places; None without any."""
         held = self.state.held
         if held is None or held.n_rows == 0:
             return None
-        _, rows, numbers = held.take()
-        return rows, self._places()[numbers]
+        places, rows, numbers, units = held.take()
+        known = np.isin(numbers, self.order)  # or the class has no fitted row
+        kept = KeptRows(rows, numbers, places, units).pick(known)
+        return kept._replace(classes=self._class_places()[kept.classes])
 
-    def _places(self) -> NDArray[np.intp]:
+    def fold_models(self, model: Model) -> tuple[FoldModel | None, ...]:
+        """Return the models of the folds, whose layers are combined as those of `model`."""
+        if self.state.settings.n_folds == 1:
+            return ()
+        places = self._class_places()
+        found: list[FoldModel | None] = []
+        for numbers, densities in self._folds:
+            if not densities:
+                found.append(None)
+                continue
+            own = places[numbers]
+            layers = tuple(
+                replace(layer, density=density, scale=_scale_of(layer.scale, own))
+                for layer, density in zip(model.layers, densities, strict=True)
+            )
+            classes = None if model.classes is None else [model.classes[c] for c in own]
+            found.append(FoldModel(replace(model, layers=layers, classes=classes), own))
+        return tuple(found)
+
+    @cached_property
+    def _folds(self) -> list[tuple[NDArray[np.intp], list[Density]]]:
+        """Of each fold, the classes that others have rows of, and the density of each layer."""
+        settings, found = self.state.settings, []
+        for fold in range(settings.n_folds):
+            others = [f for f in range(settings.n_folds) if f != fold]
+            order, densities = np.zeros(0, dtype=np.intp), []
+            for i, layer in enumerate(self.layers):
+                cells = self.state.cells_of(i, others, self.n_threads)
+                n_rows = sum(cell.n_samples for cell in cells.values())
+                if n_rows < 2:
+                    break
+                wanted = settings.n_components
+                if wanted is not None and wanted >= 1:
+                    wanted = min(int(wanted), n_rows, layer.density.n_features)
+                # In the order of the model's classes.
+                order = np.array([c for c in self.order if _has_rows(cells, c, settings.tied)])
+                fit = fit_density(
+                    cells,
+                    order.tolist(),
+                    n_components=wanted,
+                    regularization=settings.regularization,
+                    tied=settings.tied,
+                    mixture_rows=self.state.mixture_rows_of(i, others),
+                    random_state=settings.random_state,
+                    n_threads=self.n_threads,
+                    quiet=True,
+                )
+                densities.append(fit.density)
+            found.append((order, densities))
+        return found
+
+    def _class_places(self) -> NDArray[np.intp]:
         """Return the places among the model's classes, by the number of the class."""
         places = np.zeros(max(self.order) + 1, dtype=np.intp)
         places[self.order] = np.arange(len(self.order))
         return places
 
-    def _of_layer(self, i: int) -> LayerScores:
+    def _of_layer(self, i: int, background: bool) -> LayerScores:
+        layer, map_type = self.layers[i], self.state.settings.map_type
         if self.state.settings.n_folds > 1:
             found = self._by_folds(i)
         else:
-            reduce = None
-            if self.state.settings.map_type is not None:
-                grid = self.layers[i].grid
-                assert grid is not None
-                reduce = grid.energies
-            found = _leave_one_out(self.fits[i], self.n_threads, reduce)
-        return replace(found, classes=self._places()[found.classes])
+            found = self._left_out(i, background)
+        found = replace(found, classes=self._class_places()[found.classes])
+        return found.of_images(layer, map_type) if layer.patch else found
+
+    def _left_out(self, i: int, background: bool) -> LayerScores:
+        """Score fitted rows, each under its class fitted without the row's unit."""
+        fit, layer, reduce = self.fits[i], self.layers[i], None
+        if self.state.settings.map_type is not None and not layer.patch:
+            assert layer.grid is not None
+            reduce = layer.grid.energies
+        positions = layer.grid.positions if layer.patch and layer.grid is not None else 1
+        parts = []
+        for c, one in sorted(fit.fits.items()):
+            if one.spectrum.rows.n_samples:
+                complete = functools.partial(self._complete, None if fit.tied else c, positions)
+                found = one.held_out(self.n_threads, complete, reduce)
+                own = found.classes if fit.tied else np.full_like(found.classes, c)
+                parts.append(found._replace(classes=own))
+        classes, places, units = (
+            np.concatenate([getattr(part, name) for part in parts])
+            for name in ("classes", "places", "units")
+        )
+        each = np.concatenate([part.scores for part in parts], axis=1)
+        core = dict(zip(CORE_SCORES, each, strict=True))
+        scores = {
+            kind: np.asarray(score.value(*(core[name] for name in score.inputs)))
+            for kind, score in SCORES.items()
+            if not score.background
+        }
+        if background and len(self.order) > 1:
+            keys = np.stack([classes, units], axis=1)
+            _, together = np.unique(keys, axis=0, return_inverse=True)
+            rows = KeptRows(
+                np.concatenate([part.rows for part in parts]),
+                np.zeros_like(classes),
+                places,
+                together.reshape(-1),
+            )
+            settings = self.state.settings
+            all_classes = fit_background(
+                self.state.cells_of(i, [0], self.n_threads),
+                n_components=settings.n_components,
+                regularization=settings.regularization,
+                n_threads=self.n_threads,
+            )
+            theirs = dict(
+                zip(CORE_SCORES, all_classes.scores_without(rows, self.n_threads), strict=True)
+            )
+            for kind, score in SCORES.items():
+                if score.background:
+                    inputs = [of[name] for of in (core, theirs) for name in score.inputs]
+                    scores[kind] = np.asarray(score.value(*inputs))
+        maps = [part.reduced for part in parts if part.reduced is not None]
+        return LayerScores(
+            classes,
+            places,
+            units,
+            np.zeros_like(classes),
+            scores,
+            np.concatenate(maps) if maps else None,
+        )
+
+    def _complete(
+        self,
+        c: int | None,
+        positions: int,
+        classes: NDArray[np.intp],
+        units: NDArray[np.intp],
+    ) -> NDArray[np.bool_]:
+        """Return which of some rows (n,), of class `c` or of their own, are of whole units."""
+        own = classes if c is None else np.full_like(classes, c)
+        return self.state.units.complete(own, units, positions)
 
     def _by_folds(self, i: int) -> LayerScores:
         """Score rows of each fold under the model of the others."""
-        state, settings, layer = self.state, self.state.settings, self.layers[i]
-        places, rows, classes = state.fold_rows[i].take()
-        scores = {kind: np.full(len(places), np.nan) for kind in SCORES}
-        map_type, maps = settings.map_type, None
-        if map_type is not None:
-            assert layer.grid is not None
-            shape = (len(places), layer.grid.height, layer.grid.width)
-            maps = np.full(shape, np.nan, dtype=np.float32)
-        for fold in range(settings.n_folds):
-            others = [f for f in range(settings.n_folds) if f != fold]
-            cells = state.cells_of(i, others, self.n_threads)
-            n_rows = sum(cell.n_samples for cell in cells.values())
-            if n_rows < 2:
+        state, layer = self.state, self.layers[i]
+        map_type = state.settings.map_type
+        parts = []
+        for fold, (order, densities) in enumerate(self._folds):
+            sample = state.fold_rows.get((i, fold))
+            if sample is None or sample.n_rows == 0 or not densities:
                 continue
-            wanted = settings.n_components
-            if wanted is not None and wanted >= 1:
-                wanted = min(int(wanted), n_rows, layer.density.n_features)
-            order = _present(cells, settings.tied)
-            density = fit_density(
-                cells,
-                order.tolist(),
-                n_components=wanted,
-                regularization=settings.regularization,
-                tied=settings.tied,
-                mixture_rows=state.mixture_rows_of(i, others),
-                random_state=settings.random_state,
-                n_threads=self.n_threads,
-                quiet=True,
-            ).density
-            out = (places % settings.n_folds == fold) & np.isin(classes, order)
-            if not out.any():
+            places, rows, classes, units = sample.take()
+            known = np.isin(classes, order)
+            kept = KeptRows(rows, classes, places, units).pick(known)
+            if len(kept.rows) == 0:
                 continue
-            model = replace(layer, density=density, columns=slice(0, rows.shape[1]))
-            own = np.searchsorted(order, classes[out]) if len(density.subspaces) > 1 else None
+            density = densities[i]
+            columns = slice(0, kept.rows.shape[1])
+            model = LayerModel(layer.name, columns, density, grid=layer.grid)
+            own = None
+            if len(density.subspaces) > 1:
+                own = np.array([order.tolist().index(c) for c in kept.classes.tolist()])
             kinds = possible_scores(functools.partial(density.check_scores, classes=None))
-            found = model.score(rows[out], kinds, self.n_threads, own)[0]
-            for kind, theirs in zip(kinds, found, strict=True):
-                scores[kind][out] = theirs
-            if maps is not None and map_type in kinds:
-                maps[out] = model.maps(rows[out], map_type, self.n_threads, own)
-        return LayerScores(classes, places, scores, maps)
+            each = density.score(np.asarray(kept.rows), kinds, self.n_threads, own)[0]
+            scores = dict(zip(kinds, each.astype(np.float64), strict=True))
+            maps = None
+            if map_type is not None and not layer.patch:
+                exact = model.maps(np.asarray(kept.rows), map_type, self.n_threads, own)
+                maps = exact.astype(np.float32)
+            folds = np.full(len(kept.rows), fold, dtype=np.intp)
+            parts.append(LayerScores(kept.classes, kept.places, kept.units, folds, scores, maps))
+        return _joined(parts)
 
 
 @dataclass(frozen=True, eq=False)
@@ -215,18 +422,32 @@ class PendingScores:
     fit: ModelFit
     found: AllLayersScores | None
 
-    def compute(self, model: Model) -> HeldOutScores:
-        """Return the held-out scores under `model`, which is that of the fit."""
+    def compute(self, model: Model, *, background: bool = False) -> HeldOutScores:
+        """Return the held-out scores under `model`, which is that of the fit.
+
+        Parameters
+        ----------
+        model : Model
+        background : bool
+            As in `ModelFit.held_out`.
+        """
         state = self.fit.state
         size = None if state.spec is None else state.spec.preprocessing.size
         map_type = state.settings.map_type
         if not state.settings.split:
-            found = self.found or self.fit.held_out()
-            return _of_fitted(model, found, map_type, size)
+            found = self.found
+            if found is None or (
+                background and not any(SCORES[k].background for k in found.scores)
+            ):
+                found = self.fit.held_out(background=background)
+            folds = self.fit.fold_models(model)
+            scores = _of_fitted(model, found, map_type, size, folds)
+            return replace(scores, names=state.names_of(found.places))
         held = self.fit.held_rows()
         if held is None:
-            return HeldOutScores({}, {}, None)
-        return _of_held(model, *held, map_type, size, self.fit.n_threads)
+            return HeldOutScores({}, None)
+        scores = score_new_rows(model, held, map_type, size, self.fit.n_threads)
+        return replace(scores, names=state.names_of(held.places))
 
 
 def are_finite(maps: NDArray[np.float32]) -> NDArray[np.bool_]:
@@ -234,45 +455,53 @@ def are_finite(maps: NDArray[np.float32]) -> NDArray[np.bool_]:
     return np.asarray(np.isfinite(maps).all(axis=(1, 2)))
 
 
-def _present(cells: Any, tied: bool) -> NDArray[np.intp]:
-    """Return the numbers of the classes that have rows, ascending."""
+def _has_rows(cells: Any, c: int, tied: bool) -> bool:
+    """Whether cells have rows of the class with this number."""
     if tied:
-        return np.flatnonzero(cells[0].counts())
-    return np.array(sorted(c for c, cell in cells.items() if cell.n_samples), dtype=np.intp)
+        counts = cells[0].counts()
+        return bool(c < len(counts) and counts[c] > 0)
+    return c in cells and cells[c].n_samples > 0
 
 
-def _leave_one_out(fit: DensityFit, n_threads: int, reduce: Reduction | None) -> LayerScores:
-    """Score rows of a density, each under its class fitted without it."""
-    parts = [
-        (c, *one.held_out(n_threads, reduce))
-        for c, one in sorted(fit.fits.items())
-        if one.spectrum.rows.n_samples
-    ]
-    places = np.concatenate([part[1] for part in parts])
-    scores = np.concatenate([part[3] for part in parts], axis=1)
-    if fit.tied:
-        classes = np.concatenate([part[2] for part in parts])
-    else:
-        classes = np.repeat([part[0] for part in parts], [len(part[1]) for part in parts])
-    maps = [part[4] for part in parts if part[4] is not None]
-    core = dict(zip(CORE_SCORES, scores, strict=True))
-    named = {
-        kind: np.asarray(score.value(*(core[name] for name in score.inputs)))
-        for kind, score in SCORES.items()
-        if score.exact_held_out and not score.background
+def _scale_of(scale: PositionScale | None, classes: NDArray[np.intp]) -> PositionScale | None:
+    """Return the scale of some of the classes."""
+    if scale is None:
+        return None
+    return replace(scale, mean=scale.mean[classes], deviation=scale.deviation[classes])
+
+
+def _joined(parts: Sequence[LayerScores]) -> LayerScores:
+    """Return the rows of all `parts`; scores that one of them lacks are NaN there."""
+    none = np.zeros(0, dtype=np.intp)
+    if not parts:
+        return LayerScores(none, none, none, none, {kind: np.zeros(0) for kind in SCORES})
+    kinds = [kind for kind in SCORES if any(kind in part.scores for part in parts)]
+    scores = {
+        kind: np.concatenate([p.scores.get(kind, np.full(len(p.places), np.nan)) for p in parts])
+        for kind in kinds
     }
-    return LayerScores(classes, places, named, np.concatenate(maps) if maps else None)
+    maps = [part.maps for part in parts if part.maps is not None]
+    classes, places, units, folds = (
+        np.concatenate([getattr(part, name) for part in parts])
+        for name in ("classes", "places", "units", "folds")
+    )
+    together = np.concatenate(maps) if maps else None
+    return LayerScores(classes, places, units, folds, scores, together)
 
 
 def _of_fitted(
-    model: Model, found: AllLayersScores, map_type: str | None, size: tuple[int, int] | None
+    model: Model,
+    found: AllLayersScores,
+    map_type: str | None,
+    size: tuple[int, int] | None,
+    folds: tuple[FoldModel | None, ...],
 ) -> HeldOutScores:
     """Combine the layers' held-out scores of fitted rows."""
-    classes, scores, maxima, standard = {}, {}, None, None
+    samples, maxima, standard = {}, None, None
     if found.maps is not None:
         standard, maxima = _maps_of_fitted(model, found, map_type, size)
     for kind, each in found.scores.items():
-        finite = np.isfinite(each).all(axis=0)
+        finite = np.asarray(np.isfinite(each).all(axis=0))
         if not finite.any():
             continue
         own = each[:, finite]
@@ -284,9 +513,8 @@ def _of_fitted(
             together = model.combinations[kind].combine_held_out(own)
         else:
             continue
-        classes[kind] = found.classes[finite]
-        scores[kind] = _as_scores(np.concatenate([together[None], own]))
-    return HeldOutScores(classes, scores, maxima)
+        samples[kind] = found.sample(np.concatenate([together[None], own]), finite)
+    return HeldOutScores(samples, maxima, folds)
 
 
 def _maps_of_fitted(
@@ -313,35 +541,65 @@ def _maps_of_fitted(
     )
 
 
-def _of_held(
+def score_new_rows(
     model: Model,
-    rows: NDArray[Any],
-    own: NDArray[np.intp],
+    rows: KeptRows,
     map_type: str | None,
     size: tuple[int, int] | None,
     n_threads: int,
 ) -> HeldOutScores:
-    """Score `rows` (n, D), of `own` classes (n,), that the model was not fitted on."""
-    classes: dict[str, NDArray[np.intp]] = {}
-    scores: dict[str, NDArray[np.float32]] = {}
-    maxima = None
-    under = None if model.classes is None else own
+    """Score rows that the model was not fitted on.
+
+    Parameters
+    ----------
+    model : Model
+    rows : KeptRows
+        Features of all layers, of classes by their places among those of the model.
+    map_type : str or None
+        Score type of maps.
+    size : (int, int) or None
+        Height and width of maps.
+    n_threads : int
+    """
+    features: NDArray[Any] = rows.rows
+    under = None if model.classes is None else rows.classes
     kinds = possible_scores(model.check_scores)
     if not kinds:
-        return HeldOutScores(classes, scores, maxima)
-    found = RowScores(model, rows, n_threads, under)
+        return HeldOutScores({}, None)
+    found = RowScores(model, features, n_threads, under)
     together, each = found.scores(kinds), found.layer_scores(kinds)
-    for t, kind in enumerate(kinds):
-        classes[kind], scores[kind] = own, np.concatenate([together[[t]], each[:, t]])
-    if map_type is not None and map_type in scores:
+    folds, maxima = np.zeros_like(rows.places), None
+    samples = {
+        kind: HeldOutSample(
+            np.concatenate([together[[t]], each[:, t]]), *rows[1:2], rows.units, rows.places, folds
+        )
+        for t, kind in enumerate(kinds)
+    }
+    if map_type is not None and map_type in samples:
         assert size is not None
 
         def maps(at: slice) -> NDArray[np.float32]:
             theirs = None if under is None else under[at]
-            return RowScores(model, rows[at], n_threads, theirs).maps(map_type, size)
+            return RowScores(model, features[at], n_threads, theirs).maps(map_type, size)
 
-        maxima = _maxima(len(rows), maps, size)
-    return HeldOutScores(classes, scores, maxima)
+        maxima = _maxima(len(features), maps, size)
+    return HeldOutScores(samples, maxima)
+
+
+def joined_scores(parts: Sequence[HeldOutScores]) -> HeldOutScores:
+    """Return the scores of new rows that came in several parts."""
+    samples = {}
+    for kind in parts[0].samples:
+        each = [part.samples[kind] for part in parts]
+        samples[kind] = HeldOutSample(
+            np.concatenate([own.scores for own in each], axis=1),
+            *(
+                np.concatenate([getattr(own, name) for own in each])
+                for name in ("classes", "units", "places", "folds")
+            ),
+        )
+    maxima = [part.map_maxima for part in parts if part.map_maxima is not None]
+    return HeldOutScores(samples, np.concatenate(maxima) if maxima else None)
 
 
 def _maxima(

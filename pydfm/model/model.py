@@ -36,7 +36,7 @@ class Model:
 
     @property
     def calibrated(self) -> bool:
-        """Whether standardised maps make the fre of an image; see `pydfm.model.anomaly_map`."""
+        """Whether standardised maps make the score of an image; see `pydfm.model.anomaly_map`."""
         return self.layers[0].scale is not None
 
     @property
@@ -53,9 +53,9 @@ class Model:
     def image_score(self) -> str:
         """How scores of positions make the score of an image."""
         layer = self.layers[0]
-        if layer.patch:
-            return layer.rule
-        return "calibrated" if self.calibrated else "sum"
+        if self.calibrated:
+            return "calibrated"
+        return layer.rule if layer.patch else "sum"
 
     def summary(self) -> str:
         """Say in a line what it was fitted on, and how many components it keeps."""
@@ -77,7 +77,8 @@ class Model:
 
     def by_maps(self, score_type: str) -> bool:
         """Whether scores of this type are made of standardised maps."""
-        return self.calibrated and SCORES[score_type].has_maps
+        scale = self.layers[0].scale
+        return scale is not None and scale.score_type == score_type
 
     def check_scores(self, score_types: Sequence[str]) -> None:
         """Raise ValueError if the layers, together, cannot give one of the `score_types`."""

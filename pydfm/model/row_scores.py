@@ -37,6 +37,20 @@ class RowScores:
         self._features = features
         self._n_threads = n_threads
         self._found: dict[Any, NDArray[Any]] = {}
+        self._under: dict[int, RowScores] = {}
+
+    @property
+    def n_rows(self) -> int:
+        """Number of rows, N."""
+        return len(self._features)
+
+    def under(self, model: Model, classes: NDArray[np.intp] | None) -> "RowScores":
+        """Return the scores of the same rows under another model; kept, too."""
+        found: RowScores | None = self._under.get(id(model))
+        if found is None:
+            found = RowScores(model, self._features, self._n_threads, classes)
+            self._under[id(model)] = found
+        return found
 
     def scores(self, score_types: Sequence[str]) -> NDArray[np.float32]:
         """Return scores (T, N) of all layers together."""
@@ -221,6 +235,6 @@ class RowScores:
         each = []
         for layer in self.model.layers:
             assert layer.scale is not None
-            energies = layer.maps(self._features, "fre", self._n_threads, classes)
+            energies = layer.maps(self._features, layer.scale.score_type, self._n_threads, classes)
             each.append(layer.scale.standardise(energies, classes))
         return self.model.join_standardised(each)

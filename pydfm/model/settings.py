@@ -1,18 +1,25 @@
 """What a model is fitted with: the parameters of `DFM` that count at the fit, resolved."""
 
+import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any, Final
 
 from pydfm.features.grid import Grid
 from pydfm.runtime.checks import parse_bytes
 from pydfm.stats.sample import RowSample
-from pydfm.stats.scores import SCORES, check_score_types
+from pydfm.stats.scatter import scatter_bytes
+from pydfm.stats.scores import check_score_types
 
 N_FOLDS: Final = 5
-# Rows that are kept to be scored by a fit without them, at most: bytes and rows.
-_FOLD_BYTES: Final = 256 << 20
-_FOLD_ROWS: Final = 10_000
+# Rows that are kept to be scored by the fit of other folds, at most: bytes and rows (or images).
+_HELD_BYTES: Final = 256 << 20
+_HELD_ROWS: Final = 10_000
+# Folded rows that are kept to be left out of their own fit, at most: in all, and of a class; and
+# bytes of them, but for a tenth as many rows.
+_SAMPLE: Final = 5_000
+_CLASS_SAMPLE: Final = 1_000
+_SAMPLE_BYTES: Final = 32 << 20
 
 
 @dataclass(frozen=True)
@@ -54,7 +61,7 @@ class Settings:
 
     @property
     def split(self) -> bool:
-        """Whether every fifth row of a class is held out of the fit."""
+        """Whether a fifth of the units of a class is held out of the fit."""
         return self.calibration == "split"
 
     @property
@@ -80,10 +87,43 @@ class Settings:
             return self.max_bytes
         return self.max_bytes * 3 // (4 * self.n_folds)
 
-    def fold_sample(self) -> RowSample:
-        """Return an empty sample for rows that are scored by a fit without them."""
-        most = _FOLD_BYTES if self.max_bytes is None else self.max_bytes // 4
-        return RowSample(_FOLD_ROWS, self.random_state, most)
+    def held_sample(self, positions: int = 1) -> RowSample:
+        """Return an empty sample for rows that are scored by a fit without them.
+
+        Parameters
+        ----------
+        positions : int
+            Number of rows that an image makes.
+        """
+        most = _HELD_BYTES if self.max_bytes is None else self.max_bytes // 4
+        size = _HELD_ROWS * positions // self.n_folds
+        return RowSample(size, self.random_state, most // self.n_folds, positions)
+
+    def cell_sample(self, n_features: int, positions: int, *, of_class: bool) -> RowSample | None:
+        """Return an empty sample for folded rows that are left out of their own fit, or None.
+
+        Parameters
+        ----------
+        n_features : int
+            Of a row.
+        positions : int
+            Number of rows that an image makes.
+        of_class : bool
+            Whether there are other classes with samples of their own.
+        """
+        if self.held_out != "loo":
+            return None
+        size = (_CLASS_SAMPLE if of_class else _SAMPLE) * positions
+        most = _SAMPLE_BYTES if positions == 1 else _HELD_BYTES
+        least = size // 10 if positions == 1 else positions
+        if self.max_bytes is not None:
+            left = max(self.max_bytes - scatter_bytes(n_features), self.max_bytes // 8)
+            most, least = min(most, left // 8 if of_class else left), 2 * positions
+        return RowSample(size, self.random_state, most, least)
+
+    def in_folds(self) -> "Settings":
+        """Return these settings with rows held out in folds."""
+        return replace(self, held_out="kfold")
 
     def difference(self, other: "Settings") -> str | None:
         """Return the name of the first setting in which the two differ, or None."""
@@ -108,17 +148,14 @@ def resolve_settings(parameters: Mapping[str, Any], grids: Sequence[Grid | None]
     """
     most = parse_bytes("max_memory", parameters["max_memory"])
     kinds = check_score_types(parameters["score_type"])
-    held_out = None
-    if parameters["calibration"] is not None or len(grids) > 1:
-        exact = (
-            most is None
-            and parameters["spatial"] != "patch"
-            and parameters["density"] == "gaussian"
-            and parameters["regularization"] is None
-            and all(SCORES[kind].exact_held_out for kind in kinds)
-        )
-        held_out = "loo" if exact and parameters["calibration"] != "kfold" else "kfold"
     rule, map_type = _rules_of_maps(parameters, kinds[0], grids)
+    calibration, gmm = parameters["calibration"], parameters["density"] == "gmm"
+    held_out = None
+    standard = rule == "calibrated" or (rule is None and map_type is not None)
+    if calibration in ("loo", "kfold") or len(grids) > 1 or standard:
+        held_out = "kfold" if gmm or calibration == "kfold" else "loo"
+        if gmm and calibration == "loo":
+            warn_of_folds("density is 'gmm', which has no exact held-out scores")
     own = {f.name: parameters[f.name] for f in fields(Settings) if f.name in parameters}
     return Settings(
         **own,
@@ -126,6 +163,15 @@ def resolve_settings(parameters: Mapping[str, Any], grids: Sequence[Grid | None]
         map_type=map_type,
         rule=rule,
         max_bytes=None if most is None else most // len(grids),
+    )
+
+
+def warn_of_folds(reason: str) -> None:
+    """Warn that rows are held out in folds in place of one by one, and why."""
+    warnings.warn(
+        f"{reason}: calibration is 'kfold' in place of 'loo', and a verdict costs {N_FOLDS} scores "
+        "more; pass calibration='kfold' for the same without this warning, or 'split' or None",
+        stacklevel=4,
     )
 
 
@@ -139,12 +185,12 @@ def _rules_of_maps(
         and any(grid is not None and grid.positions > 1 for grid in grids)
     )
     image_score = parameters["image_score"]
-    if parameters["spatial"] == "patch":
-        return image_score or "top", score_type if has_maps else None
     if image_score == "calibrated" and not has_maps:
         raise ValueError(
             "image_score is 'calibrated', but the features have no positions; choose layers that "
-            "have maps and spatial='flatten', or image_score='sum'"
+            "have maps and spatial='flatten' or 'patch', or image_score='sum'"
         )
+    if parameters["spatial"] == "patch":
+        return image_score or "top", score_type if has_maps else None
     rule = "sum" if parameters["combine"] != "sum" else image_score
     return rule, "fre" if has_maps else None

@@ -7,28 +7,26 @@ States are immutable: an update returns a new one, which shares what did not cha
 """
 
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pydfm.features.arrays import blocks
 from pydfm.features.extractor import FeatureSpec
 from pydfm.features.grid import Grid
 from pydfm.features.labels import ClassCodes, as_labels, by_class
 from pydfm.model.layer import take_columns
-from pydfm.model.settings import N_FOLDS, Settings
-from pydfm.stats.accumulator import Accumulator
+from pydfm.model.settings import N_FOLDS, Settings, warn_of_folds
+from pydfm.model.units import Units, draw_folds
+from pydfm.stats.accumulator import Accumulator, KeptRows
 from pydfm.stats.identities import Identities
-from pydfm.stats.sample import RowSample
+from pydfm.stats.sample import Renumber, RowSample
+from pydfm.stats.scatter import fits_memory, most_kept, scatter_bytes
 
-# Folded rows that are kept to compute their held-out scores, at most: in all, and of a class; and
-# bytes of them, but for a tenth as many rows.
-_SAMPLE = 5_000
-_CLASS_SAMPLE = 1_000
-_SAMPLE_BYTES = 32 << 20
+# Names of images are kept up to this many.
+_MOST_NAMES = 100_000
 
 _Classes = NDArray[np.intp] | None
 
@@ -71,8 +69,8 @@ class TrainingState:
     settings : Settings
     cells : dict of (int, int, int) to Accumulator
         By layer, fold and class; class 0 holds all classes where they share a scatter.
-    fold_rows : dict of int to RowSample
-        By layer, rows that are scored by the model of the other folds.
+    fold_rows : dict of (int, int) to RowSample
+        By layer and fold, rows that are scored by the model of the other folds.
     mixture_rows : dict of (int, int) to RowSample
         By layer and fold, rows that mixtures are fitted to.
     held : RowSample or None
@@ -85,8 +83,10 @@ class TrainingState:
         Number of images or rows that are fitted.
     n_seen : int
         Number of places given to rows so far.
-    n_of_class : ndarray of shape (C,)
-        With "split", number of rows of each class that came.
+    units : Units
+        What is left out together.
+    names : tuple of (int, tuple of str)
+        Names of images, and the place of the first of each batch.
     identities : Identities
         Hashes of the fitted images.
     """
@@ -95,14 +95,15 @@ class TrainingState:
     layers: tuple[LayerColumns, ...]
     settings: Settings
     cells: Mapping[tuple[int, int, int], Accumulator] = field(default_factory=dict)
-    fold_rows: Mapping[int, RowSample] = field(default_factory=dict)
+    fold_rows: Mapping[tuple[int, int], RowSample] = field(default_factory=dict)
     mixture_rows: Mapping[tuple[int, int], RowSample] = field(default_factory=dict)
     held: RowSample | None = None
     codes: ClassCodes = field(default_factory=ClassCodes)
     labelled: bool | None = None
     n_samples: int = 0
     n_seen: int = 0
-    n_of_class: NDArray[np.intp] = field(default_factory=lambda: np.zeros(0, dtype=np.intp))
+    units: Units = field(default_factory=Units)
+    names: tuple[tuple[int, tuple[str, ...]], ...] = ()
     identities: Identities = field(default_factory=Identities)
 
     @classmethod
@@ -157,7 +158,9 @@ class TrainingState:
         labels: NDArray[Any] | None = None,
         *,
         n_threads: int,
+        groups: NDArray[Any] | None = None,
         hashes: NDArray[np.uint64] | None = None,
+        names: Sequence[str] | None = None,
         borrowed: bool = False,
     ) -> "TrainingState":
         """Return the state with rows added.
@@ -168,67 +171,135 @@ class TrainingState:
         labels : ndarray of shape (N,), optional
             Unused where the covariance is "global".
         n_threads : int
+        groups : ndarray of shape (N,), optional
+            Rows of a class that share a group are left out together.
         hashes : ndarray of shape (N,), optional
             Those of the images, by which they can be recognised.
+        names : sequence of str, optional
+            Names of the images.
         borrowed : bool
             Whether the caller may change `features` later; see `compact`.
 
         Raises
         ------
         ValueError
-            If rows have labels and those before had none, or the other way round; or if the
-            statistics of the classes exceed ``max_memory``.
+            If rows have labels or groups and those before had none, or the other way round; or if
+            the statistics of the classes exceed ``max_memory``.
         """
-        labels = None if self.settings.covariance == "global" else labels
+        settings = self.settings
+        labels = None if settings.covariance == "global" else labels
         self._check_labelled(labels is not None)
         codes, numbers = self.codes, None
         if labels is not None:
             codes = codes.copy()
             numbers = codes.encode(labels)
-        state = replace(self, codes=codes, labelled=labels is not None)
-        if self.settings.split:
-            state, held = state._hold(features, numbers)
-            features, numbers = features[~held], None if numbers is None else numbers[~held]
-            hashes = None if hashes is None else hashes[~held]
-            if len(features) == 0:
-                return state
+        own = np.zeros(len(features), dtype=np.intp) if numbers is None else numbers
+        units, own_units = self.units.add(own, groups, max(len(codes), 1))
         places = np.arange(self.n_seen, self.n_seen + len(features))
+        kept_names = self.names
+        if names is not None and self.n_seen + len(names) <= _MOST_NAMES:
+            kept_names = (*self.names, (self.n_seen, tuple(names)))
+        state = replace(
+            self,
+            codes=codes,
+            labelled=labels is not None,
+            units=units,
+            names=kept_names,
+            n_seen=self.n_seen + len(features),
+        )
+        rows = KeptRows(features, own, places, own_units)
+        if settings.split:
+            held = draw_folds(own_units, N_FOLDS, settings.random_state) == N_FOLDS - 1
+            if held.any():
+                sample = self.held or settings.held_sample()
+                away = rows.pick(held)
+                sample = sample.add(away.rows, away.places, away.classes, away.units)
+                state, rows = replace(state, held=sample), rows.pick(~held)
+                hashes = None if hashes is None else hashes[~held]
+                borrowed = False
+            if len(rows.rows) == 0:
+                return state
+        elif state._would_sketch(rows):
+            state = state._in_folds(n_threads)
+        identities = state.identities.add(hashes, None if numbers is None else rows.classes)
+        state = replace(state, n_samples=self.n_samples + len(rows.rows), identities=identities)
+        for i, layer in enumerate(self.layers):
+            columns = take_columns(rows.rows, layer.columns)
+            samples = self._samples(i, rows._replace(rows=cast(Any, columns)))
+            theirs = borrowed and samples.rows is features
+            state = state._with_rows(i, samples, n_threads=n_threads, borrowed=theirs)
+        return state
+
+    def _with_rows(
+        self, i: int, rows: KeptRows, *, n_threads: int, borrowed: bool = False
+    ) -> "TrainingState":
+        """Return the state with the samples of a layer added to its cells."""
+        settings, n_folds = self.settings, self.settings.n_folds
         cells, mixture_rows = dict(self.cells), dict(self.mixture_rows)
         fold_rows = dict(self.fold_rows)
-        n_folds = self.settings.n_folds
-        for i, layer in enumerate(self.layers):
-            rows = features
-            if len(self.layers) > 1:
-                rows = take_columns(features, layer.columns)
-            if n_folds > 1:
-                sample = fold_rows.get(i) or self.settings.fold_sample()
-                fold_rows[i] = sample.add(rows, places, numbers)
-            for fold in range(n_folds):
-                own, theirs = rows, numbers
-                if n_folds > 1:
-                    chosen = places % n_folds == fold
-                    own, theirs = rows[chosen], None if numbers is None else numbers[chosen]
-                if len(own):
-                    own, theirs = self._samples(i, own, theirs)
-                    self._add_to_mixtures(mixture_rows, (i, fold), own, theirs)
-                    for c, part, classes in self._by_cell(own, theirs):
-                        cell = cells.get((i, fold, c)) or self._new_cell(theirs is not None)
-                        cells[i, fold, c] = cell.add(
-                            part,
-                            classes,
-                            n_threads=n_threads,
-                            borrowed=borrowed and part is features,
-                        )
-                    self._check_memory(cells, i, fold)
-        return replace(
-            state,
-            cells=cells,
-            fold_rows=fold_rows,
-            mixture_rows=mixture_rows,
-            n_samples=self.n_samples + len(features),
-            n_seen=self.n_seen + len(features),
-            identities=self.identities.add(hashes, numbers),
+        folds = None
+        if n_folds > 1:
+            folds = draw_folds(rows.units, n_folds, settings.random_state)
+        for fold in range(n_folds):
+            own = rows if folds is None else rows.pick(folds == fold)
+            if len(own.rows) == 0:
+                continue
+            if folds is not None:
+                sample = fold_rows.get((i, fold)) or settings.held_sample(self._positions(i))
+                fold_rows[i, fold] = sample.add(own.rows, own.places, own.classes, own.units)
+            if settings.density == "gmm":
+                sample = mixture_rows.get((i, fold)) or RowSample(
+                    sys.maxsize, settings.random_state, settings.cell_bytes
+                )
+                mixture_rows[i, fold] = sample.add(own.rows, own.places, own.classes, own.units)
+            for c, part in self._by_cell(own):
+                cell = cells.get((i, fold, c)) or self._new_cell(i)
+                cells[i, fold, c] = cell.add(
+                    part.rows,
+                    part.classes,
+                    n_threads=n_threads,
+                    places=part.places,
+                    units=part.units,
+                    borrowed=borrowed and len(part.rows) == len(rows.rows),
+                )
+            self._check_memory(cells, i, fold)
+        return replace(self, cells=cells, fold_rows=fold_rows, mixture_rows=mixture_rows)
+
+    def _would_sketch(self, rows: KeptRows) -> bool:
+        """Whether rows that are left out of their own fit would be sketched with these added."""
+        settings = self.settings
+        if settings.held_out != "loo" or settings.max_bytes is None:
+            return False
+        for i in range(len(self.layers)):
+            n_features, positions = self._n_features(i), self._positions(i)
+            if fits_memory(n_features, settings.cell_bytes):
+                continue
+            most = most_kept(n_features, settings.cell_bytes)
+            for c, part in self._by_cell(rows):
+                cell = self.cells.get((i, 0, c))
+                have = 0 if cell is None else cell.n_kept
+                if have + positions * len(part.rows) > most:
+                    return True
+        return False
+
+    def _in_folds(self, n_threads: int) -> "TrainingState":
+        """Return the state with its rows, all of which are kept, held out in folds."""
+        settings = self.settings
+        needed = max(scatter_bytes(self._n_features(i)) for i in range(len(self.layers)))
+        if settings.how is not None:
+            warn_of_folds(
+                f"max_memory leaves {settings.max_bytes:.3g} bytes for a layer, and the exact "
+                f"scatter of its features takes {needed:.3g}"
+            )
+        empty: dict[Any, Any] = {}
+        state = replace(
+            self, settings=settings.in_folds(), cells=empty, fold_rows=empty, mixture_rows=empty
         )
+        for (i, _, c), cell in sorted(self.cells.items()):
+            for part in cell.kept:
+                classes = part.classes if settings.tied else np.full_like(part.classes, c)
+                state = state._with_rows(i, part._replace(classes=classes), n_threads=n_threads)
+        return state
 
     def merge(self, other: "TrainingState", *, n_threads: int) -> "TrainingState":
         """Return the state of the rows of both.
@@ -236,48 +307,83 @@ class TrainingState:
         Raises
         ------
         ValueError
-            If layers, settings or features differ, which are named.
+            If layers, settings or features differ, which are named; or if rows of one group are in
+            both and in different folds.
         """
-        self.check_same(other)
         if other.labelled is None:
+            self.check_same(other)
             return self
-        self._check_labelled(other.labelled)
-        codes = self.codes.copy()
-        numbers = codes.numbers_of(other.codes) if other.labelled else np.zeros(1, dtype=np.intp)
-        # So that a row's place still gives its fold.
-        n_folds = self.settings.n_folds
-        first = -(-self.n_seen // n_folds) * n_folds
-        cells, mixture_rows = dict(self.cells), dict(self.mixture_rows)
-        fold_rows = dict(self.fold_rows)
+        labelled = other.labelled
+        mine, other = self._of_one_kind(other, n_threads)
+        mine.check_same(other)
+        mine._check_labelled(labelled)
+        codes = mine.codes.copy()
+        numbers = codes.numbers_of(other.codes) if labelled else np.zeros(1, dtype=np.intp)
+        first, tied = mine.n_seen, mine.settings.tied
+        if mine.settings.n_folds > 1 or mine.settings.split:
+            group = mine.units.shared(other.units, numbers)
+            if group is not None:
+                raise ValueError(
+                    f"the group {group!r} has rows in both models, which may be in different "
+                    "folds; fit them together, or with calibration='loo'"
+                )
+        units, maps = mine.units.merge(other.units, numbers)
+        cells, mixture_rows = dict(mine.cells), dict(mine.mixture_rows)
+        fold_rows = dict(mine.fold_rows)
         for (i, fold, c), cell in other.cells.items():
-            key = (i, fold, 0 if self.settings.tied else int(numbers[c]))
-            theirs = numbers if self.settings.tied else np.zeros(1, dtype=np.intp)
-            mine = cells.get(key) or cell.emptied()
-            cells[key] = mine.merge(cell, theirs, n_threads=n_threads)
-        for at, rows in other.mixture_rows.items():
-            sample = mixture_rows.get(at) or rows.emptied()
-            mixture_rows[at] = sample.merge(rows, sample.end, numbers)
-        for i, rows in other.fold_rows.items():
-            sample = fold_rows.get(i) or rows.emptied()
-            fold_rows[i] = sample.merge(rows, first, numbers)
-        held = self.held
+            key = (i, fold, 0 if tied else int(numbers[c]))
+            theirs = numbers if tied else np.zeros(1, dtype=np.intp)
+            own = cells.get(key) or cell.emptied()
+            cells[key] = own.merge(
+                cell, theirs, n_threads=n_threads, first=first, units=_renumber(maps, c, tied)
+            )
+        every = _renumber(maps, 0, True)
+        for samples, added in ((mixture_rows, other.mixture_rows), (fold_rows, other.fold_rows)):
+            for at, rows in added.items():
+                sample = samples.get(at) or rows.emptied()
+                samples[at] = sample.merge(rows, first, numbers, every)
+        held = mine.held
         if other.held is not None:
             held = held or other.held.emptied()
-            held = held.merge(other.held, held.end, numbers)
-        n_of_class = _extended(self.n_of_class, max(len(codes), 1))
-        n_of_class[numbers[: len(other.n_of_class)]] += other.n_of_class
+            held = held.merge(other.held, first, numbers, every)
+        names = mine.names
+        if other.names and first + other.n_seen <= _MOST_NAMES:
+            names = (*names, *((first + place, batch) for place, batch in other.names))
         return replace(
-            self,
+            mine,
             cells=cells,
             fold_rows=fold_rows,
             mixture_rows=mixture_rows,
             held=held,
             codes=codes,
-            labelled=other.labelled,
-            n_samples=self.n_samples + other.n_samples,
+            labelled=labelled,
+            n_samples=mine.n_samples + other.n_samples,
             n_seen=first + other.n_seen,
-            n_of_class=n_of_class,
-            identities=self.identities.merge(other.identities, numbers),
+            units=units,
+            names=names,
+            identities=mine.identities.merge(other.identities, numbers),
+        )
+
+    def _of_one_kind(
+        self, other: "TrainingState", n_threads: int
+    ) -> tuple["TrainingState", "TrainingState"]:
+        """Return both with their rows in folds, where one has them or the sum would need it."""
+        if "loo" not in (self.settings.held_out, other.settings.held_out):
+            return self, other
+        kinds = {self.settings.in_folds(), other.settings.in_folds()}
+        if len(kinds) > 1 or self.settings.max_bytes is None or self.settings.split:
+            return self, other
+        folded = self.settings.held_out != other.settings.held_out
+        for (i, _, c), cell in self.cells.items():
+            most, n_features = self.settings.cell_bytes, self._n_features(i)
+            theirs = other.cells.get((i, 0, c))
+            n_kept = cell.n_kept + (0 if theirs is None else theirs.n_kept)
+            folded |= not fits_memory(n_features, most) and n_kept > most_kept(n_features, most)
+        if not folded:
+            return self, other
+        return tuple(  # type: ignore[return-value]
+            state._in_folds(n_threads) if state.settings.held_out == "loo" else state
+            for state in (self, other)
         )
 
     def remove(
@@ -286,9 +392,10 @@ class TrainingState:
         labels: NDArray[Any] | None = None,
         *,
         n_threads: int,
+        groups: NDArray[Any] | None = None,
         hashes: NDArray[np.uint64] | None = None,
     ) -> "TrainingState":
-        """Return the state without rows `features` (N, D), with their labels and hashes (N,).
+        """Return the state without rows `features` (N, D); labels, groups and hashes are (N,).
 
         Raises
         ------
@@ -300,7 +407,8 @@ class TrainingState:
         labels = None if self.settings.covariance == "global" else labels
         self._check_labelled(labels is not None)
         numbers = None if labels is None else self.codes.find(labels)
-        state = self
+        own = np.zeros(len(features), dtype=np.intp) if numbers is None else numbers
+        state = replace(self, units=self.units.remove(own, groups))
         if self.held is not None:
             found = self.held.find(features, numbers)
             held = self.held.remove(features[found], None if numbers is None else numbers[found])
@@ -320,15 +428,19 @@ class TrainingState:
             identities = self.identities.remove(hashes, numbers)
         cells, mixture_rows = dict(self.cells), dict(self.mixture_rows)
         for i, layer in enumerate(self.layers):
-            rows, theirs = self._samples(i, take_columns(features, layer.columns), numbers)
+            none = np.zeros(len(features), dtype=np.intp)
+            own = none if numbers is None else numbers
+            rows = self._samples(
+                i, KeptRows(take_columns(features, layer.columns), own, none, none)
+            )
             kept = False
             if (sample := mixture_rows.get((i, 0))) is not None:
-                kept = self._all_kept(sample, rows, theirs)
-                mixture_rows[i, 0] = sample.remove(np.asarray(rows, np.float64), theirs)
-            for c, part, classes in self._by_cell(rows, theirs):
+                kept = self._all_kept(sample, rows.rows, rows.classes)
+                mixture_rows[i, 0] = sample.remove(np.asarray(rows.rows, np.float64), rows.classes)
+            for c, part in self._by_cell(rows):
                 cell = cells[i, 0, c]
                 cells[i, 0, c] = cell.remove(
-                    part, classes, n_threads=n_threads, known=known or kept
+                    part.rows, part.classes, n_threads=n_threads, known=known or kept
                 )
         return replace(
             state,
@@ -361,7 +473,7 @@ class TrainingState:
             held=None if self.held is None else self.held.remove_tag(c),
             n_samples=self.n_samples - int(self.counts()[c]),
             identities=self.identities.remove_class(c),
-            n_of_class=np.where(np.arange(len(self.n_of_class)) == c, 0, self.n_of_class),
+            units=self.units.remove_class(c),
         )
 
     def compact(self) -> "TrainingState":
@@ -417,7 +529,7 @@ class TrainingState:
             return parts[0] if parts else None
         merged = parts[0].emptied()
         for part in parts:
-            merged = merged.merge(part, merged.end)
+            merged = merged.merge(part)
         return merged
 
     def _check_labelled(self, labelled: bool) -> None:
@@ -428,69 +540,51 @@ class TrainingState:
                 "or never"
             )
 
-    def _hold(
-        self, features: NDArray[Any], numbers: _Classes
-    ) -> tuple["TrainingState", NDArray[np.bool_]]:
-        """Hold every fifth row of each class out of the fit, and return which these are."""
-        held = np.zeros(len(features), dtype=bool)
-        own = np.zeros(len(features), dtype=np.intp) if numbers is None else numbers
-        n_of_class = _extended(self.n_of_class, max(len(self.codes), 1))
-        for c, places in by_class(own):
-            held[places] = (n_of_class[c] + np.arange(len(places))) % N_FOLDS == N_FOLDS - 1
-            n_of_class[c] += len(places)
-        sample = self.held or self.settings.fold_sample()
-        if held.any():
-            places = np.arange(sample.end, sample.end + int(held.sum()))
-            sample = sample.add(features[held], places, own[held])
-        return replace(self, held=sample, n_of_class=n_of_class), held
+    def names_of(self, places: NDArray[np.intp]) -> dict[int, str]:
+        """Return the names of the images at some places (n,), by place, where they have one."""
+        found: dict[int, str] = {}
+        order = np.sort(places)
+        for first, names in self.names:
+            begin, end = np.searchsorted(order, [first, first + len(names)])
+            found |= {int(place): names[place - first] for place in order[begin:end]}
+        return found
 
     def _patch(self, layer: int) -> bool:
         return self.settings.spatial == "patch" and self.layers[layer].grid is not None
 
-    def _samples(
-        self, layer: int, rows: NDArray[Any], numbers: _Classes
-    ) -> tuple[NDArray[Any], _Classes]:
+    def _positions(self, layer: int) -> int:
+        """Return how many rows of a layer's model an image makes."""
+        grid = self.layers[layer].grid
+        return grid.positions if grid is not None and self._patch(layer) else 1
+
+    def _n_features(self, layer: int) -> int:
+        """Return the number of features of those rows."""
+        columns = self.layers[layer].columns
+        return int(columns.stop - columns.start) // self._positions(layer)
+
+    def _samples(self, layer: int, rows: KeptRows) -> KeptRows:
         """Return the samples that images are: each one, or each of its positions."""
         grid = self.layers[layer].grid
         if grid is None or not self._patch(layer):
-            return rows, numbers
-        repeated = None if numbers is None else np.repeat(numbers, grid.positions)
-        return grid.patches(rows), repeated
+            return rows
+        repeated = (np.repeat(each, grid.positions) for each in rows[1:])
+        return KeptRows(cast(Any, grid.patches(rows.rows)), *repeated)
 
-    def _by_cell(
-        self, rows: NDArray[Any], numbers: _Classes
-    ) -> Iterator[tuple[int, NDArray[Any], _Classes]]:
-        """Yield the class numbers of cells, and the rows and classes that belong there."""
-        if numbers is None or self.settings.tied:
-            yield 0, rows, numbers
+    def _by_cell(self, rows: KeptRows) -> Iterator[tuple[int, KeptRows]]:
+        """Yield the class numbers of cells, and the rows there with their classes in the cell."""
+        if self.settings.tied or not self.labelled:
+            yield 0, rows
             return
-        for c, places in by_class(numbers):
-            yield c, rows if len(places) == len(rows) else rows[places], None
+        for c, places in by_class(rows.classes):
+            part = rows if len(places) == len(rows.rows) else rows.pick(places)
+            yield c, part._replace(classes=np.zeros(len(places), dtype=np.intp))
 
-    def _new_cell(self, labelled: bool) -> Accumulator:
-        sample = None
-        if self.settings.held_out == "loo":
-            size = _CLASS_SAMPLE if labelled and not self.settings.tied else _SAMPLE
-            sample = RowSample(size, self.settings.random_state, _SAMPLE_BYTES, size // 10)
-        return Accumulator(sample, self.settings.cell_bytes)
-
-    def _add_to_mixtures(
-        self,
-        mixture_rows: dict[tuple[int, int], RowSample],
-        at: tuple[int, int],
-        rows: NDArray[Any],
-        numbers: _Classes,
-    ) -> None:
-        if self.settings.density != "gmm":
-            return
-        sample = mixture_rows.get(at) or RowSample(
-            sys.maxsize, self.settings.random_state, self.settings.cell_bytes
+    def _new_cell(self, layer: int) -> Accumulator:
+        of_class = bool(self.labelled) and not self.settings.tied
+        sample = self.settings.cell_sample(
+            self._n_features(layer), self._positions(layer), of_class=of_class
         )
-        for first, block in blocks(rows):
-            places = np.arange(sample.end, sample.end + len(block))
-            theirs = None if numbers is None else numbers[first : first + len(block)]
-            sample = sample.add(block, places, theirs)
-        mixture_rows[at] = sample
+        return Accumulator(sample, self.settings.cell_bytes)
 
     def _check_memory(
         self, cells: Mapping[tuple[int, int, int], Accumulator], layer: int, fold: int
@@ -516,8 +610,15 @@ class TrainingState:
         return True
 
 
-def _extended(counts: NDArray[np.intp], n_classes: int) -> NDArray[np.intp]:
-    """Return a copy of `counts` for `n_classes` classes."""
-    total = np.zeros(max(n_classes, len(counts)), dtype=np.intp)
-    total[: len(counts)] = counts
-    return total
+def _renumber(maps: tuple[NDArray[np.intp], ...], c: int, tied: bool) -> Renumber:
+    """Return what the units of class `c` become, or, where classes are tied, those of each tag."""
+
+    def renumber(tags: NDArray[np.intp], units: NDArray[np.intp]) -> NDArray[np.intp]:
+        if not tied:
+            return maps[c][units]
+        own = np.empty_like(units)
+        for k, places in by_class(tags):
+            own[places] = maps[k][units[places]]
+        return own
+
+    return renumber

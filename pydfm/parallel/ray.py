@@ -31,6 +31,7 @@ def fit(
     *,
     column: str | None = None,
     label: str | None = None,
+    group: str | None = None,
     batch_size: int = 256,
     n_workers: int = 1,
     num_cpus: float | None = None,
@@ -47,6 +48,8 @@ def fit(
         What is fitted; default that of "features", "image" and "path" that is there.
     label : str, optional
         The column of labels.
+    group : str, optional
+        The column of groups: what belongs together, as in `DFM.fit`.
     batch_size : int
         Rows per batch; a batch is what is computed again where a worker dies.
     n_workers : int
@@ -71,10 +74,10 @@ def fit(
     template = DFM() if dfm is None else dfm
     check_parameters(template.get_params(deep=False))
     seeded = clone(template).set_params(random_state=draw_seed(template.random_state))
-    column = _find_column(dataset, column, label)
+    column = _find_column(dataset, column, label, group)
     states = dataset.map_batches(
         _Fit,
-        fn_constructor_args=(seeded, column, label),
+        fn_constructor_args=(seeded, column, label, group),
         **_resources(batch_size, n_workers, num_cpus, num_gpus),
     )
     load = ray.remote(_merge_block)
@@ -171,7 +174,7 @@ def extract(
     """
     ray = import_ray()
     dfm.fitted_  # noqa: B018 (computed once, here)
-    column = _find_column(dataset, column, None)
+    column = _find_column(dataset, column)
     features = dataset.map_batches(
         _Extract,
         fn_constructor_args=(dfm, column),
@@ -198,10 +201,11 @@ class _Extract:
 class _Fit:
     """An actor: a batch in, a training state out."""
 
-    def __init__(self, template: DFM, column: str, label: str | None) -> None:
+    def __init__(self, template: DFM, column: str, label: str | None, group: str | None) -> None:
         self._template = template
         self._column = column
         self._label = label
+        self._group = group
         self._fitted: DFM | None = None
 
     def __call__(self, batch: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
@@ -213,7 +217,8 @@ class _Fit:
         else:
             dfm = self._fitted.with_state(self._fitted.training_.emptied())
         labels = None if self._label is None else batch[self._label]
-        self._fitted = dfm.partial_fit(_rows(batch[self._column]), labels=labels)
+        groups = None if self._group is None else batch[self._group]
+        self._fitted = dfm.partial_fit(_rows(batch[self._column]), labels=labels, groups=groups)
         state = np.empty(1, dtype=object)
         dump: Any = cloudpickle.dumps
         state[0] = dump(self._fitted.training_)
@@ -308,11 +313,11 @@ def _rows(values: NDArray[Any]) -> Any:
     return values
 
 
-def _find_column(dataset: "Dataset", column: str | None, label: str | None) -> str:
+def _find_column(dataset: "Dataset", column: str | None, *others: str | None) -> str:
     names = list(dataset.columns() or [])
     if column is None:
         column = next((name for name in _COLUMNS if name in names), _COLUMNS[0])
-    for name in (column, label):
+    for name in (column, *others):
         if name is not None and name not in names:
             raise ValueError(
                 f"the data set has no column '{name}'; it has {', '.join(names) or 'none'}"

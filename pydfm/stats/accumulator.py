@@ -10,17 +10,40 @@ accumulator of one call with the same rows.
 """
 
 from dataclasses import dataclass, replace
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pydfm.features.arrays import Rows, blocks, check_finite
-from pydfm.stats.sample import RowSample, find_rows
-from pydfm.stats.scatter import Scatter, fits_memory
+from pydfm.stats.sample import Renumber, RowSample, find_rows
+from pydfm.stats.scatter import Scatter, fits_memory, most_kept
 
 # Rows that are removed at once, or as many as there are features.
 _REMOVED_ROWS = 8192
+
+
+class KeptRows(NamedTuple):
+    """Rows with what is known of each.
+
+    Attributes
+    ----------
+    rows : ndarray of shape (n, D)
+    classes : ndarray of shape (n,)
+    places : ndarray of shape (n,)
+        Where each stands among all rows, of all classes.
+    units : ndarray of shape (n,)
+        Equal for rows of a class that are left out together.
+    """
+
+    rows: Rows
+    classes: NDArray[np.intp]
+    places: NDArray[np.intp]
+    units: NDArray[np.intp]
+
+    def pick(self, which: Any) -> "KeptRows":
+        """Return some of the rows."""
+        return KeptRows(*(each[which] for each in self))
 
 
 @dataclass(frozen=True)
@@ -33,24 +56,21 @@ class Accumulator:
         A sample of the rows that were folded, to compute their held-out scores.
     max_bytes : int or None
         Limit of memory; where the scatter does not fit, it is sketched.
-    kept : tuple of (rows, classes, places)
-        Rows that are not folded: arrays of shape (n, D), (n,) and (n,).
+    kept : tuple of KeptRows
+        Rows that are not folded.
     scatter : Scatter or None
         That of the folded rows.
     n_samples : int
         Number of rows.
-    n_seen : int
-        Number of rows that were ever added, from which rows get their places.
     borrowed : bool
         Whether kept rows may lie in memory of the caller, who may change it.
     """
 
     sample: RowSample | None = None
     max_bytes: int | None = None
-    kept: tuple[tuple[Rows, NDArray[np.intp], NDArray[np.intp]], ...] = ()
+    kept: tuple[KeptRows, ...] = ()
     scatter: Scatter | None = None
     n_samples: int = 0
-    n_seen: int = 0
     borrowed: bool = False
 
     @property
@@ -72,7 +92,7 @@ class Accumulator:
 
     def counts(self) -> NDArray[np.intp]:
         """Return the number of rows (C,) of each class."""
-        parts = [np.bincount(classes) for _, classes, _ in self.kept]
+        parts = [np.bincount(part.classes) for part in self.kept]
         if self.scatter is not None:
             parts.append(self.scatter.counts)
         counts = np.zeros(max((len(part) for part in parts), default=0), dtype=np.intp)
@@ -86,6 +106,8 @@ class Accumulator:
         classes: NDArray[np.intp] | None = None,
         *,
         n_threads: int,
+        places: NDArray[np.intp] | None = None,
+        units: NDArray[np.intp] | None = None,
         borrowed: bool = False,
     ) -> "Accumulator":
         """Return the accumulator with rows added.
@@ -96,21 +118,37 @@ class Accumulator:
         classes : ndarray of shape (N,), optional
             Numbers of their classes; default 0.
         n_threads : int
+        places : ndarray of shape (N,), optional
+            Where each row stands among all; default behind those that are there.
+        units : ndarray of shape (N,), optional
+            Equal for rows of a class that are left out together; default the places.
         borrowed : bool
             Whether the caller may change `features` later; see `compact`.
         """
         if classes is None:
             classes = np.zeros(len(features), dtype=np.intp)
-        result = self
+        if places is None:
+            places = np.arange(self.n_samples, self.n_samples + len(features))
+        given = KeptRows(features, classes, places, places if units is None else units)
+        result = replace(self, borrowed=self.borrowed or borrowed)
+        # Where rows are sketched, the memory that some take is bounded too.
+        fits = fits_memory(features.shape[1], self.max_bytes)
+        step = len(features) if fits else most_kept(features.shape[1], self.max_bytes)
         for first, rows in blocks(features):
-            places = np.arange(result.n_seen, result.n_seen + len(rows))
-            result = replace(
-                result, n_seen=result.n_seen + len(rows), borrowed=self.borrowed or borrowed
-            )._keep(rows, classes[first : first + len(rows)], places, n_threads)
+            for begin in range(0, len(rows), max(step, 1)):
+                own = rows[begin : begin + step]
+                part = given.pick(slice(first + begin, first + begin + len(own)))
+                result = result._keep(part._replace(rows=own), n_threads)
         return result
 
     def merge(
-        self, other: "Accumulator", numbers: NDArray[np.intp], *, n_threads: int
+        self,
+        other: "Accumulator",
+        numbers: NDArray[np.intp],
+        *,
+        n_threads: int,
+        first: int = 0,
+        units: Renumber | None = None,
     ) -> "Accumulator":
         """Return the accumulator of the rows of both.
 
@@ -120,23 +158,28 @@ class Accumulator:
         numbers : ndarray of shape (C,)
             What the classes 0, ..., C - 1 of `other` are here; several may become one.
         n_threads : int
+        first : int
+            From which the places of `other` are counted.
+        units : callable, optional
+            What the units of `other` become.
         """
         result = replace(self, borrowed=self.borrowed or other.borrowed)
         if other.scatter is not None:
-            # Rows are folded in the order in which they came, by which the sample counts.
             result = result.folded(n_threads)
             sample = result.sample
             if sample is not None and other.sample is not None:
-                sample = sample.merge(other.sample, self.n_seen, numbers)
+                sample = sample.merge(other.sample, first, numbers, units)
             result = replace(
                 result,
                 sample=sample,
                 scatter=_merged(result.scatter, other.scatter, numbers, n_threads),
                 n_samples=result.n_samples + other.n_samples - other.n_kept,
             )
-        for rows, classes, places in other.kept:
-            result = result._keep(rows, numbers[classes], self.n_seen + places, n_threads)
-        return replace(result, n_seen=self.n_seen + other.n_seen)
+        for part in other.kept:
+            own = part.units if units is None else units(part.classes, part.units)
+            theirs = KeptRows(part.rows, numbers[part.classes], first + part.places, own)
+            result = result._keep(theirs, n_threads)
+        return result
 
     def remove(
         self,
@@ -184,9 +227,9 @@ class Accumulator:
         n_threads: int,
         known: bool,
     ) -> "Accumulator":
-        none = rows[:0], classes[:0], classes[:0]
-        kept, theirs, places = self._joined() if self.kept else none
-        gone, missing = find_rows(kept, rows, theirs, classes)
+        none = KeptRows(rows[:0], classes[:0], classes[:0], classes[:0])
+        kept = self._joined() if self.kept else none
+        gone, missing = find_rows(kept.rows, rows, kept.classes, classes)
         scatter, sample = self.scatter, self.sample
         if len(missing):
             self._check_known(rows[missing], classes[missing], first + missing, known)
@@ -194,12 +237,12 @@ class Accumulator:
             scatter = scatter.without(rows[missing], classes[missing], n_threads)
             if sample is not None:
                 sample = sample.remove(rows[missing], classes[missing])
-        stay = np.delete(np.arange(len(kept)), gone)
+        stay = np.delete(np.arange(len(kept.rows)), gone)
         n_samples = self.n_samples - len(rows)
         return replace(
             self,
             sample=sample,
-            kept=((kept[stay], theirs[stay], places[stay]),) if len(stay) else (),
+            kept=(kept.pick(stay),) if len(stay) else (),
             scatter=None if n_samples == len(stay) else scatter,
             n_samples=n_samples,
         )
@@ -232,18 +275,19 @@ class Accumulator:
         """Return the same accumulator, with its kept rows in one array of its own."""
         if not self.kept or (len(self.kept) == 1 and not self.borrowed):
             return self
-        rows, classes, places = self._joined()
+        joined = self._joined()
         if len(self.kept) == 1:
-            rows = rows.copy()
-        return replace(self, kept=((rows, classes, places),), borrowed=False)
+            joined = joined._replace(rows=joined.rows.copy())
+        return replace(self, kept=(joined,), borrowed=False)
 
-    def _joined(self) -> tuple[Rows, NDArray[np.intp], NDArray[np.intp]]:
-        """Return all kept rows (n, D), their classes (n,) and places (n,)."""
+    def _joined(self) -> KeptRows:
+        """Return all kept rows."""
         if len(self.kept) == 1:
             return self.kept[0]
-        rows, classes, places = zip(*self.kept, strict=True)
         # Batches may differ in type: the widest holds them all.
-        return cast(Rows, np.concatenate(rows)), np.concatenate(classes), np.concatenate(places)
+        return KeptRows(
+            *(cast(Any, np.concatenate(parts)) for parts in zip(*self.kept, strict=True))
+        )
 
     def folded(self, n_threads: int) -> "Accumulator":
         """Return the accumulator with all rows in the scatter.
@@ -255,8 +299,8 @@ class Accumulator:
         """
         if not self.kept:
             return self
-        rows, classes, places = self._joined()
-        sample = None if self.sample is None else self.sample.add(rows, places, classes)
+        rows, classes, places, units = self._joined()
+        sample = None if self.sample is None else self.sample.add(rows, places, classes, units)
         first = self.n_samples - len(rows)
         scatter = Scatter.of(rows, classes, n_threads, self.max_bytes, first)
         numbers = np.arange(len(scatter.counts))
@@ -268,18 +312,9 @@ class Accumulator:
             borrowed=False,
         )
 
-    def _keep(
-        self, rows: Rows, classes: NDArray[np.intp], places: NDArray[np.intp], n_threads: int
-    ) -> "Accumulator":
-        result = replace(
-            self,
-            kept=(*self.kept, (rows, classes, places)),
-            n_samples=self.n_samples + len(rows),
-        )
-        most = n_features = rows.shape[1]
-        if not fits_memory(n_features, self.max_bytes):
-            assert self.max_bytes is not None
-            most = min(n_features, max(self.max_bytes // (2 * 8 * n_features), 1))
+    def _keep(self, rows: KeptRows, n_threads: int) -> "Accumulator":
+        result = replace(self, kept=(*self.kept, rows), n_samples=self.n_samples + len(rows.rows))
+        most = most_kept(rows.rows.shape[1], self.max_bytes)
         return result.folded(n_threads) if result.n_kept > most else result
 
 

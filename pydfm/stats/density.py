@@ -289,25 +289,39 @@ def fit_density(
         subspaces = tuple(fits[0].subspaces[c] if tied else fits[c].subspaces[0] for c in order)
         background = None
         if len(subspaces) > 1:
-            together = Accumulator(None, cells[used[0]].max_bytes)
-            for c in used:
-                one = np.zeros(len(cells[c].counts()), dtype=np.intp)
-                together = together.merge(cells[c], one, n_threads=n_threads)
-            background = (
-                Spectrum.of(together, n_threads)
-                .fit(n_components, regularization, n_threads)
-                .subspaces[0]
-            )
+            background = fit_background(
+                {c: cells[c] for c in used},
+                n_components=n_components,
+                regularization=regularization,
+                n_threads=n_threads,
+            ).subspaces[0]
         _check_components(subspaces, n_components, tied, n_samples, classes)
         mixtures = None
         if mixture_rows is not None:
-            _, rows, numbers = mixture_rows.take()
+            _, rows, numbers, _ = mixture_rows.take()
             mixtures = tuple(
                 fit_mixture(subspace, rows[numbers == c], random_state, n_threads)
                 for c, subspace in zip(order, subspaces, strict=True)
             )
             _warn_of_sampling(mixtures, n_samples)
     return DensityFit(Density(subspaces, background, mixtures), fits, tied)
+
+
+def fit_background(
+    cells: Mapping[int, Accumulator],
+    *,
+    n_components: float | int | None,
+    regularization: str | float | None,
+    n_threads: int,
+) -> SubspaceFit:
+    """Fit the subspace of the rows of all classes together; parameters as in `fit_density`."""
+    together: Accumulator | None = None
+    for cell in cells.values():
+        one = np.zeros(len(cell.counts()), dtype=np.intp)
+        together = together or Accumulator(None, cell.max_bytes)
+        together = together.merge(cell, one, n_threads=n_threads)
+    assert together is not None
+    return Spectrum.of(together, n_threads).fit(n_components, regularization, n_threads)
 
 
 def _warn_of_sampling(mixtures: tuple[Mixture, ...], n_samples: int) -> None:

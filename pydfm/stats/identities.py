@@ -52,6 +52,13 @@ class Identities:
         theirs = tuple((hashes, numbers[classes]) for hashes, classes in other.chunks)
         return Identities(self.chunks + theirs)
 
+    def take(self) -> tuple[NDArray[np.uint64], NDArray[np.intp]]:
+        """Return all hashes (n,) and classes (n,), which are known."""
+        assert self.chunks is not None
+        none = (np.zeros(0, dtype=np.uint64), np.zeros(0, dtype=np.intp))
+        own, numbers = (np.concatenate(part) for part in zip(none, *self.chunks, strict=True))
+        return own, numbers
+
     def remove(self, hashes: NDArray[np.uint64], classes: NDArray[np.intp] | None) -> "Identities":
         """Return the collection without `hashes` (n,) of `classes` (n,).
 
@@ -60,9 +67,7 @@ class Identities:
         ValueError
             If an image is not in the collection, or fewer times than it is to be removed.
         """
-        assert self.chunks is not None
-        none = (np.zeros(0, dtype=np.uint64), np.zeros(0, dtype=np.intp))
-        own, numbers = (np.concatenate(part) for part in zip(none, *self.chunks, strict=True))
+        own, numbers = self.take()
         have = _keys(own, numbers)
         gone = _keys(hashes, np.zeros(len(hashes), np.intp) if classes is None else classes)
         order = np.argsort(have, kind="stable")

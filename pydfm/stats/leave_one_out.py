@@ -58,6 +58,8 @@ class LeaveOneOut:
     n_variances : int
         Number of variances of the remaining rows, zeros included: min(N - C, D). The noise
         variance is the mean of all but the leading ones.
+    n_left : int
+        N - C.
     """
 
     eigenvalues: _Float64
@@ -66,6 +68,7 @@ class LeaveOneOut:
     n_features: int
     degrees_of_freedom: float
     n_variances: int
+    n_left: int
 
     @classmethod
     def of_scatter(
@@ -86,6 +89,7 @@ class LeaveOneOut:
             n_features=n_features,
             degrees_of_freedom=float(n_samples - n_classes - 1),
             n_variances=min(n_samples - n_classes, n_features),
+            n_left=n_samples - n_classes,
         )
 
     def scores(
@@ -148,36 +152,52 @@ class LeaveOneOut:
         )
 
 
-def score_held_out(
-    values: _Float64,
-    vectors: _Float64,
-    rows: Rows,
-    mean: _Float64,
-    *,
-    of_gram: bool,
-    class_sizes: NDArray[np.intp],
-    n_samples: int,
-    n_classes: int,
-    n_components: int,
-    n_threads: int,
-    reduce: Reduction | None = None,
-) -> tuple[_Float64, NDArray[np.float32] | None]:
-    """Return held-out scores of `rows`, and what `reduce` makes of their held-out residuals.
+@dataclass(frozen=True)
+class Held:
+    """Rows to be scored without themselves, and which of them go together.
 
-    Parameters
+    Attributes
     ----------
-    values, vectors : ndarray of shape (r,) and (r, D) or (r, n)
-        All eigenpairs of the scatter, or of the Gram matrix of `rows`, which are all rows then.
     rows : ndarray of shape (n, D)
     mean : ndarray of shape (D,)
         What is subtracted from each row to give its deviation from its class's mean.
+    classes, units : ndarray of shape (n,)
+        Rows of one class and one unit are left out together; all rows of such a unit are there.
+    class_sizes : ndarray of shape (C,)
+        Number of rows of each class.
+    """
+
+    rows: Rows
+    mean: _Float64
+    classes: NDArray[np.intp]
+    units: NDArray[np.intp]
+    class_sizes: NDArray[np.intp]
+
+
+def score_held_out(
+    values: _Float64,
+    vectors: _Float64,
+    held: Held,
+    *,
+    of_gram: bool,
+    n_components: int,
+    regularization: str | float | None,
+    n_threads: int,
+    reduce: Reduction | None = None,
+) -> tuple[_Float64, NDArray[np.float32] | None]:
+    """Return held-out scores of rows, and what `reduce` makes of their held-out residuals.
+
+    Parameters
+    ----------
+    values, vectors : ndarray of shape (r,) and (r, D) or (r, N)
+        All eigenpairs of the scatter, or of the Gram matrix of all rows, among which are those of
+        `held`, or the first of which they are.
+    held : Held
     of_gram : bool
-        Whether the eigenpairs are those of the Gram matrix.
-    class_sizes : ndarray of shape (n,)
-        Number of rows of each row's class.
-    n_samples, n_classes : int
-        Of all rows of the scatter.
+        Whether the eigenpairs are those of the Gram matrix of the rows of `held`.
     n_components : int
+    regularization : {"shrinkage"}, float or None
+        As the model has it.
     n_threads : int
     reduce : callable, optional
 
@@ -187,8 +207,9 @@ def score_held_out(
         One row for each of `CORE_SCORES`; NaN where the other rows make no model.
     reduced : ndarray of shape (n, ...), float32, or None
     """
-    n_features = len(mean)
-    resolution = resolution_of(values, mean, n_samples, n_features)
+    sizes, n_features = held.class_sizes, len(held.mean)
+    n_samples, n_classes = int(sizes.sum()), int(np.count_nonzero(sizes))
+    resolution = resolution_of(values, held.mean, n_samples, n_features)
     model = LeaveOneOut.of_scatter(
         values, resolution, n_components, n_features, n_samples, n_classes
     )
@@ -196,7 +217,57 @@ def score_held_out(
     if of_gram:
         coordinates = gram_coordinates(model.eigenvalues, axes)
     else:
-        coordinates = _core.coordinates(rows, mean, axes, n_threads=n_threads)
+        coordinates = _core.coordinates(held.rows, held.mean, axes, n_threads=n_threads)
+    if of_gram and reduce is not None:
+        axes = _core.components_from_gram(
+            held.rows, held.mean, model.eigenvalues, axes, n_threads=n_threads
+        )
+    groups = _Groups.of(held.classes, held.units)
+    if groups.single and regularization is None:
+        scores = _leave_rows_out(model, coordinates, sizes[held.classes], n_threads)
+        if reduce is None:
+            return scores, None
+        return scores, _reduced(model, coordinates, sizes[held.classes], axes, n_threads, reduce)
+    return _leave_groups_out(
+        model, coordinates, groups, sizes, regularization, axes, n_threads, reduce
+    )
+
+
+@dataclass(frozen=True)
+class _Groups:
+    """Rows by the units that they are of.
+
+    Attributes
+    ----------
+    order : ndarray of shape (n,)
+        The rows of each unit, one unit after the other.
+    starts : ndarray of shape (G + 1,)
+        Where each unit begins in that order, and where the last ends.
+    classes : ndarray of shape (G,)
+        Of each unit.
+    """
+
+    order: NDArray[np.intp]
+    starts: NDArray[np.int64]
+    classes: NDArray[np.intp]
+
+    @classmethod
+    def of(cls, classes: NDArray[np.intp], units: NDArray[np.intp]) -> "_Groups":
+        order = np.lexsort((units, classes))
+        own, theirs = classes[order], units[order]
+        new = np.flatnonzero((np.diff(own) != 0) | (np.diff(theirs) != 0)) + 1
+        starts = np.concatenate([[0], new, [len(order)]]).astype(np.int64)
+        return cls(order, starts, own[starts[:-1]])
+
+    @property
+    def single(self) -> bool:
+        """Whether each unit has one row."""
+        return len(self.classes) == len(self.order)
+
+
+def _leave_rows_out(
+    model: LeaveOneOut, coordinates: _Float64, class_sizes: NDArray[np.intp], n_threads: int
+) -> _Float64:
     scores = np.full((len(CORE_SCORES), len(coordinates)), np.nan)
     known = class_sizes >= 2
     if known.any():
@@ -204,11 +275,61 @@ def score_held_out(
         scores[: len(kinds), known] = model.scores(
             coordinates[known], class_sizes[known], kinds, n_threads
         )
-    if reduce is None:
-        return scores, None
-    if of_gram:
-        axes = _core.components_from_gram(rows, mean, model.eigenvalues, axes, n_threads=n_threads)
-    return scores, _reduced(model, coordinates, class_sizes, axes, n_threads, reduce)
+    return scores
+
+
+def _leave_groups_out(
+    model: LeaveOneOut,
+    coordinates: _Float64,
+    groups: _Groups,
+    class_sizes: NDArray[np.intp],
+    regularization: str | float | None,
+    axes: _Float64,
+    n_threads: int,
+    reduce: Reduction | None,
+) -> tuple[_Float64, NDArray[np.float32] | None]:
+    """Score rows, each without its unit; some units at a time where residuals are reduced."""
+    n = len(coordinates)
+    scores = np.full((len(CORE_SCORES), n), np.nan)
+    reduced: NDArray[np.float32] | None = None
+    lengths = np.diff(groups.starts)
+    step = n
+    if reduce is not None:
+        step = max(1, _RESIDUAL_BYTES // (8 * axes.shape[1]))
+    begin = 0
+    while begin < len(lengths):
+        end = int(np.searchsorted(groups.starts, groups.starts[begin] + step, side="right")) - 1
+        end = max(end, begin + 1)
+        starts = groups.starts[begin : end + 1]
+        rows = groups.order[starts[0] : starts[-1]]
+        own, m = coordinates[rows], lengths[begin:end]
+        # One row less was counted already.
+        given: dict[str, Any] = {
+            "starts": starts - starts[0],
+            "class_sizes": class_sizes[groups.classes[begin:end]].astype(np.float64),
+            "n_components": model.n_components,
+            "resolution": model.resolution,
+            "n_threads": n_threads,
+        }
+        scores[:, rows] = _core.leave_groups_out(
+            own,
+            model.eigenvalues,
+            degrees_of_freedom=model.degrees_of_freedom + 1 - m,
+            n_variances=np.minimum(model.n_left + 1 - m, model.n_features),
+            n_features=model.n_features,
+            shrinkage=regularization == "shrinkage",
+            floor=0.0 if regularization in (None, "shrinkage") else float(regularization),
+            score_types=list(CORE_SCORES),
+            **given,
+        )
+        if reduce is not None:
+            residuals = _core.leave_groups_out_residuals(own, model.eigenvalues, **given)
+            part = reduce(residuals @ axes).astype(np.float32)
+            if reduced is None:
+                reduced = np.empty((n, *part.shape[1:]), dtype=np.float32)
+            reduced[rows] = part
+        begin = end
+    return scores, reduced
 
 
 def _reduced(

@@ -2,25 +2,51 @@
 
 import copy
 import math
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pydfm.features.arrays import Rows
 
+Renumber = Callable[[NDArray[np.intp], NDArray[np.intp]], NDArray[np.intp]]
+"""Maps the tags (n,) and units (n,) of rows to the units that they become in another sample."""
+
 # Two rows count as the same if their distance is at most this share of their length.
 _SAME = 1e-5
+
+
+class Taken(NamedTuple):
+    """The rows of a sample, in the order of their places.
+
+    Attributes
+    ----------
+    places : ndarray of shape (n,)
+    rows : ndarray of shape (n, ...)
+    tags : ndarray of shape (n,)
+    units : ndarray of shape (n,)
+    """
+
+    places: NDArray[np.intp]
+    rows: Rows
+    tags: NDArray[np.intp]
+    units: NDArray[np.intp]
+
+    def pick(self, which: Any) -> "Taken":
+        """Return some of the rows."""
+        return Taken(self.places[which], self.rows[which], self.tags[which], self.units[which])
 
 
 class RowSample:
     """An immutable random sample of at most `size` of the rows that were added.
 
     Each row has a number in [0, 1), and the rows with the lowest numbers stay. The number depends
-    only on the seed and on the row's place, so that the sample does not depend on batches, and
-    samples of the same rows in other features hold the same places. Where a merged sample has
-    dropped rows, its rows keep the numbers that they have there, so that each row of either sample
-    stands for as many.
+    only on the seed, on the row's unit (the rows that belong together) and on its place: so units
+    stay or go as a whole, but for the last, the sample does not depend on batches, and samples of
+    the same rows in other features hold the same places. Where a merged sample has dropped rows,
+    its rows keep the numbers that they have there, so that each row of either sample stands for as
+    many.
 
     Parameters
     ----------
@@ -31,11 +57,6 @@ class RowSample:
         Limit of memory, of rows of the type of the first ones; but `least` rows are kept in any
         case.
     least : int
-
-    Attributes
-    ----------
-    end : int
-        The place behind that of the last row that was added.
     """
 
     def __init__(
@@ -53,9 +74,9 @@ class RowSample:
         self._slots = np.zeros(0, dtype=np.intp)  # in all chunks, one behind the other
         self._places = np.zeros(0, dtype=np.intp)
         self._tags = np.zeros(0, dtype=np.intp)
+        self._units = np.zeros(0, dtype=np.intp)
         self._numbers = np.zeros(0)
         self._dropped = False  # whether some rows that came are not kept
-        self.end = 0  # the place behind that of the last row that was added
 
     @property
     def n_rows(self) -> int:
@@ -77,26 +98,37 @@ class RowSample:
         return RowSample(*self._limits)
 
     def add(
-        self, rows: NDArray[Any], places: NDArray[np.intp], tags: NDArray[np.intp] | None = None
-    ) -> "RowSample":
-        """Return the sample with `rows` (N, ...) at `places` (N,) added, each with a tag."""
-        if tags is None:
-            tags = np.zeros(len(rows), dtype=np.intp)
-        return self._with_rows(rows, places, tags, _numbers(places, self._seed))
-
-    def _with_rows(
         self,
         rows: NDArray[Any],
         places: NDArray[np.intp],
-        tags: NDArray[np.intp],
-        numbers: NDArray[np.float64],
+        tags: NDArray[np.intp] | None = None,
+        units: NDArray[np.intp] | None = None,
     ) -> "RowSample":
+        """Return the sample with rows added.
+
+        Parameters
+        ----------
+        rows : ndarray of shape (N, ...)
+        places : ndarray of shape (N,)
+            Where each row stands among all that come.
+        tags : ndarray of shape (N,), optional
+            Default 0.
+        units : ndarray of shape (N,), optional
+            Equal for rows that belong together; default the places.
+        """
+        if tags is None:
+            tags = np.zeros(len(rows), dtype=np.intp)
+        units = places if units is None else units
+        taken = Taken(places, rows, tags, units)
+        return self._with_rows(taken, _numbers(units, places, self._seed))
+
+    def _with_rows(self, new_rows: Taken, numbers: NDArray[np.float64]) -> "RowSample":
+        places, rows, tags, units = new_rows
         other = copy.copy(self)
         if not other._chunks and other._max_bytes is not None:
             fit = other._max_bytes // (rows.itemsize * max(math.prod(rows.shape[1:]), 1))
             other._size = max(min(other._size, fit), other._least)
             other._most_gone = max(min(other._size // 2, fit - other._size), 0)
-        other.end = max([self.end, *(places[-1:] + 1).tolist()])
         kept = self.n_rows
         stay = np.arange(kept + len(rows))
         if len(stay) > other._size:
@@ -111,16 +143,18 @@ class RowSample:
             other._slots = np.append(self._slots[old], np.arange(end, end + len(new)))
             other._places = np.append(self._places[old], places[new])
             other._tags = np.append(self._tags[old], tags[new])
+            other._units = np.append(self._units[old], units[new])
             other._numbers = np.append(self._numbers[old], numbers[new])
             if end + len(new) - len(stay) > other._most_gone:
                 other._chunks = (other._rows(other._slots),)
                 other._slots = np.arange(len(stay))
         return other
 
-    def take(self) -> tuple[NDArray[np.intp], Rows, NDArray[np.intp]]:
-        """Return places (n,), ascending, rows (n, ...) and tags (n,)."""
-        order = np.argsort(self._places)
-        return self._places[order], self._rows(self._slots[order]), self._tags[order]
+    def take(self) -> Taken:
+        """Return the rows, by their places; those of one place in the order they came in."""
+        order = np.argsort(self._places, kind="stable")
+        rows = self._rows(self._slots[order])
+        return Taken(self._places[order], rows, self._tags[order], self._units[order])
 
     def _rows(self, slots: NDArray[np.intp]) -> NDArray[Any]:
         rows = np.empty(
@@ -134,36 +168,42 @@ class RowSample:
         return rows
 
     def merge(
-        self, other: "RowSample", first: int, numbers: NDArray[np.intp] | None = None
+        self,
+        other: "RowSample",
+        first: int = 0,
+        numbers: NDArray[np.intp] | None = None,
+        units: Renumber | None = None,
     ) -> "RowSample":
-        """Return the sample of both, with the places of `other` counted from `first`.
+        """Return the sample of both.
 
         Parameters
         ----------
         other : RowSample
         first : int
+            From which the places of `other` are counted.
         numbers : ndarray of shape (T,), optional
             What the tags 0, ..., T - 1 of `other` become.
+        units : callable, optional
+            What the units of `other` become.
         """
         if other.n_rows == 0:
-            merged = copy.copy(self)
-            merged.end = first + other.end
-            return merged
-        places, rows, tags = other.take()
+            return self
+        taken = other.take()
+        own = taken.units if units is None else units(taken.tags, taken.units)
+        places, tags = first + taken.places, taken.tags
         drawn = other._ordered_numbers()
         if not other._dropped:
-            drawn = _numbers(first + places, self._seed)
+            drawn = _numbers(own, places, self._seed)
         tags = tags if numbers is None else numbers[tags]
-        merged = self._with_rows(rows, first + places, tags, drawn)
+        merged = self._with_rows(Taken(places, taken.rows, tags, own), drawn)
         merged._dropped |= other._dropped
-        merged.end = first + other.end
         return merged
 
     def find(self, rows: NDArray[Any], tags: NDArray[np.intp] | None = None) -> NDArray[np.bool_]:
         """Return which of `rows` (N, D), with `tags` (N,), are in the sample."""
         found = np.zeros(len(rows), dtype=bool)
         if self.n_rows:
-            _, kept, kept_tags = self.take()
+            _, kept, kept_tags, _ = self.take()
             _, missing = find_rows(kept, np.asarray(rows, dtype=np.float64), kept_tags, tags)
             found[:] = True
             found[missing] = False
@@ -175,26 +215,26 @@ class RowSample:
         """Return the sample without those of `rows` (N, D), with `tags` (N,), that are in it."""
         if self.n_rows == 0:
             return self
-        places, kept, kept_tags = self.take()
+        _, kept, kept_tags, _ = self.take()
         gone, _ = find_rows(kept, rows, kept_tags, tags)
-        return self._restricted(np.delete(np.arange(len(places)), gone))
+        return self._restricted(np.delete(np.arange(len(kept)), gone))
 
     def remove_tag(self, tag: int) -> "RowSample":
         """Return the sample without the rows that have this tag."""
-        return self if self.n_rows == 0 else self._restricted(np.flatnonzero(self.take()[2] != tag))
+        return (
+            self if self.n_rows == 0 else self._restricted(np.flatnonzero(self.take().tags != tag))
+        )
 
     def _restricted(self, stay: NDArray[np.intp]) -> "RowSample":
-        places, kept, kept_tags = self.take()
         other = self.emptied()
         if len(stay):
-            drawn = self._ordered_numbers()[stay]
-            other = other._with_rows(kept[stay], places[stay], kept_tags[stay], drawn)
+            taken = self.take().pick(stay)
+            other = other._with_rows(taken, self._ordered_numbers()[stay])
         other._dropped = self._dropped
-        other.end = self.end
         return other
 
     def _ordered_numbers(self) -> NDArray[np.float64]:
-        return self._numbers[np.argsort(self._places)]
+        return self._numbers[np.argsort(self._places, kind="stable")]
 
 
 def find_rows(
@@ -241,7 +281,15 @@ def find_rows(
     return found[found >= 0], np.flatnonzero(found < 0)
 
 
-def _numbers(places: NDArray[np.intp], seed: int) -> NDArray[np.float64]:
+def _numbers(units: NDArray[np.intp], places: NDArray[np.intp], seed: int) -> NDArray[np.float64]:
+    """Return pseudo-random numbers (N,) in [0, 1): those of a unit are next to each other."""
+    share = 2.0**-32
+    return np.floor(hashed(units, seed) / share) * share + hashed(places, seed) * share * (
+        1 - share
+    )
+
+
+def hashed(places: NDArray[np.intp], seed: int) -> NDArray[np.float64]:
     """Return pseudo-random numbers (N,) in [0, 1), each a function of its place (splitmix64)."""
     steps = places.astype(np.uint64) + np.uint64(1) + (np.uint64(seed % 2**31) << np.uint64(32))
     z = steps * np.uint64(0x9E3779B97F4A7C15)

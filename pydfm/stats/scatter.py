@@ -207,9 +207,22 @@ def class_means(rows: NDArray[Any], classes: NDArray[np.intp]) -> NDArray[np.flo
     return means
 
 
+def scatter_bytes(n_features: int) -> int:
+    """Return the bytes of a scatter, and of as much again while it is added up."""
+    return 2 * 8 * n_features**2
+
+
 def fits_memory(n_features: int, max_bytes: int | None) -> bool:
-    """Whether a scatter, and as much again while it is added up, does."""
-    return max_bytes is None or 2 * 8 * n_features**2 <= max_bytes
+    """Whether a scatter does."""
+    return max_bytes is None or scatter_bytes(n_features) <= max_bytes
+
+
+def most_kept(n_features: int, max_bytes: int | None) -> int:
+    """Return how many rows are kept, at most, before they are folded into a scatter."""
+    if fits_memory(n_features, max_bytes):
+        return n_features
+    assert max_bytes is not None
+    return min(n_features, max(max_bytes // (2 * 8 * n_features), 1))
 
 
 def check_sums(

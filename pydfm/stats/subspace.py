@@ -22,17 +22,18 @@ Variances may be regularised (`regularised`): "shrinkage" turns the covariance C
 merged moments; a floor f raises every variance below f lambda_1 to it. Components stay as they are.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pydfm import _core
 from pydfm.features.arrays import Rows, blocks, check_finite
-from pydfm.stats.accumulator import Accumulator
-from pydfm.stats.leave_one_out import Reduction, score_held_out
+from pydfm.stats.accumulator import Accumulator, KeptRows
+from pydfm.stats.leave_one_out import Held, Reduction, score_held_out
 from pydfm.stats.scatter import check_sums, class_means, resolution_of
 from pydfm.stats.sketch import FrequentDirections
 
@@ -141,7 +142,7 @@ class Spectrum:
             assert scatter is not None
             return cls(rows, scatter.counts, scatter.means, scatter.products)
         rows = rows if len(rows.kept) == 1 else rows.compact()
-        kept, classes, _ = rows.kept[0]
+        kept, classes = rows.kept[0][:2]
         counts = np.bincount(classes)
         if len(counts) > 1:
             means = class_means(kept, classes)
@@ -186,7 +187,7 @@ class Spectrum:
         else:
             products = self.products
             if self.of_gram:
-                kept, classes, _ = self.rows.kept[0]
+                kept, classes = self.rows.kept[0][:2]
                 rows, mean = _centred(kept, classes, self.means)
             elif len(self.means) == 1:
                 mean = self.means[0]
@@ -208,7 +209,30 @@ class Spectrum:
             replace(shared, mean=own.copy(), n_samples=int(count))
             for count, own in zip(self.counts, self.means, strict=True)
         )
-        return SubspaceFit(self, subspaces, pairs if whole else None)
+        return SubspaceFit(self, subspaces, regularization, pairs if whole else None)
+
+
+class LeftOut(NamedTuple):
+    """Rows scored without their units.
+
+    Attributes
+    ----------
+    rows : ndarray of shape (n, D)
+    places, classes, units : ndarray of shape (n,)
+        Which rows they are.
+    scores : ndarray of shape (4, n), float64
+        One row for each of `CORE_SCORES`; NaN where the other rows cannot give it: all but fre of
+        two rows, every score of a class that is one unit.
+    reduced : ndarray of shape (n, ...), float32, or None
+        What was made of the residuals; NaN where there are none.
+    """
+
+    rows: Rows
+    places: NDArray[np.intp]
+    classes: NDArray[np.intp]
+    units: NDArray[np.intp]
+    scores: NDArray[np.float64]
+    reduced: NDArray[np.float32] | None
 
 
 @dataclass(frozen=True)
@@ -220,10 +244,13 @@ class SubspaceFit:
     spectrum : Spectrum
     subspaces : tuple of Subspace
         One for each class; that of a class without rows has a count of zero.
+    regularization : {"shrinkage"}, float or None
+        That of the variances.
     """
 
     spectrum: Spectrum
     subspaces: tuple[Subspace, ...]
+    regularization: str | float | None = None
     _pairs: _Pairs | None = field(default=None, repr=False)
 
     def forget_pairs(self) -> "SubspaceFit":
@@ -231,47 +258,89 @@ class SubspaceFit:
         return replace(self, _pairs=None)
 
     def held_out(
-        self, n_threads: int, reduce: Reduction | None = None
-    ) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.float64], NDArray[np.float32] | None]:
-        """Return scores of rows, each under the subspace that the other rows have.
+        self,
+        n_threads: int,
+        complete: Callable[[NDArray[np.intp], NDArray[np.intp]], NDArray[np.bool_]] | None = None,
+        reduce: Reduction | None = None,
+    ) -> LeftOut:
+        """Return scores of rows, each under the subspace that the rows of other units have.
 
         Parameters
         ----------
         n_threads : int
+        complete : callable, optional
+            Says of rows of some classes (n,) and units (n,) which belong to units that are there as
+            a whole; others are left out. Default all.
         reduce : callable, optional
             Maps residuals (b, D) of some rows, x less its mean and less its projection, both of
             the other rows, to numbers (b, ...).
 
         Returns
         -------
-        places, classes : ndarray of shape (n,)
-            Which rows: all, or those of the sample where rows were folded.
-        scores : ndarray of shape (4, n), float64
-            One row for each of `CORE_SCORES`, without regularization; NaN where the other rows
-            cannot give it: all but fre of two rows, every score of a single one.
-        reduced : ndarray of shape (n, ...), float32, or None
-            What `reduce` made of the residuals; NaN where there are none.
+        LeftOut
+            All rows, or those of the sample where rows were folded.
         """
         spectrum, accumulated = self.spectrum, self.spectrum.rows
         if spectrum.of_gram:
-            rows, classes, places = accumulated.kept[0]
+            kept = accumulated.kept[0]
         else:
             assert accumulated.sample is not None
-            places, rows, classes = accumulated.sample.take()
+            places, rows, classes, units = accumulated.sample.take()
+            kept = KeptRows(rows, classes, places, units)
+            whole = None if complete is None else complete(classes, units)
+            if whole is not None and not whole.all():
+                kept = kept.pick(whole)
         products: Any = spectrum.products
         pairs = self._pairs or _core.eigh(products, n_threads=n_threads)
-        scores, reduced = score_held_out(
+        scores, reduced = self._score_held_out(pairs, kept, spectrum.of_gram, n_threads, reduce)
+        return LeftOut(kept.rows, kept.places, kept.classes, kept.units, scores, reduced)
+
+    def scores_without(self, rows: KeptRows, n_threads: int) -> NDArray[np.float64]:
+        """Return scores (4, n) of some of the rows, each without its class's unit.
+
+        Parameters
+        ----------
+        rows : KeptRows
+            With their classes and units elsewhere; all of them are of the one class here.
+        n_threads : int
+        """
+        spectrum = self.spectrum
+        values, vectors = self._pairs or _core.eigh(
+            cast(Any, spectrum.products), n_threads=n_threads
+        )
+        if spectrum.of_gram:
+            own = spectrum.rows.kept[0]
+            positive = values > 0
+            values = values[positive]
+            vectors = _core.components_from_gram(
+                own.rows, spectrum.means[0], values, vectors[positive], n_threads=n_threads
+            )
+        return self._score_held_out((values, vectors), rows, False, n_threads, None)[0]
+
+    def _score_held_out(
+        self,
+        pairs: _Pairs,
+        kept: KeptRows,
+        of_gram: bool,
+        n_threads: int,
+        reduce: Reduction | None,
+    ) -> tuple[NDArray[np.float64], NDArray[np.float32] | None]:
+        spectrum = self.spectrum
+        held = Held(
+            *_centred(kept.rows, kept.classes, spectrum.means),
+            classes=kept.classes,
+            units=kept.units,
+            class_sizes=spectrum.counts,
+        )
+        return score_held_out(
             *pairs,
-            *_centred(rows, classes, spectrum.means),
-            of_gram=spectrum.of_gram,
-            class_sizes=spectrum.counts[classes],
-            n_samples=accumulated.n_samples,
-            n_classes=int(np.count_nonzero(spectrum.counts)),
+            held,
+            of_gram=of_gram,
             n_components=len(self.subspaces[0].components),
+            regularization=self.regularization,
             n_threads=n_threads,
             reduce=reduce,
         )
-        return places, classes, scores, reduced
 
 
 def _centred(

@@ -894,8 +894,9 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         ndarray of shape (N, H, W), float32
             At the size of the network's input, ``feature_spec_.preprocessing.size``: the scores of
             the layer's positions, bilinear between them. With several layers their sum, each
-            divided by its mean held-out score; where standardised maps score images
-            (``image_score_ == "calibrated"``), these maps. NaN for images that were skipped. A
+            divided by its mean held-out score, or by their deviation for types that may be
+            negative; where standardised maps score images (``image_score_ == "calibrated"``), these
+            maps. NaN for images that were skipped. A
             share `alpha` of the maps of normal images, without smoothing, exceed `map_threshold_`
             anywhere.
 

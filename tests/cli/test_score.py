@@ -154,7 +154,7 @@ def test_features_of_a_batch_or_two_are_in_memory(
 class Counter:
     """Counts the images that are decoded, and the rows that functions of the core are given."""
 
-    CORE = ("score", "score_nearest", "coordinates")
+    CORE = ("score", "score_nearest", "residuals")
 
     def __init__(self, monkeypatch):
         self.decoded = Counts()
@@ -193,8 +193,7 @@ def test_no_image_is_decoded_twice_and_no_score_computed_twice(
     for (_, *kinds), count in counter.rows.items():
         computed.update(dict.fromkeys(kinds, count))
     assert max(computed.values(), default=0) <= 12
-    # Residuals are computed by tiles of 16 rows: of batches of 5, 5 and 2.
-    assert counter.rows["coordinates",] <= 3 * 16
+    assert counter.rows["residuals",] <= 12
 
 
 def test_classes_and_maps_take_what_the_scores_computed(run, with_classes, tmp_path, monkeypatch):
@@ -202,9 +201,9 @@ def test_classes_and_maps_take_what_the_scores_computed(run, with_classes, tmp_p
     got = run("score", *with_classes, "--maps", tmp_path / "maps", "--batch-size", "12")
     assert (got.code, got.err) == (0, "")
     assert set(counter.decoded.values()) == {1}
-    # Scores are made of maps here: one tile of residuals under each of the two classes.
-    assert set(counter.rows) <= {("coordinates",)} or max(counter.rows.values()) <= 2 * 16
-    assert counter.rows["coordinates",] == 2 * 16
+    # Scores are made of maps here: of the residuals of each image.
+    assert set(counter.rows) <= {("residuals",)} or max(counter.rows.values()) <= 2 * 12
+    assert counter.rows["residuals",] == 12
 
 
 def test_with_ray_images_are_read_once_here_for_heatmaps(

@@ -72,6 +72,21 @@ def test_patches_have_maps_of_every_type(dfm, textures):
         assert np.isfinite(dfm.score_map(textures, score_type=kind)).all()
 
 
+@pytest.mark.parametrize("kind", ["nll", "ppca"])
+def test_maps_of_layers_whose_scores_are_negative_have_one_scale(noise, kind):
+    dfm = maps_dfm(spatial="patch", score_type=kind)
+    for parameter in dfm.backbone.parameters():
+        parameter.data *= 0.01
+    dfm.fit(noise)
+    rule = dfm.model_.combinations[kind]
+    assert (rule.mean < 0).all()
+    want = sum(
+        layer.grid.enlarge(layer.maps(dfm.extract(noise[:3]), kind, 1), (16, 16)) / deviation
+        for layer, deviation in zip(dfm.model_.layers, rule.scale, strict=True)
+    )
+    np.testing.assert_allclose(dfm.score_map(noise[:3]), want, rtol=1e-5)
+
+
 @pytest.mark.filterwarnings("ignore:1 of 3 images were skipped")
 def test_pictures_that_were_skipped_have_maps_of_nan(dfm, textures, pictures, tmp_path):
     dfm.set_params(on_error="skip").fit(textures)

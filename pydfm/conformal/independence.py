@@ -33,7 +33,7 @@ _ODD_SHARE = 0.1
 # One alone is too near at this probability, over the number of rows, and at this share of the
 # distance of its tenth neighbour: clusters may deceive about the dimension.
 _IMPOSSIBLE = 1e-4
-_VERY_NEAR = 5e-3
+_VERY_NEAR = 5e-4
 
 
 def warn_of_dependence(state: TrainingState) -> None:

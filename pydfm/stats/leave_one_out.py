@@ -308,13 +308,13 @@ def _leave_groups_out(
             "starts": starts - starts[0],
             "class_sizes": class_sizes[groups.classes[begin:end]].astype(np.float64),
             "n_components": model.n_components,
+            "degrees_of_freedom": model.degrees_of_freedom + 1 - m,
             "resolution": model.resolution,
             "n_threads": n_threads,
         }
         scores[:, rows] = _core.leave_groups_out(
             own,
             model.eigenvalues,
-            degrees_of_freedom=model.degrees_of_freedom + 1 - m,
             n_variances=np.minimum(model.n_left + 1 - m, model.n_features),
             n_features=model.n_features,
             shrinkage=regularization == "shrinkage",

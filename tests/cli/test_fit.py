@@ -97,6 +97,7 @@ def test_components_are_a_share_a_number_or_all(run, script, picture_folder, tmp
     assert pydfm.load(tmp_path / "m").n_components == value
 
 
+@pytest.mark.filterwarnings("default:alpha is 0.01")
 def test_several_layers_and_patches(run, picture_folder, tmp_path):
     layers = ("--layer", "layer1.0.conv1", "--layer", "layer1", "--pool", "3", "--pool", "2")
     base = ("--weights", "none", "--image-size", "24", "--device", "cpu", "--threads", "2")

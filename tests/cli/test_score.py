@@ -49,6 +49,7 @@ def test_score_takes_one_picture_and_options(run, model, script, picture_folder,
 
 
 @pytest.mark.filterwarnings("default:.*images were skipped")
+@pytest.mark.filterwarnings("ignore:alpha is 0.01")
 def test_classes_are_the_subfolders_and_a_column(run, script, pictures, tmp_path):
     for i, picture in enumerate(pictures):
         folder = tmp_path / "in" / "ab"[i % 2]
@@ -379,6 +380,7 @@ ODD = [b"a,b.png", b"new\nline.png", b'quo"te.png', "größe 中.png".encode(), 
 
 
 @pytest.mark.skipif(sys.platform == "darwin", reason="needs a file system that takes any bytes")
+@pytest.mark.filterwarnings("ignore:alpha is 0.01", "ignore:X holds rows that are not independent")
 def test_paths_of_any_bytes_come_out_as_they_are(run, model, script, pictures, tmp_path):
     folder = tmp_path / os.fsdecode(b"in\xff")
     folder.mkdir()

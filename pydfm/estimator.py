@@ -1513,12 +1513,12 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
             borrowed = extractor is None
             if partial and borrowed:
                 features, borrowed = features.copy(), False
-            if partial:
-                # A fit would find it too late, when these rows are in the state.
+            if partial or extractor is None:
+                # Later it would be found too late, and in the rows of one class or batch.
                 with np.errstate(over="ignore", invalid="ignore"):
                     total = features.sum()  # of finite rows it may overflow
                 if not np.isfinite(total):
-                    check_finite(features)
+                    _check_batch(features, places)
             hashes = None if pixels is None else image_hashes(pixels)
             own = None if groups is None else groups.take(places)
             if join_copies:
@@ -1631,7 +1631,11 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
             classes = None
             if row_labels is not None:
                 classes = find_classes(row_labels.take(places), self.classes_)
-            parts.append(function(features, classes))
+            try:
+                parts.append(function(features, classes))
+            except ValueError:
+                _check_batch(features, places)
+                raise
             taken.append(places)
         if row_labels is not None:
             row_labels.check_count(source.count)
@@ -1716,6 +1720,11 @@ def _check_counts(source: _Source, *each: RowLabels | None) -> None:
     for own in each:
         if own is not None:
             own.check_count(source.count)
+
+
+def _check_batch(features: NDArray[Any], places: slice | list[int]) -> None:
+    """Raise ValueError if features are not finite; it names the row by its number in all of X."""
+    check_finite(features, places.start if isinstance(places, slice) else 0)
 
 
 def _check_combine(combine: str, outliers: Any, n_layers: int) -> None:

@@ -146,4 +146,9 @@ Array<double> leave_groups_out_residuals(const TrainingGroups& training,
       pydfm::leave_groups_out_residuals(map(training), map(scored), n_components, n_threads));
 }
 
+Array<double> leave_groups_out_rests(const TrainingGroups& training, Index n_components,
+                                     int n_threads) {
+  return to_array(pydfm::leave_groups_out_rests(map(training), n_components, n_threads));
+}
+
 }  // namespace pydfm::core

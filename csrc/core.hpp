@@ -126,6 +126,8 @@ Array<double> leave_groups_out(const TrainingGroups& training,
 Array<double> leave_groups_out_residuals(const TrainingGroups& training,
                                          const std::optional<RowGroups>& scored, Index n_components,
                                          int n_threads);
+Array<double> leave_groups_out_rests(const TrainingGroups& training, Index n_components,
+                                     int n_threads);
 
 }  // namespace core
 }  // namespace pydfm

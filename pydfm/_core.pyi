@@ -143,6 +143,19 @@ def leave_groups_out_residuals(
 ) -> _Float64:
     """Residuals (N, r) of the same rows under the same models, in the same coordinates."""
 
+def leave_groups_out_rests(
+    coordinates: _Float64,
+    eigenvalues: _Float64,
+    starts: NDArray[np.int64],
+    class_sizes: _Float64,
+    *,
+    n_components: int,
+    degrees_of_freedom: _Float64,
+    resolution: float,
+    n_threads: int,
+) -> _Float64:
+    """Return sums (G,) of the eigenvalues of the same models beyond those of their components."""
+
 def score(
     rows: _Rows, scorer: Scorer, *, score_types: Sequence[str], n_threads: int
 ) -> NDArray[np.float32]:

@@ -118,6 +118,19 @@ void register_held_out(py::module_& m) {
       "class_sizes"_a.noconvert(), py::kw_only(), "n_components"_a,
       "degrees_of_freedom"_a.noconvert(), "resolution"_a, "scored"_a.noconvert() = py::none(),
       "scored_starts"_a.noconvert() = py::none(), "n_threads"_a);
+  m.def(
+      "leave_groups_out_rests",
+      [](const Numbers& coordinates, const Numbers& eigenvalues, const Integers& starts,
+         const Numbers& class_sizes, Index n_components, const Numbers& degrees_of_freedom,
+         double resolution, int n_threads) {
+        const core::TrainingGroups training = training_groups(
+            coordinates, eigenvalues, starts, class_sizes, degrees_of_freedom, resolution);
+        return to_vector(without_gil(
+            [&] { return core::leave_groups_out_rests(training, n_components, n_threads); }));
+      },
+      "coordinates"_a.noconvert(), "eigenvalues"_a.noconvert(), "starts"_a.noconvert(),
+      "class_sizes"_a.noconvert(), py::kw_only(), "n_components"_a,
+      "degrees_of_freedom"_a.noconvert(), "resolution"_a, "n_threads"_a);
 }
 
 }  // namespace pydfm::bindings

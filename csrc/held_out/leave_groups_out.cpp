@@ -110,6 +110,16 @@ class Groups {
     });
   }
 
+  // The eigenvalues that the leading ones leave without a group.
+  double rest(Index g) const {
+    Group group = this->group(g);
+    if (!group.known) return kNaN;
+    group.scored.resize(0, rank());
+    if (const std::optional<SpectralSums> found = sums(group, g, false)) return found->rest;
+    const Remaining left = remaining(group, g);
+    return left.values.tail(left.values.size() - left.n_components()).sum();
+  }
+
   Remaining remaining(const Group& group, Index g) const {
     Matrix<double> scatter = training_.eigenvalues.asDiagonal();
     add_product(group.update.transpose(), group.update, scatter, -1);
@@ -288,6 +298,14 @@ Matrix<double> leave_groups_out_residuals(const TrainingGroups& training,
     const Matrix<double> coordinates = product(group.scored, remaining.vectors.transpose());
     own = remaining.residuals(group.scored, coordinates);
   });
+  return result;
+}
+
+Vector<double> leave_groups_out_rests(const TrainingGroups& training, Index n_components,
+                                      int n_threads) {
+  const Groups groups(training, std::nullopt, n_components);
+  Vector<double> result(groups.size());
+  parallel_for(groups.size(), n_threads, [&](Index g) { result[g] = groups.rest(g); });
   return result;
 }
 

@@ -75,4 +75,9 @@ Matrix<double> leave_groups_out_residuals(const TrainingGroups& training,
                                           const std::optional<RowGroups>& scored,
                                           Index n_components, int n_threads);
 
+/// Sums (G,) of the eigenvalues beyond the leading k of the scatter without each group: with its
+/// trace they tell which k holds a share of the variance. NaN where a group is its whole class.
+Vector<double> leave_groups_out_rests(const TrainingGroups& training, Index n_components,
+                                      int n_threads);
+
 }  // namespace pydfm

@@ -134,7 +134,7 @@ def _distances(state: TrainingState) -> Iterator[tuple[NDArray[np.float64], NDAr
     if not parts:
         return
     classes, places, units = (np.concatenate(own) for own in list(zip(*parts, strict=True))[1:])
-    for c, of_class in by_class(classes):
+    for _, of_class in by_class(classes):
         one = np.unique(units[of_class], return_index=True)[1]
         own = of_class[np.sort(one)][:_MOST]
         rows, begin = np.empty((len(own), parts[0].rows.shape[1])), 0

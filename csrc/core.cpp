@@ -3,10 +3,10 @@
 
 #include <utility>
 
-#include "linalg/eigensolver.hpp"
-#include "stats/bounds.hpp"
 #include "held_out/leave_groups_out.hpp"
 #include "held_out/leave_one_out.hpp"
+#include "linalg/eigensolver.hpp"
+#include "stats/bounds.hpp"
 #include "stats/moments.hpp"
 #include "stats/nearest.hpp"
 #include "stats/scoring.hpp"

@@ -125,7 +125,7 @@ def leave_groups_out(
     the largest.
 
     Rows `scored` (N, r), given as coordinates of x less the mean of their class without the group,
-    are scored in the place of the groups' own.
+    are scored in the place of the groups' own; starts are one per group, too.
     """
 
 def leave_groups_out_residuals(

@@ -50,7 +50,7 @@ struct GroupModels {
 
 /// Scores (n_types, n) of rows, each under the model that is fitted without a group: the group's
 /// own rows, or the rows of that number in `scored`, given as V'(x - mean) with the mean that their
-/// class has without the group.
+/// class has without the group (what of x - mean is outside of V is not seen).
 ///
 /// The matrix diag(eigenvalues) - U U' (r, r) of a group, of columns V'(v_i + a c), is decomposed
 /// anew: 2 m r^2 + 10 r^3 floating-point operations or so, and 5 r^2 numbers of memory for each

@@ -5,8 +5,8 @@
 
 #include "linalg/eigensolver.hpp"
 #include "stats/bounds.hpp"
-#include "stats/leave_groups_out.hpp"
-#include "stats/leave_one_out.hpp"
+#include "held_out/leave_groups_out.hpp"
+#include "held_out/leave_one_out.hpp"
 #include "stats/moments.hpp"
 #include "stats/nearest.hpp"
 #include "stats/scoring.hpp"

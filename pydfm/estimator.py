@@ -1164,7 +1164,11 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         """
         with self._updating:
             names = getattr(self, "feature_names_in_", None)
-            content = ModelFile(self.fitted_, self._fit_parameters(), names)
+            fitted = self.fitted_
+            if fitted.calibration is not None:
+                for kind in check_score_types(self.score_type):
+                    fitted.held_out_of(kind)  # some are only computed where they are asked for
+            content = ModelFile(fitted, self._fit_parameters(), names)
         write_model(path, content)
 
     # Fitted attributes

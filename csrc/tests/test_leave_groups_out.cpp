@@ -1,4 +1,4 @@
-#include "stats/leave_groups_out.hpp"
+#include "held_out/leave_groups_out.hpp"
 
 #include <cmath>
 #include <cstdint>

@@ -337,8 +337,54 @@ def test_rows_without_residual():
     assert check(problem, 7) == 3  # one is left with a direction of 1e-10 of the variance
 
 
-def test_results_have_the_same_bits_on_any_number_of_threads():
-    problem = one_class(falling_rows(90, 40), np.split(np.arange(90), 18))
+def spectrum_rows(values, n, seed):
+    """Rows (n, D) whose scatter has the eigenvalues `values`, along the axes."""
+    rng = np.random.default_rng(seed)
+    centred = rng.normal(size=(n, len(values)))
+    centred -= centred.mean(axis=0)
+    return np.linalg.qr(centred)[0] * np.sqrt(values)
+
+
+@pytest.mark.parametrize("n", [121, 300])
+@pytest.mark.parametrize(
+    "values",
+    [
+        1 / np.arange(1, 121.0),
+        2.0 ** -(np.arange(120) / 8),
+        np.repeat(np.linspace(2, 1, 15), 8),
+        np.repeat([1.0, 1e-3], [40, 80]),
+        np.linspace(1.01, 1, 120),
+    ],
+    ids=["power", "geometric", "clusters", "two levels", "flat"],
+)
+def test_groups_much_smaller_than_the_rank(values, n):
+    # Most of these have means over a circle, see csrc/held_out/downdate.hpp, and some have not.
+    problem = one_class(
+        spectrum_rows(values, n, 5), np.split(np.arange(24), [1, 2, 4, 6, 9, 12, 17])
+    )
+    checked = sum(check(problem, k) for k in (1, 2, 8, 39, 40, 41, 80, 115, 120))
+    assert checked > 20
+
+
+def test_a_group_far_from_the_others():
+    rows = spectrum_rows(1 / np.arange(1, 121.0), 300, 6)
+    rows[:3] *= 100
+    rows[3:6] += 10 * rows[3]
+    problem = one_class(rows, [[0, 1, 2], [3, 4, 5], [6, 7, 8]])
+    for k in (1, 2, 3, 20):
+        assert check(problem, k, rtol=1e-6) == 3
+
+
+def test_no_regularization_is_a_floor_of_almost_nothing():
+    # The latter decomposes the matrix of each group.
+    problem = one_class(spectrum_rows(1 / np.arange(1, 201.0), 201, 7), np.split(np.arange(60), 20))
+    for k in (1, 10, 100, 198):
+        np.testing.assert_allclose(problem.scores(k), problem.scores(k, 1e-300), rtol=1e-8)
+
+
+@pytest.mark.parametrize("shape", [(90, 40), (150, 200)])
+def test_results_have_the_same_bits_on_any_number_of_threads(shape):
+    problem = one_class(falling_rows(*shape), np.split(np.arange(90), 30))
     first = problem.scores(7, n_threads=1), problem.residuals(7, n_threads=1)
     for n_threads in (2, 3, 8):
         assert np.array_equal(problem.scores(7, n_threads=n_threads), first[0])

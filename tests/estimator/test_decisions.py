@@ -18,15 +18,14 @@ ROWS = falling_rows(60, 30)
 
 @pytest.mark.parametrize("calibration", ["loo", "kfold", "split"])
 def test_shots_of_a_part_are_held_out_together(calibration):
-    shots, parts = np.repeat(RNG.normal(size=(100, 40)), 3, axis=0), np.repeat(np.arange(100), 3)
-    shots = shots + 0.2 * RNG.normal(size=shots.shape)
-    new = RNG.normal(size=(300, 40)) + 0.2 * RNG.normal(size=(300, 40))
-    dfm = pydfm.DFM(10, alpha=0.1, calibration=calibration).fit(shots, groups=parts)
-    assert (dfm.predict(new) == -1).mean() < 0.25
+    drawn = RNG.normal(size=(1000, 64)) / np.sqrt(np.arange(1, 65))
+    shots, parts = np.repeat(drawn[:100], 3, axis=0), np.repeat(np.arange(100), 3)
+    shots, new = shots + 0.1 * drawn[100:400], drawn[400:700] + 0.1 * drawn[700:]
+    dfm = pydfm.DFM(alpha=0.1, calibration=calibration).fit(shots, groups=parts)
+    assert (dfm.predict(new) == -1).mean() < 0.35
     with pytest.warns(UserWarning, match=r"much nearer to one another .*, such as row \d+ and row"):
-        alone = pydfm.DFM(10, alpha=0.1, calibration=calibration).fit(shots)
-    if calibration != "split":
-        assert (alone.predict(new) == -1).mean() > 0.5
+        alone = pydfm.DFM(alpha=0.1, calibration=calibration).fit(shots)
+    assert (alone.predict(new) == -1).mean() > 0.7
 
 
 def test_a_group_is_left_out_as_by_a_fit_without_it():
@@ -206,7 +205,7 @@ def test_later_images_take_the_place_of_held_out_ones(tmp_path):
 
 
 def test_what_cannot_recalibrate_is_told():
-    dfm = pydfm.DFM(4).fit(ROWS, labels=np.arange(60) % 2)
+    dfm = pydfm.DFM(4, alpha=0.2).fit(ROWS, labels=np.arange(60) % 2)
     with pytest.raises(ValueError, match="labels is None, but the model has classes"):
         dfm.recalibrate(ROWS)
     with pytest.raises(ValueError, match="groups has 3 groups, and X"):
@@ -231,12 +230,11 @@ def test_nothing_is_held_out_otherwise_in_silence():
         labels = None if "covariance" not in parameters else np.arange(60) % 2
         assert pydfm.DFM(4, **parameters).fit(ROWS, labels=labels).calibration_ == "loo"
     rows = falling_rows(300, 100)
-    with pytest.warns(UserWarning) as told:
-        dfm = pydfm.DFM(4, max_memory=100 * 16 * 40).fit(rows)
-        dfm.predict(rows)
-    messages = [str(one.message) for one in told]
-    assert any("the exact scatter of its features takes 1.6e+05" in text for text in messages)
-    assert any("a sketch replaces" in text for text in messages)
+    with (
+        pytest.warns(UserWarning, match=r"exact scatter of its features takes 1.6e\+05"),
+        pytest.warns(UserWarning, match="a sketch replaces it, whose variances are too low by"),
+    ):
+        dfm = pydfm.DFM(2, max_memory=100 * 16 * 60).fit(rows)
     assert dfm.calibration_ == "kfold"
-    with pytest.raises(AttributeError, match="calibration is 'kfold': .* use predict"):
+    with pytest.raises(AttributeError, match=r"calibration is 'kfold': .* use predict"):
         dfm.threshold_  # noqa: B018

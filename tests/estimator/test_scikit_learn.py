@@ -39,7 +39,7 @@ def dfm(**parameters):
 # Some of its data sets are too small for a level of 1 %, and some y are numbers of many values.
 # Mahalanobis distances need no residual.
 @pytest.mark.filterwarnings("ignore:y looks like classes and is ignored", "ignore:alpha is 0.01")
-@pytest.mark.filterwarnings("ignore:X holds rows that are not independent")
+@pytest.mark.filterwarnings("ignore:X holds rows that are not")  # two rows of iris are the same
 @parametrize_with_checks([pydfm.DFM(), pydfm.DFM(score_type="mahalanobis")])
 def test_it_is_an_estimator_by_the_rules_of_scikit_learn(estimator, check, request):
     reason = UNMET.get((estimator.score_type, check.func.__name__))

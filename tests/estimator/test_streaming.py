@@ -306,6 +306,7 @@ def test_memory_is_bounded_by_rows_or_moments():
 # A limit of memory
 
 
+@pytest.mark.filterwarnings("ignore:.*a sketch replaces it")
 @pytest.mark.parametrize("covariance", ["class", "tied"])
 def test_a_sketch_keeps_within_its_bound(covariance):
     rows, classes = labelled_rows(3000, 200, 2)
@@ -333,6 +334,7 @@ def test_a_limit_that_moments_fit_into_changes_nothing():
     assert np.array_equal(got.score(rows), pydfm.DFM(5).fit(rows).score(rows))
 
 
+@pytest.mark.filterwarnings("ignore:.*a sketch replaces it")
 def test_sketches_merge_and_say_what_they_cannot():
     rows = falling_rows(2000, 300)
     options = {"max_memory": "300kB", "calibration": None}

@@ -1,4 +1,4 @@
-#include "stats/leave_one_out.hpp"
+#include "held_out/leave_one_out.hpp"
 
 #include <algorithm>
 #include <cmath>
@@ -8,12 +8,12 @@
 #include <stdexcept>
 #include <string>
 
+#include "held_out/model.hpp"
 #include "kernels/matrix_products.hpp"
 #include "linalg/contour.hpp"
 #include "linalg/secular.hpp"
 #include "runtime/interruption.hpp"
 #include "runtime/parallel.hpp"
-#include "stats/held_out.hpp"
 
 namespace pydfm {
 
@@ -159,19 +159,11 @@ class Cut {
     }
     top_ = values[end_] + kGapPart * (values[begin_] - values[end_]);
     circle_ = separating_circle(values[end_], top_);
-    const Index m = n_nodes();
     tau_real_ = circle_->real.array();
     for (double& real : tau_real_) real += circle_->radius;
-    resolvent_.resize(r, 2 * m);
+    resolvent_ = resolvent(view(values), *circle_);
     bounds_.resize(r, 2);
     for (Index i = 0; i < r; ++i) {
-      for (Index node = 0; node < m; ++node) {
-        const double real = (values[i] - circle_->radius) - circle_->real[node];
-        const double imag = circle_->imag[node];
-        const double square = real * real + imag * imag;
-        resolvent_(i, node) = real / square;
-        resolvent_(i, m + node) = imag / square;
-      }
       bounds_(i, 0) = std::min(1.0, circle_->radius / values[i]);
       bounds_(i, 1) = 1 / (values[i] - top_);
     }

@@ -1,4 +1,4 @@
-#include "stats/leave_groups_out.hpp"
+#include "held_out/leave_groups_out.hpp"
 
 #include <algorithm>
 #include <cmath>
@@ -7,16 +7,19 @@
 #include <string>
 #include <utility>
 
+#include "held_out/downdate.hpp"
+#include "held_out/model.hpp"
 #include "kernels/matrix_products.hpp"
 #include "linalg/eigensolver.hpp"
 #include "runtime/parallel.hpp"
-#include "stats/held_out.hpp"
 
 namespace pydfm {
 
 namespace {
 
 constexpr double kRoundingUnit = std::numeric_limits<double>::epsilon();
+// What a product of two rows costs, at all nodes of a circle, where r^2 is the decomposition.
+constexpr Index kProductCost = 256;
 constexpr double kNaN = std::numeric_limits<double>::quiet_NaN();
 
 // A group that is left out, and the rows that are scored without it.
@@ -75,6 +78,24 @@ class Groups {
     if (r > 0) zero_ = std::max(zero_, 8 * r * kRoundingUnit * training.eigenvalues[0]);
   }
 
+  // Sums for the group's scored rows from products of two rows, where these take less time, and no
+  // more memory, than to decompose the matrix, and all digits are certain.
+  std::optional<SpectralSums> sums(const Group& group, Index g, bool residuals) const {
+    const Index m = group.update.rows();
+    const Index n_products = m * (m + 1) / 2 + group.scored.rows() * (m + 1);
+    if (m == 0 || n_products > std::min(4 * rank(), rank() * rank() / kProductCost)) {
+      return std::nullopt;
+    }
+    return Downdate(training_.eigenvalues, group.update)
+        .sums(group.scored, n_components_, most_directions(g), zero_, residuals);
+  }
+
+  // The largest eigenvalue, with all groups and without one.
+  double largest() const { return training_.eigenvalues[0]; }
+  double largest(const Group& group) const {
+    return Downdate(training_.eigenvalues, group.update).largest(zero_);
+  }
+
   Index size() const { return training_.class_sizes.size(); }
   Index n_scored() const { return scored_.rows.rows(); }
   Index rank() const { return training_.eigenvalues.size(); }
@@ -124,7 +145,7 @@ class Groups {
       group.update.rowwise() += (std::sqrt(training_.class_sizes[g] / left) - 1) * mean;
       if (own_) group.scored.rowwise() += m / left * mean;
     }
-    group.known = (left > 0 || !own_) && group.update.allFinite();
+    group.known = (left > 0 || !own_) && std::isfinite(group.update.squaredNorm());
     return group;
   }
 
@@ -182,6 +203,37 @@ struct Variances {
   }
 };
 
+// The model without a group, and the energies of the rows that are scored under it.
+struct RowsWithout {
+  HeldOutModel model;
+  Vector<double> fre, mahalanobis;
+};
+
+RowsWithout rows_without(const Groups& groups, const Group& group, Index g,
+                         const GroupModels& models) {
+  const double degrees = groups.degrees(g);
+  const bool regularised = models.regularization.shrinkage || models.regularization.floor > 0;
+  if (!regularised) {
+    if (const std::optional<SpectralSums> sums = groups.sums(group, g, false)) {
+      const auto k = static_cast<double>(sums->k);
+      const auto rest = static_cast<double>(std::max<Index>(models.n_variances[g] - sums->k, 1));
+      const double least = static_cast<double>(models.n_features) * kRoundingUnit / degrees;
+      double noise = sums->rest / rest / degrees;
+      if (noise < least * groups.largest()) noise = std::max(noise, least * groups.largest(group));
+      return {{sums->k, sums->logs - k * std::log(degrees), noise, models.n_features},
+              sums->residual,
+              degrees * sums->precision};
+    }
+  }
+  const Remaining remaining = groups.remaining(group, g);
+  const Variances variances(remaining, models.n_variances[g], degrees, models);
+  const Matrix<double> coordinates = product(group.scored, remaining.vectors.transpose());
+  return {{remaining.n_components(), variances.components.array().log().sum(), variances.noise,
+           models.n_features},
+          remaining.residuals(group.scored, coordinates).rowwise().squaredNorm(),
+          coordinates.cwiseAbs2() * variances.components.cwiseInverse()};
+}
+
 void check_models(const GroupModels& models, Index n_groups) {
   const Regularization& regularization = models.regularization;
   if (!(regularization.floor >= 0 && regularization.floor <= 1)) {
@@ -207,21 +259,13 @@ Matrix<double> leave_groups_out(const TrainingGroups& training,
   Matrix<double> result = Matrix<double>::Constant(n_types, groups.n_scored(), kNaN);
   groups.for_each(n_threads, [&](Index g, const Group& group, Index first) {
     if (!group.known) return;
-    const Remaining remaining = groups.remaining(group, g);
-    const Variances variances(remaining, models.n_variances[g], groups.degrees(g), models);
-    const Matrix<double> coordinates = product(group.scored, remaining.vectors.transpose());
-    const Vector<double> fre =
-        remaining.residuals(group.scored, coordinates).rowwise().squaredNorm();
-    const Vector<double> mahalanobis =
-        coordinates.cwiseAbs2() * variances.components.cwiseInverse();
-    const HeldOutModel model{remaining.n_components(), variances.components.array().log().sum(),
-                             variances.noise, models.n_features};
+    const RowsWithout rows = rows_without(groups, group, g, models);
     const bool has_variances = training.degrees_of_freedom[g] >= 1;
     for (Index t = 0; t < n_types; ++t) {
       const ScoreType type = types[static_cast<std::size_t>(t)];
       if (type != ScoreType::kFre && !has_variances) continue;
-      for (Index i = 0; i < fre.size(); ++i) {
-        result(t, first + i) = model.score(type, fre[i], mahalanobis[i]);
+      for (Index i = 0; i < rows.fre.size(); ++i) {
+        result(t, first + i) = rows.model.score(type, rows.fre[i], rows.mahalanobis[i]);
       }
     }
   });
@@ -235,9 +279,14 @@ Matrix<double> leave_groups_out_residuals(const TrainingGroups& training,
   Matrix<double> result = Matrix<double>::Constant(groups.n_scored(), groups.rank(), kNaN);
   groups.for_each(n_threads, [&](Index g, const Group& group, Index first) {
     if (!group.known) return;
+    auto own = result.middleRows(first, group.scored.rows());
+    if (const std::optional<SpectralSums> sums = groups.sums(group, g, true)) {
+      own = sums->residuals;
+      return;
+    }
     const Remaining remaining = groups.remaining(group, g);
     const Matrix<double> coordinates = product(group.scored, remaining.vectors.transpose());
-    result.middleRows(first, group.scored.rows()) = remaining.residuals(group.scored, coordinates);
+    own = remaining.residuals(group.scored, coordinates);
   });
   return result;
 }

@@ -273,7 +273,7 @@ def _resolve_device(device: "str | torch.device | None") -> torch.device:
         resolved = torch.device(device)
         torch.empty(0, device=resolved)
     except (RuntimeError, AssertionError, TypeError) as error:
-        reason = str(error).strip().splitlines()[0]
+        reason = str(error).strip().splitlines()[0].split(". ")[0]
         raise ValueError(
             f"device is {device!r}, which cannot be used here ({reason}); pass 'cpu', or None to "
             "take a GPU where there is one"

@@ -50,6 +50,27 @@ def test_score_takes_one_picture_and_options(run, model, script, picture_folder,
 
 @pytest.mark.filterwarnings("default:.*images were skipped")
 @pytest.mark.filterwarnings("ignore:alpha is 0.01")
+def test_options_that_are_not_given_are_those_of_the_file(
+    run, model, pictures, tmp_path, monkeypatch
+):
+    pictures[0].save(tmp_path / "0.png")
+    (tmp_path / "1.png").write_bytes(b"no picture")
+    dfm = pydfm.load(model).set_params(on_error="skip", batch_size=7)
+    dfm.save(tmp_path / "kept.pydfm")
+    loaded = []
+    load = pydfm.estimator.load
+    monkeypatch.setattr(
+        pydfm.estimator, "load", lambda *a, **k: loaded.append(load(*a, **k)) or loaded[-1]
+    )
+    got = run("score", tmp_path / "kept.pydfm", tmp_path)
+    assert (got.code, len(read_rows(got.out))) == (0, 2)
+    assert (loaded[0].batch_size, loaded[0].on_error) == (7, "skip")
+    run("score", tmp_path / "kept.pydfm", tmp_path, "--batch-size", "2")
+    assert (loaded[1].batch_size, loaded[1].on_error) == (2, "skip")
+
+
+@pytest.mark.filterwarnings("default:.*images were skipped")
+@pytest.mark.filterwarnings("ignore:alpha is 0.01")
 def test_classes_are_the_subfolders_and_a_column(run, script, pictures, tmp_path):
     for i, picture in enumerate(pictures):
         folder = tmp_path / "in" / "ab"[i % 2]

@@ -135,7 +135,7 @@ def test_classes_are_forgotten():
     assert dfm.classes_.tolist() == [0, 2]
     dfm.partial_fit(rows[classes == 1], labels=classes[classes == 1])
     assert_same_model(dfm, pydfm.DFM(3).fit(rows, labels=classes), rows)
-    with pytest.raises(ValueError, match="labels has 9, which is none of the classes"):
+    with pytest.raises(ValueError, match="classes has 9, which is none of the classes"):
         dfm.forget(classes=[9])
     with pytest.raises(ValueError, match="forget its rows"):
         pydfm.DFM(3, covariance="tied").fit(rows, labels=classes).forget(classes=[1])

@@ -275,7 +275,7 @@ def test_an_unknown_precision_lists_those_there_are(tiny_network, precision):
         build(tiny_network, precision=precision)
 
 
-@pytest.mark.parametrize("device", ["cuda:99", "gpu", 7.5, "meta:x"])
+@pytest.mark.parametrize("device", ["cuda:99", "gpu", 7.5, "meta:x", "mps:9"])
 def test_a_device_that_is_not_there_is_told_in_one_sentence(tiny_network, device):
     network = load_network(tiny_network)
     with pytest.raises(ValueError, match=r"^device is .*; pass 'cpu', or None") as caught:

@@ -17,7 +17,7 @@ Gram matrix alone (`gram_coordinates`); with N > D, as the product of the rows a
 of the scatter.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 

@@ -3,9 +3,10 @@
 
 #include <utility>
 
+#include "held_out/leave_groups_out.hpp"
+#include "held_out/leave_one_out.hpp"
 #include "linalg/eigensolver.hpp"
 #include "stats/bounds.hpp"
-#include "stats/leave_one_out.hpp"
 #include "stats/moments.hpp"
 #include "stats/nearest.hpp"
 #include "stats/scoring.hpp"
@@ -16,9 +17,22 @@ namespace {
 
 MatrixView<double> map(const Matrix& m) { return {m.data, m.rows, m.cols}; }
 VectorView<double> map(const Vector& v) { return {v.data, v.size}; }
+VectorView<std::int64_t> map(const Integers& v) { return {v.data, v.size}; }
 pydfm::MomentsView map(const MomentsView& m) { return {m.count, map(m.mean), map(m.scatter)}; }
 pydfm::TrainingRows map(const TrainingRows& rows) {
   return {map(rows.coordinates), map(rows.eigenvalues), map(rows.rho), rows.resolution};
+}
+
+pydfm::RowGroups map(const RowGroups& groups) { return {map(groups.rows), map(groups.starts)}; }
+
+std::optional<pydfm::RowGroups> map(const std::optional<RowGroups>& groups) {
+  if (!groups) return std::nullopt;
+  return map(*groups);
+}
+
+pydfm::TrainingGroups map(const TrainingGroups& training) {
+  return {map(training.groups), map(training.eigenvalues), map(training.class_sizes),
+          map(training.degrees_of_freedom), training.resolution};
 }
 
 Moments to_arrays(pydfm::Moments&& m) {
@@ -68,6 +82,11 @@ Array<double> coordinates(const RowsView& rows, const Vector& mean, const Matrix
   return to_array(pydfm::coordinates(rows, map(mean), map(components), n_threads));
 }
 
+Array<double> residuals(const RowsView& rows, const Vector& mean, const Matrix& components,
+                        int n_threads) {
+  return to_array(pydfm::residuals(rows, map(mean), map(components), n_threads));
+}
+
 Eigenpairs eigh(const Matrix& a, Index count, double share, int n_threads) {
   pydfm::Eigenpairs pairs = pydfm::eigh(map(a), {count, share}, n_threads);
   return {to_array(std::move(pairs.values)), to_array(std::move(pairs.vectors))};
@@ -107,6 +126,29 @@ Array<double> leave_one_out(const TrainingRows& rows, const RemainingModel& mode
 
 Array<double> leave_one_out_residuals(const TrainingRows& rows, Index n_components, int n_threads) {
   return to_array(pydfm::leave_one_out_residuals(map(rows), n_components, n_threads));
+}
+
+Array<double> leave_groups_out(const TrainingGroups& training,
+                               const std::optional<RowGroups>& scored, const GroupModels& models,
+                               const ScoreTypes& types, int n_threads) {
+  return to_array(pydfm::leave_groups_out(map(training), map(scored),
+                                          {models.n_components,
+                                           map(models.n_variances),
+                                           models.n_features,
+                                           {models.shrinkage, models.floor}},
+                                          score_types(types), n_threads));
+}
+
+Array<double> leave_groups_out_residuals(const TrainingGroups& training,
+                                         const std::optional<RowGroups>& scored, Index n_components,
+                                         int n_threads) {
+  return to_array(
+      pydfm::leave_groups_out_residuals(map(training), map(scored), n_components, n_threads));
+}
+
+Array<double> leave_groups_out_rests(const TrainingGroups& training, Index n_components,
+                                     int n_threads) {
+  return to_array(pydfm::leave_groups_out_rests(map(training), n_components, n_threads));
 }
 
 }  // namespace pydfm::core

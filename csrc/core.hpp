@@ -2,8 +2,10 @@
 // bindings are compiled once and linked with each build of the core.
 #pragma once
 
+#include <cstdint>
 #include <limits>
 #include <memory>
+#include <optional>
 #include <stdexcept>
 #include <string>
 #include <vector>
@@ -24,6 +26,11 @@ struct Matrix {
 
 struct Vector {
   const double* data;
+  Index size;
+};
+
+struct Integers {
+  const std::int64_t* data;
   Index size;
 };
 
@@ -63,6 +70,25 @@ struct RemainingModel {
   Index n_variances, n_features;
 };
 
+struct RowGroups {
+  Matrix rows;
+  Integers starts;
+};
+
+struct TrainingGroups {
+  RowGroups groups;
+  Vector eigenvalues, class_sizes, degrees_of_freedom;
+  double resolution;
+};
+
+struct GroupModels {
+  Index n_components;
+  Integers n_variances;
+  Index n_features;
+  bool shrinkage;
+  double floor;
+};
+
 using ScoreTypes = std::vector<std::string>;
 using Scorers = std::vector<const Scorer*>;
 
@@ -77,6 +103,8 @@ Array<double> components_from_gram(const RowsView& rows, const Vector& mean, con
                                    const Matrix& vectors, int n_threads);
 Array<double> coordinates(const RowsView& rows, const Vector& mean, const Matrix& components,
                           int n_threads);
+Array<double> residuals(const RowsView& rows, const Vector& mean, const Matrix& components,
+                        int n_threads);
 Eigenpairs eigh(const Matrix& a, Index count, double share, int n_threads);
 
 /// Reads the memory of its arguments, which must outlive it.
@@ -92,6 +120,14 @@ Nearest score_nearest(const RowsView& rows, const Scorers& scorers, const Bounds
 Array<double> leave_one_out(const TrainingRows& rows, const RemainingModel& model,
                             const ScoreTypes& types, int n_threads);
 Array<double> leave_one_out_residuals(const TrainingRows& rows, Index n_components, int n_threads);
+Array<double> leave_groups_out(const TrainingGroups& training,
+                               const std::optional<RowGroups>& scored, const GroupModels& models,
+                               const ScoreTypes& types, int n_threads);
+Array<double> leave_groups_out_residuals(const TrainingGroups& training,
+                                         const std::optional<RowGroups>& scored, Index n_components,
+                                         int n_threads);
+Array<double> leave_groups_out_rests(const TrainingGroups& training, Index n_components,
+                                     int n_threads);
 
 }  // namespace core
 }  // namespace pydfm

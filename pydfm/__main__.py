@@ -1,6 +1,8 @@
 """The program: ``pydfm``, or ``python -m pydfm``."""
 
+import signal
 import sys
+import threading
 
 
 def main() -> int:
@@ -10,6 +12,9 @@ def main() -> int:
 
         return program.main()
     except KeyboardInterrupt:
+        # Pressed again, it would end the program by the signal, without an exit code.
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
         if sys.stderr is not None:  # print would take stdout
             # A progress bar that was being drawn, or ^C, is on the line.
             start = "\n" if sys.stderr.isatty() else ""

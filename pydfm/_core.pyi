@@ -61,6 +61,12 @@ class Scorer:
 def coordinates(rows: _Rows, mean: _Float64, components: _Float64, *, n_threads: int) -> _Float64:
     """Coordinates (N, k) of rows less the mean along components (k, D), in float64."""
 
+def residuals(rows: _Rows, mean: _Float64, components: _Float64, *, n_threads: int) -> _Float64:
+    """Residuals (N, D) of rows less the mean under components (k, D), in float64.
+
+    The bits of a row's residuals depend on no other row.
+    """
+
 def leave_one_out(
     coordinates: _Float64,
     eigenvalues: _Float64,
@@ -91,6 +97,64 @@ def leave_one_out_residuals(
     n_threads: int,
 ) -> _Float64:
     """Residuals (N, r) of rows under the models without them, in the same coordinates."""
+
+def leave_groups_out(
+    coordinates: _Float64,
+    eigenvalues: _Float64,
+    starts: NDArray[np.int64],
+    class_sizes: _Float64,
+    *,
+    n_components: int,
+    degrees_of_freedom: _Float64,
+    n_variances: NDArray[np.int64],
+    n_features: int,
+    resolution: float,
+    shrinkage: bool = False,
+    floor: float = 0.0,
+    scored: _Float64 | None = None,
+    scored_starts: NDArray[np.int64] | None = None,
+    score_types: list[str],
+    n_threads: int,
+) -> _Float64:
+    """Scores (len(score_types), N) of rows, each under the model fitted without the row's group.
+
+    The rows (N, r) are those of `leave_one_out`, group by group: starts (G + 1,) is where each
+    begins, and N. For each group (G,): the rows of its class; the divisor of the scatter without
+    it, rows left less classes left; and what the noise variance is a mean of, min(D, that plus
+    one). Variances are regularised by oracle approximating shrinkage, or by a floor, a share of
+    the largest.
+
+    Rows `scored` (N, r), given as coordinates of x less the mean of their class without the group,
+    are scored in the place of the groups' own; starts are one per group, too.
+    """
+
+def leave_groups_out_residuals(
+    coordinates: _Float64,
+    eigenvalues: _Float64,
+    starts: NDArray[np.int64],
+    class_sizes: _Float64,
+    *,
+    n_components: int,
+    degrees_of_freedom: _Float64,
+    resolution: float,
+    scored: _Float64 | None = None,
+    scored_starts: NDArray[np.int64] | None = None,
+    n_threads: int,
+) -> _Float64:
+    """Residuals (N, r) of the same rows under the same models, in the same coordinates."""
+
+def leave_groups_out_rests(
+    coordinates: _Float64,
+    eigenvalues: _Float64,
+    starts: NDArray[np.int64],
+    class_sizes: _Float64,
+    *,
+    n_components: int,
+    degrees_of_freedom: _Float64,
+    resolution: float,
+    n_threads: int,
+) -> _Float64:
+    """Return sums (G,) of the eigenvalues of the same models beyond those of their components."""
 
 def score(
     rows: _Rows, scorer: Scorer, *, score_types: Sequence[str], n_threads: int

@@ -5,6 +5,7 @@ make rows of images, `pydfm.model` turns rows into a model and scores, `pydfm.co
 scores into decisions, `pydfm.io` reads and writes model files.
 """
 
+import copy
 import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -43,15 +44,24 @@ from pydfm.model.model import Model
 from pydfm.model.row_scores import RowScores
 from pydfm.model.settings import Settings, resolve_settings
 from pydfm.model.training import TrainingState
-from pydfm.parameters import DEFAULTS, PARAMETERS, changed_since, check_parameters
+from pydfm.parameters import (
+    DEFAULTS,
+    PARAMETERS,
+    changed_since,
+    check_parameters,
+    draw_seed,
+)
 from pydfm.runtime.checks import check_number
-from pydfm.runtime.threads import resolve_threads
+from pydfm.runtime.threads import Lock, PerThread, resolve_threads
 from pydfm.stats.scores import check_score_types
 from pydfm.stats.subspace import Subspace
 
 if TYPE_CHECKING:
     import torch
     from typing_extensions import Self
+
+# Attributes that a copy does not share.
+_OF_THREADS = ("_lock", "_skipped")
 
 _Source = FeatureSource | ImageSource
 
@@ -111,13 +121,14 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         How the scores of positions make the score of an image.
 
         - With spatial="patch": "top", the default, is the mean of the largest `top_share` of them;
-          or the largest, the mean, or the sum.
+          or the largest, the mean, or the sum. "calibrated" standardises them first, as below.
         - With spatial="flatten": "sum" is the plain fre. "calibrated" standardises the residual
           energy of each position by the mean and deviation of the held-out energies of fitted
           images, adds up these maps of all layers at the positions of the finest one, and averages
           the largest `top_share`. It is the default where the layers have positions, `calibration`
-          is not None, combine="sum", and each class has ten images or more; otherwise "sum" is.
-          Score types other than fre are always those of whole images.
+          is not None and combine="sum"; otherwise "sum" is. It needs three images of each class
+          that can be held out: with fewer, the default is "sum", with a warning. Score types other
+          than fre are always those of whole images.
     top_share : float in [0, 1], default=0.1
         Share of the positions that "calibrated" and "top" average; at least one position.
     pool : int or sequence of int, optional
@@ -143,22 +154,27 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         score is NaN; a warning counts such images, and ``skipped_`` lists them.
     calibration : {"loo", "kfold", "split"} or None, default="loo"
         How held-out scores are made: scores of normal images under a model that has not seen them,
-        from which p-values and thresholds come. "loo" leaves out each image by itself, exactly and
-        without fitting again; "kfold" a fifth of the images at a time. Where there is no exact way
-        (patches, mixtures, regularization, relative_mahalanobis, max_memory) "loo" becomes "kfold".
-        "split" never fits every fifth image of a class, which costs images and guarantees the
-        false-alarm rate. None saves time where only scores are needed.
+        from which p-values and thresholds come. What is left out is a unit: an image, or a group
+        of them (see `fit`). "loo" leaves out each unit by itself, exactly and without fitting
+        again. "kfold" is cross-conformal: five models of four fifths of the units each, under all
+        of which a new image is scored and compared with the fifth that the model lacks, which
+        costs five scores more. Where "loo" has no exact way (mixtures, sketches) it becomes
+        "kfold", with a warning. "split" never fits a fifth of the units of a class, drawn at
+        random, which costs images and guarantees the false-alarm rate. None saves time where only
+        scores are needed.
     max_memory : str, int or None, default=None
         Limit of the memory that the statistics of the rows may take: bytes, or a text such as
-        "2GB". Where the D x D scatter of the features does not fit, a sketch replaces it, whose
-        error is known: ``subspace_.variance_error`` is the most that any variance is too low by.
+        "2GB". Where neither the rows nor the D x D scatter of the features fit, a sketch replaces
+        it, with a warning, whose error is known: ``subspace_.variance_error`` is the most that any
+        variance is too low by.
         With density="gmm" half of the memory is for rows that mixtures are fitted to: where not all
         fit, a uniform sample, with a warning; ``model_.layers[i].density.mixtures`` have their
         ``n_samples``.
     alpha : float in (0, 1), default=0.01
         The false-alarm rate: the share of normal images that `predict` may call anomalous.
-    random_state : int, default=0
-        Seed of random weights, mixtures and samples.
+    random_state : int, RandomState, Generator or None, default=0
+        Seed of random weights, mixtures and samples. From a generator of numpy's, or its global one
+        where it is None, each fit draws a seed; models can be merged if their seeds are the same.
     verbose : bool, default=False
         Whether to show a progress bar for what takes longer than a second (on stderr, at a
         terminal).
@@ -176,15 +192,23 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         sample of at most 5,000 rows. 0 for a loaded model.
     classes_ : ndarray of shape (C,)
         Labels of the classes, sorted; only where it was fitted with labels.
-    calibration_ : {"loo", "kfold", "split"} or None
-        How held-out scores are made.
+    calibration_ : {"loo", "kfold", "split", "recalibrated"} or None
+        How held-out scores were made.
+    held_out_scores_ : ndarray of shape (n,), float32
+        The held-out scores, of the first score type: of all fitted rows or images, or, of many
+        folded ones, of a random sample.
+    held_out_p_values_ : ndarray of shape (n,), float64
+        The p-value of each among the others of its class: small = an outlier among the fitted ones.
+    held_out_names_ : ndarray of shape (n,)
+        Which they are: paths of images, else their numbers in the order they came in, from 0.
     image_score_ : {"calibrated", "top", "max", "mean", "sum"}
         How the scores of positions make the score of an image.
     threshold_ : float, or ndarray of shape (C,) of C classes
-        The score, under each class, above which an image is anomalous at the level `alpha`.
+        The score, under each class, above which an image is anomalous at the level `alpha`; NaN
+        for a class without held-out scores. Not there under "kfold", where each fold has its own.
     smallest_alpha_ : float
-        The lowest level that has a threshold: 1 / (n + 1), with n held-out scores of the smallest
-        class.
+        The lowest level that can be kept: 1 / (n + 1), with n units (images or groups) of the
+        smallest class. Below it, this level is used, with a warning.
     offset_ : float
         ``-threshold_``, scikit-learn's convention; only with one class.
     map_threshold_ : float
@@ -208,7 +232,8 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         Everything that the features of images depend on: network, layers and their sizes,
         preprocessing, and the hash of the weights. None where it was fitted on features.
     skipped_ : list of Skipped
-        Images that the last fit or score of images left out.
+        Images that the last fit or score of images left out: the last of this thread, if it has
+        made one.
     feature_names_in_ : ndarray of shape (D,)
         Names of the features; only where it was fitted on a data frame with names.
 
@@ -222,6 +247,9 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
     are computed (score_type, alpha, device, batch_size, n_threads, on_error, verbose). Any other
     counts at the next fit; where the model is used before, a warning says so. `partial_fit`,
     `merge` and `forget` change the rows; the model of all rows is computed when it is next used.
+    `recalibrate` changes the held-out scores and keeps the model.
+    Threads may share an estimator: those that change it wait for each other, and scores are those
+    of the model at the call.
 
     References
     ----------
@@ -246,7 +274,6 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
     True
     """
 
-    skipped_: list[Skipped]
     _training: TrainingState | None = None
     _fitted: FittedDFM | None = None
     _extractor: Extractor | None = None
@@ -281,7 +308,9 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         calibration: str | None = DEFAULTS["calibration"],
         max_memory: str | int | None = DEFAULTS["max_memory"],
         alpha: float = DEFAULTS["alpha"],
-        random_state: int = DEFAULTS["random_state"],
+        random_state: "int | np.random.RandomState | np.random.Generator | None" = DEFAULTS[
+            "random_state"
+        ],
         verbose: bool = DEFAULTS["verbose"],
     ) -> None:
         self.n_components = n_components
@@ -332,10 +361,11 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         ValueError
             If there is no such parameter.
         """
-        super().set_params(**params)
-        if self._parameters is not None:
-            now = self._values()
-            self._late = tuple(changed_since(self._parameters, now, ("features", "model")))
+        with self._updating:
+            super().set_params(**params)
+            if self._parameters is not None:
+                now = self._values()
+                self._late = tuple(changed_since(self._parameters, now, ("features", "model")))
         return self
 
     # Fitting
@@ -398,7 +428,8 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
             If the weights cannot be downloaded.
         """
         warn_of_ignored(y, stacklevel=2)
-        return self._fit(X, labels, groups, outliers=outliers, checkpoint=checkpoint)
+        with self._updating:
+            return self._fit(X, labels, groups, outliers=outliers, checkpoint=checkpoint)
 
     def _fit(
         self,
@@ -414,7 +445,8 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         parameters = self._checked()
         source, row_labels = open_labelled(X, self.on_error, labels)
         row_groups = open_groups(source, groups)
-        extractor = self._build_extractor() if isinstance(source, ImageSource) else None
+        seed = draw_seed(self.random_state)
+        extractor = self._build_extractor(seed) if isinstance(source, ImageSource) else None
         _check_combine(
             self.combine, outliers, 1 if extractor is None else len(extractor.spec.layers)
         )
@@ -426,6 +458,7 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
             source,
             row_labels,
             extractor,
+            seed=seed,
             groups=row_groups,
             join_copies=join_copies and groups is None,
             checkpoint=checkpoint,
@@ -474,6 +507,10 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
             not of the kind that it was fitted on; or if parameters were changed since the fit.
         """
         warn_of_ignored(y, stacklevel=2)
+        with self._updating:
+            return self._partial_fit(X, labels, groups)
+
+    def _partial_fit(self, X: Any, labels: Any, groups: Any) -> "Self":
         self._check_not_logistic("partial_fit")
         begun = self.__sklearn_is_fitted__()
         parameters = self._parameters if begun else self._checked()
@@ -481,8 +518,10 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         source, row_labels = open_labelled(X, self.on_error, labels)
         row_groups = open_groups(source, groups)
         images = isinstance(source, ImageSource)
+        seed = 0
         if training is None:
-            extractor = self._build_extractor() if images else None
+            seed = draw_seed(self.random_state)
+            extractor = self._build_extractor(seed) if images else None
         else:
             self._check_unchanged()
             if images != (training.spec is not None):
@@ -494,7 +533,13 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
             self._check_feature_names(X)
         self._warn_of_lost_calibration()
         training = self._added(
-            training, source, row_labels, extractor, groups=row_groups, partial=True
+            training,
+            source,
+            row_labels,
+            extractor,
+            seed=seed,
+            groups=row_groups,
+            partial=True,
         )
         if not begun:
             self._check_feature_names(X, reset=True)
@@ -518,7 +563,9 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         ValueError
             If parameters or weights differ, which are named, or one was loaded from a file.
         """
-        training, n_threads = self.training_, resolve_threads(self.n_threads)
+        with self._updating:
+            training, parameters = self.training_, self._fit_parameters()
+        n_threads = resolve_threads(self.n_threads)
         self._check_not_logistic("merge")
         for other in others:
             if not isinstance(other, DFM):
@@ -532,7 +579,7 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
                     "the names of the features differ in the two models, or their order; models "
                     "to be merged must have the same"
                 )
-        return self._with(self._fit_parameters(), training, None, None)
+        return self._with(parameters, training, None, None)
 
     def __add__(self, other: "DFM") -> "Self":
         """Return ``self.merge(other)``."""
@@ -570,6 +617,10 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
             are too small beside the removed ones for exact digits. If moments are sketched, or rows
             are held out in folds.
         """
+        with self._updating:
+            return self._forget(X, labels, groups, classes)
+
+    def _forget(self, X: Any, labels: Any, groups: Any, classes: Any) -> "Self":
         training, n_threads = self.training_, resolve_threads(self.n_threads)
         self._check_not_logistic("forget")
         if (X is None) == (classes is None):
@@ -635,7 +686,11 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
             As `score`; and if the model was fitted without calibration, X holds no image that can
             be read, or labels are missing.
         """
-        fitted, kind = self.fitted_, self._chosen(None)[1][0]
+        with self._updating:
+            return self._recalibrate(X, labels, groups)
+
+    def _recalibrate(self, X: Any, labels: Any, groups: Any) -> Recalibration:
+        fitted, kind = self.fitted_, self._kind
         if fitted.model.classes is not None and labels is None:
             raise ValueError(
                 "labels is None, but the model has classes, each with held-out scores of its own; "
@@ -668,8 +723,9 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         """Fit, and decide of each fitted row whether it is normal, by a model without it.
 
         An outlier among the fitted rows pulls the model towards itself; its held-out score does
-        not know it. Copies of a row are left out with it. Where folded rows are so many that only a sample of them has held-out scores, the
-        others, each of which hardly moves the model, are judged as by `predict`.
+        not know it. Copies of a row are left out with it. Where folded rows are so many that only
+        a sample of them has held-out scores, the others, each of which hardly moves the model, are
+        judged as by `predict`.
 
         Parameters
         ----------
@@ -690,7 +746,12 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
             As `fit` and `predict`; and if rows would be read twice from an iterator.
         """
         warn_of_ignored(y, stacklevel=2)
-        self._fit(X, labels, groups, join_copies=True)
+        with self._updating:
+            self._fit(X, labels, groups, join_copies=True)
+            return self._own_verdicts(X, labels)
+
+    def _own_verdicts(self, X: Any, labels: Any) -> NDArray[np.intp]:
+        """Return the verdicts on the fitted rows, those of X; see `fit_predict`."""
         skipped = [image.index for image in self.skipped_] if self.feature_spec_ else []
         n_rows = self.training_.n_seen + len(skipped)
         read = np.delete(np.arange(n_rows), skipped)
@@ -698,7 +759,7 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         sample = self.fitted_.held_out_of(self._kind).samples.get(self._kind)
         known = np.zeros(0, dtype=np.intp) if sample is None else read[sample.places]
         if len(known) < len(read):
-            if iter(X) is X:
+            if isinstance(X, Iterator):
                 raise ValueError(
                     f"X is an iterator, and {len(read) - len(known)} of its rows have no held-out "
                     "scores, so that they are read again; pass an array, a list or a folder"
@@ -833,8 +894,9 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         ndarray of shape (N, H, W), float32
             At the size of the network's input, ``feature_spec_.preprocessing.size``: the scores of
             the layer's positions, bilinear between them. With several layers their sum, each
-            divided by its mean held-out score; where standardised maps score images
-            (``image_score_ == "calibrated"``), these maps. NaN for images that were skipped. A
+            divided by its mean held-out score, or by their deviation for types that may be
+            negative; where standardised maps score images (``image_score_ == "calibrated"``), these
+            maps. NaN for images that were skipped. A
             share `alpha` of the maps of normal images, without smoothing, exceed `map_threshold_`
             anywhere.
 
@@ -1100,8 +1162,14 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         OSError
             If the file cannot be written.
         """
-        names = getattr(self, "feature_names_in_", None)
-        write_model(path, ModelFile(self.fitted_, self._fit_parameters(), names))
+        with self._updating:
+            names = getattr(self, "feature_names_in_", None)
+            fitted = self.fitted_
+            if fitted.calibration is not None:
+                for kind in check_score_types(self.score_type):
+                    fitted.held_out_of(kind)  # some are only computed where they are asked for
+            content = ModelFile(fitted, self._fit_parameters(), names)
+        write_model(path, content)
 
     # Fitted attributes
 
@@ -1116,8 +1184,9 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
             kinds = check_score_types(self.score_type)
             n_threads = resolve_threads(self.n_threads)
             fitted = freeze(compact, n_threads=n_threads, score_types=kinds)
-            if self._training is training:  # or another thread has added rows meanwhile
-                self._training, self._fitted = compact, fitted
+            with self._updating:
+                if self._training is training:  # or another thread has added rows meanwhile
+                    self._training, self._fitted = compact, fitted
         return fitted
 
     @property
@@ -1157,6 +1226,13 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
     def memory_(self) -> int:  # noqa: D102
         self._check_fitted()
         return 0 if self._training is None else self._training.n_bytes
+
+    @property
+    def skipped_(self) -> list[Skipped]:  # noqa: D102
+        if "_skipped" not in vars(self):
+            raise AttributeError("no images were fitted or scored yet; skipped_ is of those")
+        skipped: list[Skipped] = vars(self)["_skipped"].get()
+        return skipped
 
     @property
     def threshold_(self) -> float | NDArray[np.float64]:  # noqa: D102
@@ -1250,7 +1326,8 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
 
     def __getstate__(self) -> dict[str, Any]:
         # A traced network cannot be pickled; it is built again when it is needed.
-        return {**super().__getstate__(), "_extractor": None}
+        state = {**super().__getstate__(), "_extractor": None}
+        return state | {name: copy.copy(state[name]) for name in _OF_THREADS if name in state}
 
     # Shared by the methods above
 
@@ -1265,6 +1342,12 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         self._training, self._fitted, self._extractor = training, fitted, extractor
         self._parameters, self._late = parameters, ()
         return self
+
+    @property
+    def _updating(self) -> Lock:
+        """The lock of whoever changes this estimator: rows that others add must not be lost."""
+        lock: Lock = self.__dict__.setdefault("_lock", Lock())
+        return lock
 
     def _values(self) -> dict[str, Any]:
         """Return the parameters of the table, also where a subclass does not take them."""
@@ -1374,7 +1457,7 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
                 stacklevel=3,
             )
 
-    def _build_extractor(self) -> Extractor:
+    def _build_extractor(self, seed: int) -> Extractor:
         return Extractor.build(
             self.backbone,
             self.weights,
@@ -1385,7 +1468,7 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
             mean=self.mean,
             std=self.std,
             precision=self.precision,
-            random_state=self.random_state,
+            random_state=seed,
             device=self.device,
             progress=self.verbose,
         )
@@ -1404,9 +1487,9 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
             )
         return self._extractor
 
-    def _settings(self, extractor: Extractor | None) -> Settings:
+    def _settings(self, extractor: Extractor | None, seed: int) -> Settings:
         grids = [None] if extractor is None else list(extractor.spec.grids)
-        return resolve_settings(self._values(), grids)
+        return resolve_settings({**self._values(), "random_state": seed}, grids)
 
     def _added(
         self,
@@ -1415,6 +1498,7 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         row_labels: RowLabels | None,
         extractor: Extractor | None,
         *,
+        seed: int,
         groups: RowLabels | None = None,
         join_copies: bool = False,
         partial: bool = False,
@@ -1427,18 +1511,18 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         for places, features, pixels in self._batches(source, extractor, "fit", known, checkpoint):
             if training is None:
                 spec = None if extractor is None else extractor.spec
-                settings = self._settings(extractor)
+                settings = self._settings(extractor, seed)
                 training = TrainingState.begin(spec, features.shape[1], settings)
             theirs = None if row_labels is None else row_labels.take(places)
             borrowed = extractor is None
             if partial and borrowed:
                 features, borrowed = features.copy(), False
-            if partial:
-                # A fit would find it too late, when these rows are in the state.
+            if partial or extractor is None:
+                # Later it would be found too late, and in the rows of one class or batch.
                 with np.errstate(over="ignore", invalid="ignore"):
                     total = features.sum()  # of finite rows it may overflow
                 if not np.isfinite(total):
-                    check_finite(features)
+                    _check_batch(features, places)
             hashes = None if pixels is None else image_hashes(pixels)
             own = None if groups is None else groups.take(places)
             if join_copies:
@@ -1551,7 +1635,11 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
             classes = None
             if row_labels is not None:
                 classes = find_classes(row_labels.take(places), self.classes_)
-            parts.append(function(features, classes))
+            try:
+                parts.append(function(features, classes))
+            except ValueError:
+                _check_batch(features, places)
+                raise
             taken.append(places)
         if row_labels is not None:
             row_labels.check_count(source.count)
@@ -1567,7 +1655,9 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
 
     def _report(self, source: _Source) -> None:
         if isinstance(source, ImageSource):
-            self.skipped_ = source.skipped
+            # setdefault: of two threads that come first, both get the same.
+            skipped = self.__dict__.setdefault("_skipped", PerThread(source.skipped))
+            skipped.set(source.skipped)
             if source.skipped:
                 warn_of_skipped(source, "images", stacklevel=5)
 
@@ -1634,6 +1724,11 @@ def _check_counts(source: _Source, *each: RowLabels | None) -> None:
     for own in each:
         if own is not None:
             own.check_count(source.count)
+
+
+def _check_batch(features: NDArray[Any], places: slice | list[int]) -> None:
+    """Raise ValueError if features are not finite; it names the row by its number in all of X."""
+    check_finite(features, places.start if isinstance(places, slice) else 0)
 
 
 def _check_combine(combine: str, outliers: Any, n_layers: int) -> None:

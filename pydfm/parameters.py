@@ -42,6 +42,9 @@ ON_ERROR: Final = ("raise", "skip")
 
 Check = Callable[[str, Any], object]
 
+# Number of seeds that numpy and torch both take.
+_SEEDS: Final = 2**32
+
 SAME: Final[Any] = object()
 """The default of an option that is the default of its parameter."""
 
@@ -148,7 +151,27 @@ def _check_top_share(name: str, value: Any) -> None:
 
 
 def _check_seed(name: str, value: Any) -> None:
-    check_integer(name, value, 0)
+    if value is None or isinstance(value, np.random.RandomState | np.random.Generator):
+        return
+    if check_integer(name, value, 0) >= _SEEDS:
+        raise ValueError(f"{name} is {value!r}; it must be an integer below 2**32")
+
+
+def draw_seed(random_state: Any) -> int:
+    """Return the seed of a fit.
+
+    Parameters
+    ----------
+    random_state : int, RandomState, Generator or None
+        An integer is the seed. From a generator of numpy's a seed is drawn, and from numpy's global
+        one where it is None, as scikit-learn does it.
+    """
+    if isinstance(random_state, np.random.Generator):
+        return int(random_state.integers(_SEEDS))
+    if random_state is None or isinstance(random_state, np.random.RandomState):
+        source = np.random if random_state is None else random_state
+        return int(source.randint(_SEEDS, dtype=np.uint32))
+    return int(random_state)
 
 
 def _check_flag(name: str, value: Any) -> None:
@@ -443,7 +466,7 @@ PARAMETERS: Final[dict[str, Parameter]] = {
             0,
             "features",
             _check_seed,
-            "Seed of random weights, mixtures and samples.",
+            "Seed of random weights, mixtures and samples, or None for another at each fit.",
             Option(int),
         ),
         Parameter(

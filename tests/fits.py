@@ -133,7 +133,7 @@ def maps_dfm(**parameters):
 
 def held_out_of(dfm, kind="fre"):
     """Held-out scores of a fitted estimator by class, ascending."""
-    return calibration_of(dfm.fitted_, kind).scores
+    return [ranks.scores for (ranks,) in calibration_of(dfm.fitted_, kind).ranks]
 
 
 def conformal_p_values(scores, own):

@@ -78,6 +78,19 @@ def config(tmp_path):
 
 
 @pytest.fixture
+def overflow(monkeypatch):
+    """The features of the third of each eight images overflow."""
+    extract = DFM.extract
+
+    def extract_too_much(self, X):
+        features = extract(self, X)
+        features[2::8, 0] = np.inf
+        return features
+
+    monkeypatch.setattr(DFM, "extract", extract_too_much)
+
+
+@pytest.fixture
 def fits(monkeypatch):
     """What was fitted, by the first of its images or the shape of its features."""
     seen = []

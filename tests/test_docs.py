@@ -12,6 +12,7 @@ from PIL import Image
 
 import pydfm
 from pydfm import parameters
+from pydfm.cli.command import commands
 from pydfm.cli.main import main
 from pydfm.features.backbones import torchvision
 from pydfm.stats.scores import SCORES
@@ -76,6 +77,7 @@ def add_file(tmp_path, monkeypatch):
         if str(place) not in package.__path__:
             monkeypatch.setattr(package, "__path__", [*package.__path__, str(place)])
         importlib.invalidate_caches()
+        commands.cache_clear()
         added.append((package, name))
 
     scores = dict(SCORES)
@@ -85,6 +87,7 @@ def add_file(tmp_path, monkeypatch):
     for package, name in added:
         sys.modules.pop(f"{package.__name__}.{name}", None)
         vars(package).pop(name, None)
+    commands.cache_clear()
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

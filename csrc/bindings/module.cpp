@@ -9,5 +9,5 @@ PYBIND11_MODULE(_core, m, pybind11::mod_gil_not_used()) {
   pydfm::bindings::register_moments(m);
   pydfm::bindings::register_eigensolver(m);
   pydfm::bindings::register_scoring(m);
-  pydfm::bindings::register_leave_one_out(m);
+  pydfm::bindings::register_held_out(m);
 }

@@ -9,6 +9,6 @@ void register_runtime(pybind11::module_& m);
 void register_moments(pybind11::module_& m);
 void register_eigensolver(pybind11::module_& m);
 void register_scoring(pybind11::module_& m);
-void register_leave_one_out(pybind11::module_& m);
+void register_held_out(pybind11::module_& m);
 
 }  // namespace pydfm::bindings

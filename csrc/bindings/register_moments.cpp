@@ -86,18 +86,22 @@ void bind_moments(py::module_& m) {
       },
       "rows"_a.noconvert(), "mean"_a.noconvert(), "values"_a.noconvert(), "vectors"_a.noconvert(),
       py::kw_only(), "n_threads"_a);
-  m.def(
-      "coordinates",
-      [](const NumpyArray<Scalar>& rows, const Numbers& mean, const Numbers& components,
-         int n_threads) {
-        const RowsView x = rows_view(rows);
-        const core::Matrix w = matrix(components, "components");
-        const core::Vector mu = vector(mean, "mean", x.cols());
-        check(w.cols == x.cols(), "components must have as many columns as rows");
-        return to_matrix(without_gil([&] { return core::coordinates(x, mu, w, n_threads); }));
-      },
-      "rows"_a.noconvert(), "mean"_a.noconvert(), "components"_a.noconvert(), py::kw_only(),
-      "n_threads"_a);
+  const auto define_of_subspace = [&m](const char* name, auto* compute) {
+    m.def(
+        name,
+        [compute](const NumpyArray<Scalar>& rows, const Numbers& mean, const Numbers& components,
+                  int n_threads) {
+          const RowsView x = rows_view(rows);
+          const core::Matrix w = matrix(components, "components");
+          const core::Vector mu = vector(mean, "mean", x.cols());
+          check(w.cols == x.cols(), "components must have as many columns as rows");
+          return to_matrix(without_gil([&] { return compute(x, mu, w, n_threads); }));
+        },
+        "rows"_a.noconvert(), "mean"_a.noconvert(), "components"_a.noconvert(), py::kw_only(),
+        "n_threads"_a);
+  };
+  define_of_subspace("coordinates", &core::coordinates);
+  define_of_subspace("residuals", &core::residuals);
 }
 
 }  // namespace

@@ -109,6 +109,23 @@ Matrix<double> coordinates(const RowsView& rows, const VectorView<double>& mean,
   return result;
 }
 
+Matrix<double> residuals(const RowsView& rows, const VectorView<double>& mean,
+                         const MatrixView<double>& components, int n_threads) {
+  Matrix<double> result(rows.rows(), rows.cols());
+  // Products are always of this many rows, zeros among them: sums are then taken in one order.
+  constexpr Index kRows = 16;
+  parallel_blocks(rows.rows(), kRows, n_threads, [&](Index begin, Index count) {
+    Matrix<double> v = Matrix<double>::Zero(kRows, rows.cols());
+    for (Index i = 0; i < count; ++i) {
+      centre_row(rows, begin + i, 0, rows.cols(), mean.data(), v.row(i).data());
+    }
+    const Matrix<double> z = product(v, components.transpose());
+    add_product(z, components, v, -1);
+    result.middleRows(begin, count) = v.topRows(count);
+  });
+  return result;
+}
+
 void centre_row(const RowsView& rows, Index i, Index first, Index count, const double* mean,
                 double* v) {
   rows.visit([&](const auto* data) {

@@ -59,6 +59,11 @@ double product_error(Index n_features);
 Matrix<double> coordinates(const RowsView& rows, const VectorView<double>& mean,
                            const MatrixView<double>& components, int n_threads);
 
+/// Residuals (n, d) of `rows` (n, d) under a subspace, in float64: v - W'Wv with v = x - mean. What
+/// a row gives does not depend on the rows beside it.
+Matrix<double> residuals(const RowsView& rows, const VectorView<double>& mean,
+                         const MatrixView<double>& components, int n_threads);
+
 /// v = x - mean in float64 for `count` features of row `i` from `first` on.
 void centre_row(const RowsView& rows, Index i, Index first, Index count, const double* mean,
                 double* v);

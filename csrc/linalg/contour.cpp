@@ -85,4 +85,19 @@ Circle separating_circle(double low, double high) {
   return circle;
 }
 
+Matrix<double> resolvent(const VectorView<double>& values, const Circle& circle) {
+  const Index m = circle.weights.size();
+  Matrix<double> result(values.size(), 2 * m);
+  for (Index i = 0; i < values.size(); ++i) {
+    for (Index node = 0; node < m; ++node) {
+      const double real = (values[i] - circle.radius) - circle.real[node];
+      const double imag = circle.imag[node];
+      const double square = real * real + imag * imag;
+      result(i, node) = real / square;
+      result(i, m + node) = imag / square;
+    }
+  }
+  return result;
+}
+
 }  // namespace pydfm

@@ -34,4 +34,7 @@ struct Circle {
 /// of the relative gap only: 13 nodes for high = 2 low, 46 for 1.0001 low.
 Circle separating_circle(double low, double high);
 
+/// 1 / (values_i - tau_m) (n, 2 m) for real `values` (n,): real parts, then imaginary ones.
+Matrix<double> resolvent(const VectorView<double>& values, const Circle& circle);
+
 }  // namespace pydfm

@@ -44,10 +44,20 @@ class Configuration:
         changes = {key: value for key, value in changes.items() if value is not None}
         return DFM(**{**self.parameters, **changes})
 
-    def settings(self, **more: Any) -> str:
-        """Return all that a result depends on, as one line of JSON: the parameters and `more`."""
+    def settings(self) -> str:
+        """Return the parameters that a result depends on, as one line of JSON."""
         parameters = {key: value for key, value in self.parameters.items() if _changes_results(key)}
-        return json.dumps({**parameters, **more}, sort_keys=True, default=os.fspath)
+        return json.dumps(parameters, sort_keys=True, default=os.fspath)
+
+    @property
+    def files(self) -> list[str]:
+        """Paths of the files, if there are any, that the network is read from."""
+        named = (self.parameters.get(key) for key in ("backbone", "weights"))
+        return [
+            os.fspath(path)
+            for path in named
+            if isinstance(path, str | os.PathLike) and Path(path).is_file()
+        ]
 
 
 def read_configurations(path: "str | os.PathLike[str]") -> list[Configuration]:

@@ -10,9 +10,9 @@ from typing import Any, Final
 
 from pydfm.benchmark.configuration import Configuration
 from pydfm.benchmark.published import find_figures, published
-from pydfm.benchmark.record import Record
+from pydfm.benchmark.record import Record, digest
 from pydfm.benchmark.table import figure, markdown, mean
-from pydfm.datasets import find_categories, load_category
+from pydfm.datasets import Category, find_categories, load_category
 from pydfm.datasets.measure import measure_category
 from pydfm.estimator import DFM
 from pydfm.parameters import DEFAULTS
@@ -45,7 +45,7 @@ def run_mvtec(
     configurations : sequence of Configuration
     output : str or path, optional
         A CSV file, to which every result is written at once. Results that it has, of the same
-        settings, are not measured again.
+        settings, data and version of pydfm, are not measured again.
     verbose : bool
         Show a progress bar (on stderr, at a terminal).
     **runtime : optional
@@ -55,24 +55,24 @@ def run_mvtec(
     -------
     list of dict
         One for each category and configuration, in that order: "category", "configuration",
-        "settings", "n_train", "n_test", "n_masks" (defective images that have a mask),
-        "image_auroc", "aupr", "f1_max", "fpr95", "pixel_auroc", "aupro" and "seconds", all text,
-        empty where there is no figure. Pixel metrics are over the good images and those that have
-        a mask. Categories that cannot be measured are left out, with a warning.
+        "settings", "data" (a hash of it), "n_train", "n_test", "n_masks" (defective images that
+        have a mask), "image_auroc", "aupr", "f1_max", "fpr95", "pixel_auroc", "aupro" and
+        "seconds", all text, empty where there is no figure. Pixel metrics are over the good images
+        and those that have a mask. Categories that cannot be measured are left out, with a warning.
 
     Raises
     ------
     FileNotFoundError
         If there are no categories.
     ValueError
-        If none could be measured, or `output` holds results of other settings.
+        If none could be measured, or `output` is a file of something else.
     """
     from tqdm import tqdm
 
     paths = find_categories(folder)
     record = Record(
         output,
-        ("category", "configuration"),
+        ("category", "configuration", "settings", "data"),
         ("n_train", "n_test", "n_masks", *_METRICS, "seconds"),
     )
     results = []
@@ -84,30 +84,35 @@ def run_mvtec(
             name = Path(path).resolve().name if name == "." else name
             for configuration in configurations:
                 bar.set_description(f"{name}, {configuration.name}")
-                keys = {"category": name, "configuration": configuration.name}
-                settings = configuration.settings()
-                row = record.find(keys, settings)
-                if row is None:
-                    try:
-                        measured = _measure(path, configuration.build(**runtime))
-                        row = record.add(keys, settings, measured)
-                    except (FileNotFoundError, ValueError) as error:
-                        warnings.warn(
-                            f"{name}, {configuration.name}: {error}; left out", stacklevel=2
-                        )
-                if row is not None:
+                try:
+                    category = load_category(path)
+                    keys = {
+                        "category": name,
+                        "configuration": configuration.name,
+                        "settings": configuration.settings(),
+                        "data": _digest(category, configuration),
+                    }
+                    row = record.find(keys)
+                    if row is None:
+                        row = record.add(keys, _measure(category, configuration.build(**runtime)))
                     results.append(row)
+                except (FileNotFoundError, ValueError) as error:
+                    warnings.warn(f"{name}, {configuration.name}: {error}; left out", stacklevel=2)
                 bar.update()
     if not results:
         raise ValueError(f"none of the {len(paths)} categories of '{folder}' could be measured")
     return results
 
 
-def _measure(path: str, dfm: DFM) -> dict[str, float | str | None]:
+def _digest(category: Category, configuration: Configuration) -> str:
+    masks = [path for paths in category.masks for path in paths]
+    return digest(category.train, category.test, masks, configuration.files)
+
+
+def _measure(category: Category, dfm: DFM) -> dict[str, float | str | None]:
     start = time.perf_counter()
-    category = load_category(path)
     if not category.train:
-        raise FileNotFoundError(f"'{path}' has no images to fit on in train/good")
+        raise FileNotFoundError(f"'{category.name}' has no images to fit on in train/good")
     dfm.fit(category.train)
     metrics = measure_category(dfm, category)
     return {

@@ -11,8 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pydfm.benchmark.configuration import Configuration
-from pydfm.benchmark.record import Record
+from pydfm.benchmark.record import Record, digest
 from pydfm.benchmark.table import figure, markdown
+from pydfm.datasets.measure import extract_read
 from pydfm.estimator import DFM
 from pydfm.features.images import list_images
 from pydfm.metrics import evaluate
@@ -117,7 +118,7 @@ def run_outliers(
         For images each must name its ``layers``; features are one layer, named "features".
     output : str or path, optional
         A CSV file, to which every result is written at once. Results that it has, of the same
-        settings, are not measured again.
+        settings, data and version of pydfm, are not measured again.
     verbose : bool
         Show a progress bar (on stderr, at a terminal).
     **runtime : optional
@@ -127,13 +128,14 @@ def run_outliers(
     -------
     list of dict
         One for each configuration, layer, score type and out-of-distribution set: "outliers",
-        "configuration", "layer", "score_type", "settings", "n_train", "n_test", "n_outliers",
-        "auroc", "aupr_in", "aupr" (AUPR-out) and "fpr95", all text.
+        "configuration", "layer", "score_type", "settings", "data" (a hash of it), "n_train",
+        "n_test", "n_outliers", "auroc", "aupr_in", "aupr" (AUPR-out) and "fpr95", all text.
 
     Raises
     ------
     ValueError
-        If a configuration names no layers, or `output` has results of other settings.
+        If a configuration names no layers, an image cannot be scored, or `output` is a file of
+        something else.
     """
     from tqdm import tqdm
 
@@ -142,7 +144,7 @@ def run_outliers(
     features = _Features(sets, given)
     record = Record(
         output,
-        ("outliers", "configuration", "layer", "score_type"),
+        ("outliers", "configuration", "layer", "score_type", "settings", "data"),
         ("n_train", "n_test", "n_outliers", *_METRICS),
     )
     work = [
@@ -152,9 +154,8 @@ def run_outliers(
     ]
     results = []
     for configuration, layer in tqdm(work, unit="layer", disable=None if verbose else True):
-        settings = configuration.settings(
-            **{role: [s.name, len(s.images)] for role, s in (("train", train), ("test", test))}
-        )
+        files = configuration.files
+        data = {other.name: digest(*_contents(train, test, other), files) for other in others}
         kinds = _score_types(configuration, train)
         keys = [
             {
@@ -162,11 +163,13 @@ def run_outliers(
                 "configuration": configuration.name,
                 "layer": layer,
                 "score_type": kind,
+                "settings": configuration.settings(),
+                "data": data[other.name],
             }
             for kind in kinds
             for other in others
         ]
-        rows = [record.find(key, settings) for key in keys]
+        rows = [record.find(key) for key in keys]
         if None in rows:
             fit_on, *parts = features.of(configuration, layer)
             model = _parameters(configuration, features=False)
@@ -174,7 +177,7 @@ def run_outliers(
             dfm.fit(fit_on, labels=train.labels)
             measured = _measure(dfm, kinds, parts)
             rows = [
-                row or record.add(key, settings, {**values, "n_train": str(len(fit_on))})
+                row or record.add(key, {**values, "n_train": str(len(fit_on))})
                 for row, key, values in zip(rows, keys, measured, strict=True)
             ]
         results += [row for row in rows if row is not None]
@@ -223,7 +226,7 @@ class _Features:
             # Two images make a model that can extract the features of all others.
             dfm = DFM(**wanted, **self._runtime, calibration=None)
             dfm.fit(self._sets[0].images[:2])
-            parts = [dfm.extract(s.images) for s in self._sets]
+            parts = [_scorable(dfm, own) for own in self._sets]
             assert dfm.feature_spec_ is not None
             ends = np.cumsum([grid.size for grid in dfm.feature_spec_.grids])[:-1]
             split = [np.split(part, ends, axis=1) for part in parts]
@@ -231,6 +234,14 @@ class _Features:
             self._layers = dict(zip(layers, map(list, zip(*split, strict=True)), strict=True))
             self._wanted = wanted
         return self._layers[layer]
+
+
+def _scorable(dfm: DFM, data: DataSet) -> NDArray[Any]:
+    """Return the features (N, D) of all images, none of which may be unreadable or overflow."""
+    features, read = extract_read(dfm, data.images)
+    if not read.all():
+        raise ValueError(f"{data.name}: {dfm.skipped_[0].reason}; leave such images out")
+    return features
 
 
 def _parameters(configuration: Configuration, *, features: bool) -> dict[str, Any]:
@@ -278,6 +289,10 @@ def _measure(
             metrics = evaluate(scores, np.repeat([False, True], sizes))
             counts = {"n_test": str(sizes[0]), "n_outliers": str(sizes[1])}
             yield {**counts, **{name: metrics[name] for name in _METRICS}}
+
+
+def _contents(*sets: DataSet) -> list[Any]:
+    return [part for own in sets for part in (own.images, own.labels)]
 
 
 def _holds_features(data: DataSet) -> bool:

@@ -1,10 +1,17 @@
 """A CSV file of results, written line by line, from which a stopped run continues."""
 
+import contextlib
 import csv
+import hashlib
 import io
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pydfm import __version__
 
 
 class Record:
@@ -16,9 +23,9 @@ class Record:
         Created where it is missing. An incomplete last line is removed. None keeps the results in
         memory only.
     keys : sequence of str
-        Columns that name a result.
+        Columns that name a result, and say all that it depends on.
     values : sequence of str
-        The other columns. Between both is the column "settings": what a result depends on.
+        The other columns.
 
     Attributes
     ----------
@@ -36,7 +43,7 @@ class Record:
     ) -> None:
         self._path = None if path is None else Path(path)
         self._keys = tuple(keys)
-        self._columns = (*keys, "settings", *values)
+        self._columns = (*keys, *values)
         self.rows: list[dict[str, str]] = []
         if self._path is None:
             return
@@ -59,30 +66,16 @@ class Record:
         if not whole:
             self._append(self._columns)
 
-    def find(self, keys: Mapping[str, str], settings: str) -> dict[str, str] | None:
-        """Return the result that `keys` name, or None if there is none yet.
-
-        Raises
-        ------
-        ValueError
-            If there is one of other settings.
-        """
-        for row in self.rows:
-            if all(row[key] == value for key, value in keys.items()):
-                if row["settings"] == settings:
-                    return row
-                raise ValueError(
-                    f"'{self._path}' has {' '.join(keys.values())} with the settings "
-                    f"{row['settings']}, not {settings}; pass another file, or another name for "
-                    "the configuration"
-                )
-        return None
+    def find(self, keys: Mapping[str, str]) -> dict[str, str] | None:
+        """Return the result that `keys` name, or None if there is none yet."""
+        wanted = keys.items()
+        return next((row for row in self.rows if wanted <= row.items()), None)
 
     def add(
-        self, keys: Mapping[str, str], settings: str, values: Mapping[str, float | str | None]
+        self, keys: Mapping[str, str], values: Mapping[str, float | str | None]
     ) -> dict[str, str]:
         """Write one result; floats with six decimals, nothing for None and NaN."""
-        row = {**keys, "settings": settings, **{k: _text(v) for k, v in values.items()}}
+        row = {**keys, **{k: _text(v) for k, v in values.items()}}
         row = {column: row.get(column, "") for column in self._columns}
         self._append(tuple(row.values()))
         self.rows.append(row)
@@ -93,6 +86,32 @@ class Record:
             return
         with self._path.open("a", newline="", encoding="utf-8") as file:
             csv.writer(file, lineterminator="\n").writerow(fields)
+
+
+def digest(*parts: Any) -> str:
+    """Return a hash of what was measured, by this version of pydfm.
+
+    Parameters
+    ----------
+    *parts : sequence of paths, ndarray or None
+        Files, by their order, their places below the folder that has them all, and what they
+        contain; or arrays.
+    """
+    found = hashlib.sha256(__version__.encode())
+    for part in parts:
+        if isinstance(part, np.ndarray):
+            found.update(f"{part.dtype} {part.shape}\n".encode())
+            found.update(np.ascontiguousarray(part).data)
+        elif part:
+            paths = [Path(path).absolute() for path in part]
+            top = os.path.commonpath([path.parent for path in paths])
+            for path in paths:
+                found.update(f"{path.relative_to(top)}\n".encode())
+                # A file that cannot be read is an error where it is measured.
+                with contextlib.suppress(OSError):
+                    found.update(hashlib.sha256(path.read_bytes()).digest())
+        found.update(b"\0")
+    return found.hexdigest()[:16]
 
 
 def _text(value: float | str | None) -> str:

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from pydfm.cli.command import Command
-from pydfm.cli.options import Model, MovedBackbone, MovedWeights, load_model
+from pydfm.cli.options import RUNTIME, Model, MovedBackbone, MovedWeights, load_model
 
 
 def evaluate(
@@ -51,6 +51,5 @@ COMMAND = Command(
     "eval",
     evaluate,
     order=30,
-    roles=("runtime",),
-    optional={"score_type": "In place of the model's."},
+    optional={**RUNTIME, "score_type": "In place of the model's."},
 )

@@ -17,6 +17,8 @@ MovedBackbone = Annotated[
     str | None,
     typer.Option(help="Where the TorchScript file is now, if elsewhere than at the fit."),
 ]
+# Options in place of what the file has.
+RUNTIME = {"device": "", "batch_size": "", "n_threads": "", "on_error": ""}
 Ray = Annotated[
     int | None,
     typer.Option("--ray", metavar="WORKERS", help="Number of workers on a running Ray cluster."),
@@ -26,7 +28,7 @@ Ray = Annotated[
 def load_model(
     model: Path, weights: str | None, backbone: str | None, parameters: dict[str, Any]
 ) -> "DFM":
-    """Return the model of images in the file `model`, with runtime `parameters`."""
+    """Return the model of images in the file `model`, with the `parameters` that are not None."""
     from pydfm.estimator import load
     from pydfm.parameters import none_or
 
@@ -36,7 +38,8 @@ def load_model(
     dfm = load(model, backbone=backbone, **machine, **moved)
     if dfm.feature_spec_ is None:
         raise ValueError(f"'{model}' was fitted on features, not on images; use it from Python")
-    dfm.set_params(**parameters, verbose=True)
+    given = {name: value for name, value in parameters.items() if value is not None}
+    dfm.set_params(**given, verbose=True)
     return dfm
 
 

@@ -11,6 +11,7 @@ import typer
 
 from pydfm.cli.command import Command
 from pydfm.cli.options import (
+    RUNTIME,
     Model,
     MovedBackbone,
     MovedWeights,
@@ -210,9 +211,9 @@ COMMAND = Command(
     "score",
     score,
     order=20,
-    roles=("runtime",),
     optional={
+        **RUNTIME,
         "alpha": "False-alarm rate: share of normal images that may be called anomalous; "
-        "default: the model's."
+        "default: the model's.",
     },
 )

@@ -402,8 +402,9 @@ def thresholds(fitted: FittedDFM, score_type: str, alpha: float) -> NDArray[np.f
     """
     check_share("alpha", alpha)
     calibration = calibration_of(fitted, score_type)
+    found = [calibration.threshold(alpha, c) for c in range(len(calibration.ranks))]
     warn_of_few(calibration, alpha)
-    return np.array([calibration.threshold(alpha, c) for c in range(len(calibration.ranks))])
+    return np.array(found)
 
 
 def warn_of_few(calibration: Calibration, alpha: float) -> None:

@@ -21,7 +21,9 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
+from pydfm.features.labels import by_class
 from pydfm.model.training import TrainingState
+from pydfm.stats.accumulator import KeptRows
 
 # Fewer rows than this tell nothing; of folded ones so many are compared.
 _LEAST = 40
@@ -30,8 +32,10 @@ _NEAR, _FAR = 10, 20
 # Rows whose nearest one is so near by chance as seldom as this, and what share of them is too much.
 _ODD = 0.01
 _ODD_SHARE = 0.1
-# One alone is too near at this probability, over the number of rows.
+# One alone is too near at this probability, over the number of rows, and at this share of the
+# distance of its tenth neighbour: clusters may deceive about the dimension.
 _IMPOSSIBLE = 1e-4
+_VERY_NEAR = 5e-4
 
 
 def warn_of_dependence(state: TrainingState) -> None:
@@ -88,7 +92,7 @@ def near_pairs(squared: NDArray[np.float64]) -> NDArray[np.intp]:
     odd = -np.expm1((_NEAR - 1) * np.log1p(-np.minimum(share, 1 - 1e-12)))
     which = np.flatnonzero(odd < _ODD)
     if len(which) < _ODD_SHARE * n:
-        which = np.flatnonzero(odd < _IMPOSSIBLE / n)
+        which = np.flatnonzero((odd < _IMPOSSIBLE / n) & (first <= _VERY_NEAR * near))
     which = which[np.argsort(odd[which], kind="stable")]
     pairs = np.sort(np.stack([which, distances[which].argmin(axis=1)], axis=1), axis=1)
     _, place = np.unique(pairs, axis=0, return_index=True)
@@ -122,23 +126,45 @@ def _near(state: TrainingState) -> list[tuple[int, int]] | None:
 
 
 def _distances(state: TrainingState) -> Iterator[tuple[NDArray[np.float64], NDArray[np.intp]]]:
-    """Yield squared distances (n, n) and places (n,) of rows of each class, by the first layer."""
-    for (layer, _, _), cell in sorted(state.cells.items()):
-        if layer > 0 or state.settings.spatial == "patch":
+    """Yield squared distances (n, n) and places (n,) of rows of each class, by the first layer.
+
+    Of rows that are left out together there is one.
+    """
+    parts = _rows_of_first_layer(state) if state.settings.spatial != "patch" else []
+    if not parts:
+        return
+    classes, places, units = (np.concatenate(own) for own in list(zip(*parts, strict=True))[1:])
+    for _, of_class in by_class(classes):
+        one = np.unique(units[of_class], return_index=True)[1]
+        own = of_class[np.sort(one)][:_MOST]
+        rows, begin = np.empty((len(own), parts[0].rows.shape[1])), 0
+        for part in parts:
+            here = (own >= begin) & (own < begin + len(part.rows))
+            rows[here] = part.rows[own[here] - begin]
+            begin += len(part.rows)
+        rows -= rows.mean(axis=0)
+        lengths = np.square(rows).sum(axis=1)
+        yield lengths[:, None] + lengths - 2 * rows @ rows.T, places[own]
+
+
+def _rows_of_first_layer(state: TrainingState) -> list[KeptRows]:
+    """Return the rows that are kept, with their classes."""
+    parts = []
+    for (layer, _), sample in sorted(state.fold_rows.items()):
+        if layer == 0 and sample.n_rows:
+            places, rows, classes, units = sample.take()
+            parts.append(KeptRows(rows, classes, places, units))
+    for (layer, _, c), cell in sorted(state.cells.items()):
+        if layer > 0 or state.settings.n_folds > 1:
             continue
-        if cell.scatter is None:
-            joined = cell.compact().kept[0]
-            rows, classes, places = joined.rows, joined.classes, joined.places
-        elif cell.sample is not None and cell.sample.n_rows:
-            places, rows, classes, _ = cell.sample.take()
-        else:
-            continue
-        for c in np.unique(classes):
-            own = np.flatnonzero(classes == c)[:_MOST]
-            part = rows[own].astype(np.float64)
-            part -= part.mean(axis=0)
-            lengths = np.square(part).sum(axis=1)
-            yield lengths[:, None] + lengths - 2 * part @ part.T, places[own]
+        found = list(cell.kept) if cell.scatter is None else []
+        if cell.scatter is not None and cell.sample is not None and cell.sample.n_rows:
+            places, rows, classes, units = cell.sample.take()
+            found = [KeptRows(rows, classes, places, units)]
+        if not state.settings.tied:
+            found = [part._replace(classes=np.full_like(part.classes, c)) for part in found]
+        parts += found
+    return parts
 
 
 def _name(state: TrainingState, place: int) -> str:

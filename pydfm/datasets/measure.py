@@ -1,6 +1,7 @@
 """How well a fitted model does on the test images of a category: of images, and of pixels."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -54,8 +55,7 @@ def measure_category(
     kind = dfm.score_type if score_type is None else score_type
     if not isinstance(kind, str):
         raise ValueError(f"score_type is {kind!r}; metrics are of one type: pass score_type")
-    features = dfm.extract(category.test)
-    read = np.asarray(np.isfinite(features).all(axis=1))
+    features, read = extract_read(dfm, category.test)
     scores = dfm.score(features[read], score_type=kind)
     image = evaluate(scores, np.array(category.labels)[read])
 
@@ -72,3 +72,26 @@ def measure_category(
     masks = load_masks(category.select(known), dfm.feature_spec_.preprocessing)
     pixel = {"pixel_auroc": pixel_auroc(maps, masks), "aupro": aupro(maps, masks)}
     return CategoryMetrics(read, image, pixel)
+
+
+def extract_read(dfm: DFM, images: Any) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """Return the features (N, D) of images, and which of them (N,) could be read.
+
+    Raises
+    ------
+    ValueError
+        If the features of an image that could be read are not finite: what has no score must not
+        be left out of a figure without a word.
+    """
+    features = dfm.extract(images)
+    read = np.ones(len(features), dtype=bool)
+    read[[one.index for one in dfm.skipped_]] = False
+    strange = read & ~np.isfinite(features).all(axis=1)
+    if strange.any():
+        first = int(strange.argmax())
+        name = f"'{images[first]}'" if isinstance(images, list) else f"number {first}"
+        raise ValueError(
+            f"{strange.sum()} of {len(features)} images have features that are not finite, the "
+            f"first is {name}: they overflow; pass precision='float32', or leave such images out"
+        )
+    return features, read

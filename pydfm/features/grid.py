@@ -9,6 +9,7 @@ not reach, they are those of the nearest cell.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -58,22 +59,29 @@ class Grid:
         """Return `maps` (N, height, width) interpolated to `size` pixels, (N, *size)."""
         down = _interpolation(size[0], self.height, self.reach[0])
         across = _interpolation(size[1], self.width, self.reach[1])
-        return down @ np.asarray(maps, dtype=np.float64) @ across.T
+        return _interpolated(maps, down, across)
 
     def resample(self, maps: NDArray[np.floating], other: "Grid") -> NDArray[np.float64]:
         """Return `maps` (N, height, width) interpolated at the positions of `other`."""
         down = _interpolation(other.height, self.height, self.reach[0] / other.reach[0])
         across = _interpolation(other.width, self.width, self.reach[1] / other.reach[1])
-        return down @ np.asarray(maps, dtype=np.float64) @ across.T
+        return _interpolated(maps, down, across)
 
 
-def _interpolation(length: int, cells: int, reach: float) -> NDArray[np.float64]:
-    """Return the weights (length, cells) of the cells at the centre of each pixel."""
+def _interpolation(
+    length: int, cells: int, reach: float
+) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.float64]]:
+    """Return the cells (length,) before and after each pixel's centre, and the second's share."""
     places = (np.arange(length) + 0.5) / length * cells / reach - 0.5
     places = np.clip(places, 0, cells - 1)
-    left = np.minimum(places.astype(np.intp), max(cells - 2, 0))
-    weights = np.zeros((length, cells))
-    pixels = np.arange(length)
-    weights[pixels, left] = 1 - (places - left)
-    weights[pixels, np.minimum(left + 1, cells - 1)] += places - left
-    return weights
+    before = np.minimum(places.astype(np.intp), max(cells - 2, 0))
+    return before, np.minimum(before + 1, cells - 1), places - before
+
+
+def _interpolated(maps: NDArray[np.floating], down: Any, across: Any) -> NDArray[np.float64]:
+    """Return `maps` (N, height, width) at the places that `_interpolation` gives for both axes."""
+    before, after, share = down
+    found = np.asarray(maps, dtype=np.float64)
+    found = found[:, before] * (1 - share)[:, None] + found[:, after] * share[:, None]
+    before, after, share = across
+    return np.asarray(found[:, :, before] * (1 - share) + found[:, :, after] * share)

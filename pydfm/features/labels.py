@@ -154,12 +154,15 @@ def as_labels(labels: Any, name: str = "labels") -> NDArray[Any]:
         if all(isinstance(value, str) for value in array):
             return array.astype(str)
         if all(isinstance(value, int | np.integer) for value in array):
+            large = [value for value in array if not -(2**63) <= value < 2**63]
+            if large:
+                raise ValueError(f"{name} has {large[0]}, which exceeds 64 bits; pass strings")
             return array.astype(np.int64)
-    if array.dtype.kind == "f" and np.isfinite(array).all() and (array == np.rint(array)).all():
-        return array.astype(np.int64)
     if array.dtype.kind == "f":
-        odd = array[~(np.isfinite(array) & (array == np.rint(array)))][0]
-        raise ValueError(f"{name} has {odd}; they must be integers or strings")
+        whole = (np.abs(array) < 2.0**63) & (array == np.rint(array))
+        if not whole.all():
+            raise ValueError(f"{name} has {array[~whole][0]}; they must be integers or strings")
+        return array.astype(np.int64)
     if array.dtype.kind == "c":
         raise ValueError(f"Complex data not supported: {name} must be integers or strings")
     if array.dtype.kind not in "iubU":
@@ -230,11 +233,11 @@ class ClassCodes:
         other._codes = dict(self._codes)
         return other
 
-    def find(self, labels: NDArray[Any]) -> NDArray[np.intp]:
+    def find(self, labels: NDArray[Any], name: str = "labels") -> NDArray[np.intp]:
         """Return the numbers (N,) of `labels` (N,); see `find_classes` for unknown ones."""
         classes = np.array(list(self._codes))
         order = np.argsort(classes)
-        return order[find_classes(labels, classes[order])]
+        return order[find_classes(labels, classes[order], name)]
 
     def numbers_of(self, other: "ClassCodes") -> NDArray[np.intp]:
         """Return the numbers (C,) of the C classes of `other`; new classes get new numbers."""
@@ -262,8 +265,10 @@ def by_class(classes: NDArray[np.intp]) -> Iterator[tuple[int, NDArray[np.intp]]
         yield int(c), places
 
 
-def find_classes(labels: NDArray[Any], classes: NDArray[Any]) -> NDArray[np.intp]:
-    """Return the indices (N,) of `labels` (N,) in the sorted `classes` (C,).
+def find_classes(
+    labels: NDArray[Any], classes: NDArray[Any], name: str = "labels"
+) -> NDArray[np.intp]:
+    """Return the indices (N,) of `labels` (N,), called `name`, in the sorted `classes` (C,).
 
     Raises
     ------
@@ -279,7 +284,7 @@ def find_classes(labels: NDArray[Any], classes: NDArray[Any]) -> NDArray[np.intp
         listed = ", ".join(repr(c) for c in classes[:10].tolist())
         more = f" and {len(classes) - 10} others" if len(classes) > 10 else ""
         raise ValueError(
-            f"labels has {strange.item()!r}, which is none of the classes the model was fitted "
+            f"{name} has {strange.item()!r}, which is none of the classes the model was fitted "
             f"with: {listed}{more}"
         )
     return places

@@ -1,8 +1,10 @@
 """Features of a network's layers for batches of pixels, traced with TorchScript."""
 
 import os
+import threading
 import warnings
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Any, Final, cast
 
 import numpy as np
@@ -77,6 +79,8 @@ class Backbone:
             taps(example)
         self.grids = tuple(taps.grids[layer] for layer in network.layers)
         self._features = _traced(taps, example)
+        # Hooks, and perhaps the network's own code, keep what they find in the module.
+        self._alone = threading.RLock() if self._features is taps else nullcontext()
 
     def runs_on(self, device: "str | torch.device | None") -> bool:
         """Whether this is where a backbone built with `device` would run."""
@@ -98,7 +102,9 @@ class Backbone:
                 scaled = batch.float().div_(255) if pixels.dtype == np.uint8 else batch
                 batch = ((scaled - self._mean) / self._std).to(self._dtype)
                 batch = batch.contiguous(memory_format=torch.channels_last)
-                features = self._features(batch).float().cpu().numpy()
+                with self._alone:
+                    found = self._features(batch)
+                features = found.float().cpu().numpy()
         except torch.cuda.OutOfMemoryError as error:
             raise MemoryError(
                 f"{self.device} has too little memory for {len(pixels)} images at once; "
@@ -267,7 +273,7 @@ def _resolve_device(device: "str | torch.device | None") -> torch.device:
         resolved = torch.device(device)
         torch.empty(0, device=resolved)
     except (RuntimeError, AssertionError, TypeError) as error:
-        reason = str(error).strip().splitlines()[0]
+        reason = str(error).strip().splitlines()[0].split(". ")[0]
         raise ValueError(
             f"device is {device!r}, which cannot be used here ({reason}); pass 'cpu', or None to "
             "take a GPU where there is one"

@@ -186,9 +186,10 @@ def _standardised(
     asked: bool,
 ) -> tuple[LayerModel, ...]:
     """Give `layers` the scales of their maps, if there are enough images."""
-    assert found.maps is not None
-    finite = are_finite(found.maps[0])
     n_classes = len(layers[0].density.subspaces)
+    finite = np.zeros(len(found.classes), dtype=bool)
+    if found.maps is not None:
+        finite = are_finite(found.maps[0])
     counts = np.bincount(found.classes[finite], minlength=n_classes)
     if counts.min() < LEAST_ROWS:
         least = int(counts.argmin())
@@ -205,6 +206,7 @@ def _standardised(
         )
         return layers
     own = found.classes[finite]
+    assert found.maps is not None
     return tuple(
         replace(layer, scale=PositionScale.fit(maps[finite], own, n_classes, map_type))
         for layer, maps in zip(layers, found.maps, strict=True)

@@ -18,12 +18,9 @@ from pydfm.features.grid import Grid
 from pydfm.features.labels import by_class
 from pydfm.model.anomaly_map import PositionScale, pool_positions
 from pydfm.stats.density import Density
-from pydfm.stats.subspace import Subspace
 
 # Patches and residuals are made of about this many bytes of features at once.
 _BLOCK_BYTES = 32 << 20
-# A product's last bits may depend on its number of rows, so residuals are made of this many.
-_TILE = 16
 
 
 @dataclass(frozen=True)
@@ -196,10 +193,9 @@ class LayerModel:
         for c, places in by_class(own):
             subspace = self.density.subspaces[c]
             for first, block in blocks(rows[places]):
-                for start in range(0, len(block), _TILE):
-                    part = block[start : start + _TILE]
-                    at = places[first + start : first + start + len(part)]
-                    residuals[at] = _residuals(part, subspace, n_threads)
+                residuals[places[first : first + len(block)]] = _core.residuals(
+                    block, subspace.mean, subspace.components, n_threads=n_threads
+                )
         return residuals
 
 
@@ -207,15 +203,6 @@ def take_columns(features: NDArray[Any], columns: slice) -> NDArray[Any]:
     """Return some columns of `features` (N, D); the array itself where they are all."""
     whole = (columns.start, columns.stop) == (0, features.shape[1])
     return features if whole else features[:, columns]
-
-
-def _residuals(rows: NDArray[Any], subspace: Subspace, n_threads: int) -> NDArray[np.float64]:
-    """Residuals of up to a tile of `rows`, whose bits do not depend on how many there are."""
-    tile = np.zeros((_TILE, rows.shape[1]), dtype=rows.dtype)
-    tile[: len(rows)] = rows
-    z = _core.coordinates(tile, subspace.mean, subspace.components, n_threads=n_threads)
-    residuals: NDArray[np.float64] = tile - subspace.mean - z @ subspace.components
-    return residuals[: len(rows)]
 
 
 def _pieces(features: NDArray[Any]) -> Any:

@@ -124,13 +124,21 @@ class Model:
     def join_maps(
         self, maps: Sequence[NDArray[np.floating]], score_type: str, size: tuple[int, int]
     ) -> NDArray[np.float64]:
-        """Return maps (N, *size) of those of the layers: the sum of each over its mean."""
+        """Return maps (N, *size) of those of the layers: the sum of each over its mean.
+
+        Scores that may be negative are divided by their deviation.
+        """
         total = np.zeros((len(maps[0]), *size))
+        scales: Any = ()
+        if len(self.layers) > 1:
+            rule = self.combinations[score_type]
+            mean = np.maximum(rule.mean, np.finfo(float).tiny)
+            scales = rule.scale if SCORES[score_type].signed else mean
         for i, (layer, own) in enumerate(zip(self.layers, maps, strict=True)):
             assert layer.grid is not None
             large = layer.grid.enlarge(own, size)
             if len(self.layers) > 1:
-                large /= max(float(self.combinations[score_type].mean[i]), np.finfo(float).tiny)
+                large /= scales[i]
             total += large
         return total
 

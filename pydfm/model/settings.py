@@ -20,6 +20,7 @@ _HELD_ROWS: Final = 10_000
 _SAMPLE: Final = 5_000
 _CLASS_SAMPLE: Final = 1_000
 _SAMPLE_BYTES: Final = 32 << 20
+_FEW: Final = 500
 
 
 @dataclass(frozen=True)
@@ -100,7 +101,9 @@ class Settings:
         return RowSample(size, self.random_state, most // self.n_folds, positions)
 
     def cell_sample(self, n_features: int, positions: int, *, of_class: bool) -> RowSample | None:
-        """Return an empty sample for folded rows that are left out of their own fit, or None.
+        """Return an empty sample of folded rows, or None.
+
+        They are left out of their own fit; under "split" they only tell whether rows are alike.
 
         Parameters
         ----------
@@ -111,9 +114,11 @@ class Settings:
         of_class : bool
             Whether there are other classes with samples of their own.
         """
-        if self.held_out != "loo":
+        if self.held_out != "loo" and not self.split:
             return None
         size = (_CLASS_SAMPLE if of_class else _SAMPLE) * positions
+        if self.held_out != "loo":
+            size = _FEW
         most = _SAMPLE_BYTES if positions == 1 else _HELD_BYTES
         least = size // 10 if positions == 1 else positions
         if self.max_bytes is not None:

@@ -464,7 +464,7 @@ class TrainingState:
                 "covariance is 'tied', where the scatter of one class cannot be separated from "
                 "that of the others; forget its rows"
             )
-        (c,) = self.codes.find(as_labels([label])).tolist()
+        (c,) = self.codes.find(as_labels([label]), "classes").tolist()
         return replace(
             self,
             cells={k: v.emptied() if k[2] == c else v for k, v in self.cells.items()},

@@ -16,7 +16,7 @@ from sklearn.base import clone
 
 from pydfm.estimator import DFM
 from pydfm.model.training import TrainingState
-from pydfm.parameters import check_parameters
+from pydfm.parameters import check_parameters, draw_seed
 from pydfm.stats.scores import check_score_types
 
 if TYPE_CHECKING:
@@ -73,10 +73,11 @@ def fit(
     ray = import_ray()
     template = DFM() if dfm is None else dfm
     check_parameters(template.get_params(deep=False))
+    seeded = clone(template).set_params(random_state=draw_seed(template.random_state))
     column = _find_column(dataset, column, label, group)
     states = dataset.map_batches(
         _Fit,
-        fn_constructor_args=(template, column, label, group),
+        fn_constructor_args=(seeded, column, label, group),
         **_resources(batch_size, n_workers, num_cpus, num_gpus),
     )
     load = ray.remote(_merge_block)

@@ -1,9 +1,11 @@
-"""How many threads this process may use."""
+"""How many threads this process may use, and what they share."""
 
 import math
 import os
+import threading
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 from pydfm.runtime.checks import check_integer
 
@@ -73,3 +75,49 @@ def _quota(group: Path) -> float:
         if cores > 0:  # -1 is none
             return cores
     return math.inf
+
+
+class Lock:
+    """A lock that its thread may take again; copies and pickles get one of their own."""
+
+    def __init__(self) -> None:
+        self._lock = threading.RLock()
+
+    def __enter__(self) -> None:
+        """Wait until no other thread holds the lock, and take it."""
+        self._lock.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        """Release the lock."""
+        self._lock.release()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Return what makes another lock."""
+        return Lock, ()
+
+
+class PerThread:
+    """A value that each thread has for itself.
+
+    Parameters
+    ----------
+    value : object
+        What threads have that have set nothing. Copies and pickles start with the value that was
+        set last, by any thread.
+    """
+
+    def __init__(self, value: Any) -> None:
+        self._own = threading.local()
+        self._last = value
+
+    def get(self) -> Any:
+        """Return what this thread has set last, or else what any thread has."""
+        return getattr(self._own, "value", self._last)
+
+    def set(self, value: Any) -> None:
+        """Set the value of this thread."""
+        self._own.value = self._last = value
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Return what makes another one."""
+        return PerThread, (self._last,)

@@ -295,6 +295,7 @@ def fit_density(
                 regularization=regularization,
                 n_threads=n_threads,
             ).subspaces[0]
+        _warn_of_sketch(subspaces)
         _check_components(subspaces, n_components, tied, n_samples, classes)
         mixtures = None
         if mixture_rows is not None:
@@ -322,6 +323,19 @@ def fit_background(
         together = together.merge(cell, one, n_threads=n_threads)
     assert together is not None
     return Spectrum.of(together, n_threads).fit(n_components, regularization, n_threads)
+
+
+def _warn_of_sketch(subspaces: tuple[Subspace, ...]) -> None:
+    """Warn where rows were sketched, and how far variances may be off."""
+    worst = max(subspaces, key=lambda subspace: subspace.variance_error)
+    if worst.variance_error > 0:
+        largest = max(worst.explained_variance[:1], default=0.0)
+        warnings.warn(
+            "max_memory leaves no room for the rows or their exact scatter: a sketch replaces it, "
+            f"whose variances are too low by at most {worst.variance_error:.3g}, where the largest "
+            f"is {largest:.3g}; allow more memory for exact ones",
+            stacklevel=3,
+        )
 
 
 def _warn_of_sampling(mixtures: tuple[Mixture, ...], n_samples: int) -> None:

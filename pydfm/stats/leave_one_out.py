@@ -9,15 +9,16 @@ leaving a row of a class of n rows out turns
 This is a change of rank one: the spectrum of S - rho v v' follows from that of S and the row's
 coordinates V'v in the eigenvectors V of S (docs/method.md, "Leave one out"). So one
 eigendecomposition serves all rows, and the scores are those of a new fit without the row, within
-1e-8.
+1e-8. Rows that belong together, a unit, leave a change of as many ranks, or one eigenproblem in
+these coordinates (docs/method.md, "Leave groups out").
 
 The coordinates come from either route of the fit: with N <= D rows, from the eigenvectors of the
 Gram matrix alone (`gram_coordinates`); with N > D, as the product of the rows and all eigenvectors
 of the scatter.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -58,8 +59,6 @@ class LeaveOneOut:
     n_variances : int
         Number of variances of the remaining rows, zeros included: min(N - C, D). The noise
         variance is the mean of all but the leading ones.
-    n_left : int
-        N - C.
     """
 
     eigenvalues: _Float64
@@ -68,7 +67,6 @@ class LeaveOneOut:
     n_features: int
     degrees_of_freedom: float
     n_variances: int
-    n_left: int
 
     @classmethod
     def of_scatter(
@@ -89,7 +87,6 @@ class LeaveOneOut:
             n_features=n_features,
             degrees_of_freedom=float(n_samples - n_classes - 1),
             n_variances=min(n_samples - n_classes, n_features),
-            n_left=n_samples - n_classes,
         )
 
     def scores(
@@ -180,7 +177,8 @@ def score_held_out(
     held: Held,
     *,
     of_gram: bool,
-    n_components: int,
+    n_components: float | int | None,
+    n_kept: int,
     regularization: str | float | None,
     n_threads: int,
     reduce: Reduction | None = None,
@@ -190,14 +188,14 @@ def score_held_out(
     Parameters
     ----------
     values, vectors : ndarray of shape (r,) and (r, D) or (r, N)
-        All eigenpairs of the scatter, or of the Gram matrix of all rows, among which are those of
-        `held`, or the first of which they are.
+        All eigenpairs of the scatter, or of the Gram matrix of the rows.
     held : Held
     of_gram : bool
         Whether the eigenpairs are those of the Gram matrix of the rows of `held`.
-    n_components : int
-    regularization : {"shrinkage"}, float or None
-        As the model has it.
+    n_components, regularization
+        As the model has them; a share of variance is that of each model without a unit.
+    n_kept : int
+        Number of components of the model of all rows.
     n_threads : int
     reduce : callable, optional
 
@@ -210,9 +208,7 @@ def score_held_out(
     sizes, n_features = held.class_sizes, len(held.mean)
     n_samples, n_classes = int(sizes.sum()), int(np.count_nonzero(sizes))
     resolution = resolution_of(values, held.mean, n_samples, n_features)
-    model = LeaveOneOut.of_scatter(
-        values, resolution, n_components, n_features, n_samples, n_classes
-    )
+    model = LeaveOneOut.of_scatter(values, resolution, n_kept, n_features, n_samples, n_classes)
     axes = vectors[: len(model.eigenvalues)]
     if of_gram:
         coordinates = gram_coordinates(model.eigenvalues, axes)
@@ -222,135 +218,179 @@ def score_held_out(
         axes = _core.components_from_gram(
             held.rows, held.mean, model.eigenvalues, axes, n_threads=n_threads
         )
-    groups = _Groups.of(held.classes, held.units)
-    if groups.single and regularization is None:
-        scores = _leave_rows_out(model, coordinates, sizes[held.classes], n_threads)
-        if reduce is None:
-            return scores, None
-        return scores, _reduced(model, coordinates, sizes[held.classes], axes, n_threads, reduce)
-    return _leave_groups_out(
-        model, coordinates, groups, sizes, regularization, axes, n_threads, reduce
-    )
+    units = _Units.of(coordinates, held, n_samples - n_classes)
+    n = len(coordinates)
+    scores = np.full((len(CORE_SCORES), n), np.nan)
+    reduced: NDArray[np.float32] | None = None
+    counts = np.full(len(units.classes), model.n_components)
+    if isinstance(n_components, float) and model.n_components > 0:
+        counts = units.count_components(model, n_components, n_threads)
+    for count in np.unique(counts):
+        alike = replace(model, n_components=int(count))
+        for some in units.pieces(np.flatnonzero(counts == count), axes.shape[1], reduce):
+            rows = some.order
+            scores[:, rows] = some.scores(alike, regularization, n_threads)
+            if reduce is not None:
+                part = reduce(some.residuals(alike, n_threads) @ axes).astype(np.float32)
+                if reduced is None:
+                    reduced = np.full((n, *part.shape[1:]), np.nan, dtype=np.float32)
+                reduced[rows] = part
+    return scores, reduced
 
 
 @dataclass(frozen=True)
-class _Groups:
-    """Rows by the units that they are of.
+class _Units:
+    """Units of rows that are left out, one after the other.
 
     Attributes
     ----------
-    order : ndarray of shape (n,)
-        The rows of each unit, one unit after the other.
-    starts : ndarray of shape (G + 1,)
-        Where each unit begins in that order, and where the last ends.
+    order : ndarray of shape (m,)
+        Which rows they have.
+    coordinates : ndarray of shape (m, r)
+        Of these rows, in that order.
+    starts : ndarray of shape (G + 1,), int64
+        Where each unit begins, and where the last ends.
     classes : ndarray of shape (G,)
-        Of each unit.
+    class_sizes : ndarray of shape (G,)
+        Number of rows of each unit's class.
+    n_left : int
+        Number of all rows less that of the classes.
     """
 
     order: NDArray[np.intp]
+    coordinates: _Float64
     starts: NDArray[np.int64]
     classes: NDArray[np.intp]
+    class_sizes: NDArray[np.intp]
+    n_left: int
 
     @classmethod
-    def of(cls, classes: NDArray[np.intp], units: NDArray[np.intp]) -> "_Groups":
-        order = np.lexsort((units, classes))
-        own, theirs = classes[order], units[order]
+    def of(cls, coordinates: _Float64, held: Held, n_left: int) -> "_Units":
+        """Order the rows of `held`, with these coordinates, by their units."""
+        order = np.lexsort((held.units, held.classes))
+        own, theirs = held.classes[order], held.units[order]
         new = np.flatnonzero((np.diff(own) != 0) | (np.diff(theirs) != 0)) + 1
         starts = np.concatenate([[0], new, [len(order)]]).astype(np.int64)
-        return cls(order, starts, own[starts[:-1]])
+        classes = own[starts[:-1]]
+        return cls(order, coordinates[order], starts, classes, held.class_sizes[classes], n_left)
+
+    def pick(self, which: NDArray[np.intp]) -> "_Units":
+        """Return some of the units."""
+        lengths = np.diff(self.starts)
+        chosen = np.zeros(len(lengths), dtype=bool)
+        chosen[which] = True
+        rows = np.repeat(chosen, lengths)
+        starts = np.concatenate([[0], np.cumsum(lengths[chosen])]).astype(np.int64)
+        return _Units(
+            self.order[rows],
+            np.ascontiguousarray(self.coordinates[rows]),
+            starts,
+            self.classes[chosen],
+            self.class_sizes[chosen],
+            self.n_left,
+        )
+
+    def pieces(
+        self, which: NDArray[np.intp], n_features: int, reduce: Reduction | None
+    ) -> Iterator["_Units"]:
+        """Yield the units `which` (g,), ascending; some at a time where residuals are reduced."""
+        if reduce is None:
+            yield self if len(which) == len(self.classes) else self.pick(which)
+            return
+        step = max(1, _RESIDUAL_BYTES // (8 * n_features))
+        ends = np.cumsum(np.diff(self.starts)[which])
+        for piece in np.split(which, np.flatnonzero(np.diff(ends // step)) + 1):
+            yield self.pick(piece)
+
+    def scores(
+        self, model: LeaveOneOut, regularization: str | float | None, n_threads: int
+    ) -> _Float64:
+        """Return scores (4, m) of the rows, each without its unit."""
+        if not self.single or regularization is not None:
+            floor = None if regularization in (None, "shrinkage") else regularization
+            return _core.leave_groups_out(
+                **self._given(model, n_threads),
+                n_variances=np.minimum(self.n_left - self._sizes + 1, model.n_features),
+                n_features=model.n_features,
+                shrinkage=regularization == "shrinkage",
+                floor=0.0 if floor is None else float(floor),
+                score_types=list(CORE_SCORES),
+            )
+        scores = np.full((len(CORE_SCORES), len(self.order)), np.nan)
+        known = self.class_sizes >= 2
+        if known.any():
+            kinds = CORE_SCORES if model.degrees_of_freedom >= 1 else ("fre",)
+            scores[: len(kinds), known] = model.scores(
+                self.coordinates[known], self.class_sizes[known], kinds, n_threads
+            )
+        return scores
+
+    def residuals(self, model: LeaveOneOut, n_threads: int) -> _Float64:
+        """Return residuals (m, r) of the rows, each without its unit; NaN where there are none."""
+        if not self.single:
+            return _core.leave_groups_out_residuals(**self._given(model, n_threads))
+        residuals = np.full(self.coordinates.shape, np.nan)
+        known = self.class_sizes >= 2
+        if known.any():
+            residuals[known] = model.residuals(
+                self.coordinates[known], self.class_sizes[known], n_threads
+            )
+        return residuals
+
+    def count_components(
+        self, model: LeaveOneOut, share: float, n_threads: int
+    ) -> NDArray[np.intp]:
+        """Return how many components (G,) hold more than a share of the variance without a unit.
+
+        Without a unit they are nearly as many as with all, from which the search begins.
+        """
+        lost = np.add.reduceat(np.square(self.coordinates).sum(axis=1), self.starts[:-1])
+        sums = np.add.reduceat(self.coordinates, self.starts[:-1], axis=0)
+        left = np.maximum(self.class_sizes - self._sizes, 1)
+        lost += np.square(sums).sum(axis=1) / left
+        most = (1 - share) * (float(model.eigenvalues.sum()) - lost)  # that may be left over
+
+        def enough(which: NDArray[np.intp], count: int) -> NDArray[np.bool_]:
+            some = self.pick(which)
+            given = some._given(replace(model, n_components=count), n_threads)
+            return np.asarray(_core.leave_groups_out_rests(**given) < most[which])
+
+        counts = np.full(len(self.classes), model.n_components)
+        known = np.flatnonzero(self._sizes < self.class_sizes)
+        down = enough(known, model.n_components)
+        some, count = known[down], model.n_components
+        while len(some) and count > 1:
+            count -= 1
+            some = some[enough(some, count)]
+            counts[some] = count
+        some, count = known[~down], model.n_components
+        while len(some) and count < len(model.eigenvalues):
+            count += 1
+            counts[some] = count
+            some = some[~enough(some, count)]
+        return counts
 
     @property
     def single(self) -> bool:
         """Whether each unit has one row."""
         return len(self.classes) == len(self.order)
 
+    @property
+    def _sizes(self) -> NDArray[np.int64]:
+        return np.diff(self.starts)
 
-def _leave_rows_out(
-    model: LeaveOneOut, coordinates: _Float64, class_sizes: NDArray[np.intp], n_threads: int
-) -> _Float64:
-    scores = np.full((len(CORE_SCORES), len(coordinates)), np.nan)
-    known = class_sizes >= 2
-    if known.any():
-        kinds = CORE_SCORES if model.degrees_of_freedom >= 1 else ("fre",)
-        scores[: len(kinds), known] = model.scores(
-            coordinates[known], class_sizes[known], kinds, n_threads
-        )
-    return scores
-
-
-def _leave_groups_out(
-    model: LeaveOneOut,
-    coordinates: _Float64,
-    groups: _Groups,
-    class_sizes: NDArray[np.intp],
-    regularization: str | float | None,
-    axes: _Float64,
-    n_threads: int,
-    reduce: Reduction | None,
-) -> tuple[_Float64, NDArray[np.float32] | None]:
-    """Score rows, each without its unit; some units at a time where residuals are reduced."""
-    n = len(coordinates)
-    scores = np.full((len(CORE_SCORES), n), np.nan)
-    reduced: NDArray[np.float32] | None = None
-    lengths = np.diff(groups.starts)
-    step = n
-    if reduce is not None:
-        step = max(1, _RESIDUAL_BYTES // (8 * axes.shape[1]))
-    begin = 0
-    while begin < len(lengths):
-        end = int(np.searchsorted(groups.starts, groups.starts[begin] + step, side="right")) - 1
-        end = max(end, begin + 1)
-        starts = groups.starts[begin : end + 1]
-        rows = groups.order[starts[0] : starts[-1]]
-        own, m = coordinates[rows], lengths[begin:end]
-        # One row less was counted already.
-        given: dict[str, Any] = {
-            "starts": starts - starts[0],
-            "class_sizes": class_sizes[groups.classes[begin:end]].astype(np.float64),
+    def _given(self, model: LeaveOneOut, n_threads: int) -> dict[str, Any]:
+        """Return the arguments that the core's functions share."""
+        return {
+            "coordinates": self.coordinates,
+            "eigenvalues": model.eigenvalues,
+            "starts": self.starts,
+            "class_sizes": self.class_sizes.astype(np.float64),
             "n_components": model.n_components,
+            "degrees_of_freedom": (self.n_left - self._sizes).astype(np.float64),
             "resolution": model.resolution,
             "n_threads": n_threads,
         }
-        scores[:, rows] = _core.leave_groups_out(
-            own,
-            model.eigenvalues,
-            degrees_of_freedom=model.degrees_of_freedom + 1 - m,
-            n_variances=np.minimum(model.n_left + 1 - m, model.n_features),
-            n_features=model.n_features,
-            regularization=regularization,
-            score_types=list(CORE_SCORES),
-            **given,
-        )
-        if reduce is not None:
-            residuals = _core.leave_groups_out_residuals(own, model.eigenvalues, **given)
-            part = reduce(residuals @ axes).astype(np.float32)
-            if reduced is None:
-                reduced = np.empty((n, *part.shape[1:]), dtype=np.float32)
-            reduced[rows] = part
-        begin = end
-    return scores, reduced
-
-
-def _reduced(
-    model: LeaveOneOut,
-    coordinates: _Float64,
-    class_sizes: NDArray[np.intp],
-    axes: _Float64,
-    n_threads: int,
-    reduce: Reduction,
-) -> NDArray[np.float32]:
-    """Apply `reduce` to the held-out residuals, which lie in the `axes` (r, D), block by block."""
-    parts = []
-    step = max(1, _RESIDUAL_BYTES // (8 * axes.shape[1]))
-    for first in range(0, len(coordinates), step):
-        block = slice(first, first + step)
-        known = class_sizes[block] >= 2
-        residuals = np.full((len(known), axes.shape[1]), np.nan)
-        if known.any():
-            inner = model.residuals(coordinates[block][known], class_sizes[block][known], n_threads)
-            residuals[known] = inner @ axes
-        parts.append(reduce(residuals).astype(np.float32))
-    return np.concatenate(parts)
 
 
 def gram_coordinates(values: _Float64, vectors: _Float64) -> _Float64:

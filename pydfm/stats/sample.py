@@ -13,8 +13,10 @@ from pydfm.features.arrays import Rows
 Renumber = Callable[[NDArray[np.intp], NDArray[np.intp]], NDArray[np.intp]]
 """Maps the tags (n,) and units (n,) of rows to the units that they become in another sample."""
 
-# Two rows count as the same if their distance is at most this share of their length.
+# Two rows count as the same if their distance is at most this share of their length, and of that
+# to the mean.
 _SAME = 1e-5
+_SAME_AWAY = 1e-3
 
 
 class Taken(NamedTuple):
@@ -246,8 +248,10 @@ def find_rows(
     """Find `rows` (N, D) among those `kept`, with the same tags; each kept row is used once.
 
     The features of an image may differ in their last bits with the batch it came in, so that two
-    rows count as the same if their distance is at most 1e-5 of their length. Such rows are as near
-    along any direction of unit length: only rows that are near along one direction are compared.
+    rows count as the same if their distance is at most 1e-5 of their length, and at most 1e-3 of
+    that to the mean of `kept`: a large offset, which all rows share, says nothing. Such rows are as
+    near along any direction of unit length: only rows that are near along one direction are
+    compared.
 
     Returns
     -------
@@ -256,12 +260,16 @@ def find_rows(
     missing : ndarray
         Places in `rows` of the rows that were not found.
     """
+    if len(kept) == 0:
+        return np.zeros(0, dtype=np.intp), np.arange(len(rows))
     direction = np.random.default_rng(0).normal(size=kept.shape[1])
     direction /= np.sqrt(np.square(direction).sum())
     along = kept @ direction
     order = np.argsort(along)
     lengths = np.sqrt(np.square(rows).sum(axis=1))
-    reach = (_SAME + 1e-9) * lengths  # and what is rounding
+    away = np.sqrt(np.square(rows - kept.mean(axis=0, dtype=np.float64)).sum(axis=1))
+    most = np.minimum(_SAME * lengths, _SAME_AWAY * away)
+    reach = most + 1e-9 * lengths  # and what is rounding
     places = rows @ direction
     begin = np.searchsorted(along[order], places - reach)
     end = np.searchsorted(along[order], places + reach, side="right")
@@ -275,7 +283,7 @@ def find_rows(
         if len(near):
             far = np.square(kept[near] - rows[i]).sum(axis=1)
             nearest = far.argmin()
-            if far[nearest] <= (_SAME * lengths[i]) ** 2:
+            if far[nearest] <= most[i] ** 2:
                 found[i] = near[nearest]
                 free[near[nearest]] = False
     return found[found >= 0], np.flatnonzero(found < 0)

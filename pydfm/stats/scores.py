@@ -52,6 +52,8 @@ class Score:
         Whether it grows with its only input, so that the nearest class is that of the input.
     has_maps : bool
         Whether a whole image has a map of it: only the residual, a sum over the features, does.
+    signed : bool
+        Whether it may be negative, so that a mean says nothing of its scale.
     exact_held_out : bool
         Whether leaving one row out has a closed form (`pydfm.stats.leave_one_out`); otherwise rows
         are held out in folds.
@@ -65,6 +67,7 @@ class Score:
     needs_variance: bool = True
     increasing: bool = True
     has_maps: bool = False
+    signed: bool = False
     exact_held_out: bool = True
 
     def __post_init__(self) -> None:
@@ -103,11 +106,13 @@ SCORES: Final[dict[str, Score]] = {
             "nll",
             "the negative log-likelihood (mahalanobis + sum ln lambda_i + k ln 2 pi) / 2, in nats",
             ("nll",),
+            signed=True,
         ),
         Score(
             "ppca",
             "the negative log-likelihood under probabilistic PCA, in nats, which weighs both",
             ("ppca",),
+            signed=True,
         ),
         Score(
             "relative_mahalanobis",
@@ -115,6 +120,7 @@ SCORES: Final[dict[str, Score]] = {
             ("mahalanobis",),
             np.subtract,
             background=True,
+            signed=True,
             exact_held_out=False,
         ),
     )

@@ -209,7 +209,7 @@ class Spectrum:
             replace(shared, mean=own.copy(), n_samples=int(count))
             for count, own in zip(self.counts, self.means, strict=True)
         )
-        return SubspaceFit(self, subspaces, regularization, pairs if whole else None)
+        return SubspaceFit(self, subspaces, n_components, regularization, pairs if whole else None)
 
 
 class LeftOut(NamedTuple):
@@ -244,12 +244,13 @@ class SubspaceFit:
     spectrum : Spectrum
     subspaces : tuple of Subspace
         One for each class; that of a class without rows has a count of zero.
-    regularization : {"shrinkage"}, float or None
-        That of the variances.
+    n_components, regularization
+        As they were asked for; see `fit_subspace`.
     """
 
     spectrum: Spectrum
     subspaces: tuple[Subspace, ...]
+    n_components: float | int | None = None
     regularization: str | float | None = None
     _pairs: _Pairs | None = field(default=None, repr=False)
 
@@ -336,7 +337,8 @@ class SubspaceFit:
             *pairs,
             held,
             of_gram=of_gram,
-            n_components=len(self.subspaces[0].components),
+            n_components=self.n_components,
+            n_kept=len(self.subspaces[0].components),
             regularization=self.regularization,
             n_threads=n_threads,
             reduce=reduce,

@@ -1,1 +1,1 @@
-from measured import config, fits, root, sets  # noqa: F401 (fixtures)
+from measured import config, fits, overflow, root, sets  # noqa: F401 (fixtures)

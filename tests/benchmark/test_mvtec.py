@@ -93,8 +93,25 @@ def test_a_run_that_was_stopped_goes_on(root, config, fits, tmp_path, monkeypatc
     fits.clear()
     assert run_mvtec(root, configurations, output) == results
     assert not fits
-    with pytest.raises(ValueError, match=r"carpet small with the settings .*pass another file"):
-        run_mvtec(root, [Configuration("small", {**FAST, "n_components": 3})], output)
+    # Other parameters or other pictures are measured anew, under the same name.
+    small = configurations[0]
+    run_mvtec(root, [Configuration("small", {**FAST, "n_components": 3})], output)
+    assert len(fits) == 2
+    picture = root / "carpet" / "test" / "good" / "0.png"
+    picture.write_bytes((root / "carpet" / "test" / "cut" / "0.png").read_bytes())
+    fits.clear()
+    again = run_mvtec(root, [small], output)
+    assert len(fits) == 1
+    assert again[0]["image_auroc"] != results[0]["image_auroc"]
+    assert len(list(csv.DictReader(output.read_text().splitlines()))) == 7
+
+
+def test_a_picture_that_has_no_score_is_an_error(root, overflow):
+    with (
+        pytest.warns(UserWarning, match=r"carpet, small: 1 of 8 images .* the first is '.*2.png'"),
+        pytest.raises(ValueError, match="none of the 1 categories"),
+    ):
+        run_mvtec(root / "carpet", [Configuration("small", FAST)])
 
 
 def test_nothing_measured_is_an_error(root):

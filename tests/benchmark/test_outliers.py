@@ -46,6 +46,27 @@ def test_results_that_are_there_are_not_measured_again(sets, tmp_path, fits):
     assert len(fits) == 1
 
 
+def test_other_data_of_the_same_name_and_size_are_measured_anew(sets, tmp_path, fits):
+    train, test, noise, same = sets
+    output, configurations = tmp_path / "ood.csv", [Configuration("a", {})]
+    run_outliers(train, test, [noise, same], configurations, output)
+    fits.clear()
+    other = DataSet("noise", same.images, None)
+    found = run_outliers(train, test, [other, same], configurations, output)
+    assert len(fits) == 1
+    assert found == run_outliers(train, test, [other, same], configurations)
+    relabelled = DataSet("train", train.images, train.labels[::-1].copy())
+    run_outliers(relabelled, test, [same], configurations, output)
+    assert len(fits) == 3
+
+
+def test_an_image_that_has_no_score_is_an_error(overflow):
+    images = np.random.default_rng(0).integers(0, 256, (8, 3, 32, 32), dtype=np.uint8)
+    one, other = DataSet("one", images, None), DataSet("other", images, None)
+    with pytest.raises(ValueError, match=r"1 of 8 images have .* the first is number 2"):
+        run_outliers(one, one, [other], [Configuration("a", FAST)])
+
+
 def test_every_layer_of_images_is_measured_by_itself(tmp_path):
     rng = np.random.default_rng(0)
     train, test, other = (

@@ -1,34 +1,60 @@
+import numpy as np
 import pytest
 
-from pydfm.benchmark.record import Record
+from pydfm.benchmark.record import Record, digest
 
 
 def test_a_record_resumes(tmp_path):
     path = tmp_path / "results.csv"
-    keys = {"who": "a,b"}
-    record = Record(path, ("who",), ("x", "y"))
-    assert record.find(keys, "s") is None
-    row = record.add(keys, "s", {"x": 1 / 3, "y": None})
-    assert row == {"who": "a,b", "settings": "s", "x": "0.333333", "y": ""}
-    again = Record(path, ("who",), ("x", "y"))
-    assert again.find(keys, "s") == row
-    with pytest.raises(ValueError, match=r"has a,b with the settings s, not t; pass another file"):
-        again.find(keys, "t")
+    keys = {"who": "a,b", "settings": "{s, t}"}
+    record = Record(path, ("who", "settings"), ("x", "y"))
+    assert record.find(keys) is None
+    row = record.add(keys, {"x": 1 / 3, "y": None})
+    assert row == {**keys, "x": "0.333333", "y": ""}
+    again = Record(path, ("who", "settings"), ("x", "y"))
+    assert again.find(keys) == row
+    assert again.find({**keys, "settings": "t"}) is None
 
 
 @pytest.mark.parametrize("cut", [1, 5, 40])
 def test_a_line_that_was_cut_short_is_removed(tmp_path, cut):
     path = tmp_path / "results.csv"
-    record = Record(path, ("who",), ("x",))
-    for who in "ab":
-        record.add({"who": who}, "{settings with, commas}", {"x": 0.5})
+    every = [{"who": who, "settings": "{settings with, commas}"} for who in "ab"]
+    record = Record(path, ("who", "settings"), ("x",))
+    for keys in every:
+        record.add(keys, {"x": 0.5})
     whole = path.read_text()
     path.write_text(whole[:-cut])
-    again = Record(path, ("who",), ("x",))
-    for who in "ab":
-        if again.find({"who": who}, "{settings with, commas}") is None:
-            again.add({"who": who}, "{settings with, commas}", {"x": 0.5})
+    again = Record(path, ("who", "settings"), ("x",))
+    for keys in every:
+        if again.find(keys) is None:
+            again.add(keys, {"x": 0.5})
     assert path.read_text() == whole
+
+
+def test_a_digest_is_of_what_files_and_arrays_hold(tmp_path):
+    for folder in "ab":
+        (tmp_path / folder / "good").mkdir(parents=True)
+        for name in ("good/1.png", "2.png"):
+            (tmp_path / folder / name).write_text(name)
+
+    def of(folder, *names):
+        return digest([str(tmp_path / folder / name) for name in names], np.arange(3))
+
+    first = of("a", "good/1.png", "2.png")
+    assert of("b", "good/1.png", "2.png") == first
+    (tmp_path / "b" / "2.png").write_text("another picture")
+    others = [
+        of("b", "good/1.png", "2.png"),
+        of("a", "2.png", "good/1.png"),
+        of("a", "2.png"),
+        of("a", "good/1.png", "2.png", "not there.png"),
+        digest(None, np.arange(3)),
+        digest(None, np.arange(3.0)),
+        digest(None, np.arange(3)[:, None]),
+        digest(np.arange(3), None),
+    ]
+    assert len({first, *others}) == 9
 
 
 def test_another_table_is_not_written_to(tmp_path):

@@ -19,6 +19,7 @@ def test_a_module_with_a_command_is_enough(run, tmp_path, monkeypatch):
     )
     monkeypatch.setattr(pydfm.cli, "__path__", [*pydfm.cli.__path__, str(tmp_path)])
     importlib.invalidate_caches()
+    commands.cache_clear()
     try:
         names = [command.name for command in commands()]
         assert names[:3] == ["fit", "hello", "score"]
@@ -31,6 +32,7 @@ def test_a_module_with_a_command_is_enough(run, tmp_path, monkeypatch):
         )
     finally:
         sys.modules.pop("pydfm.cli.hello", None)
+        commands.cache_clear()
 
 
 @pytest.mark.parametrize("command", commands(), ids=lambda command: command.name)

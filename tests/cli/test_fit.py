@@ -97,6 +97,7 @@ def test_components_are_a_share_a_number_or_all(run, script, picture_folder, tmp
     assert pydfm.load(tmp_path / "m").n_components == value
 
 
+@pytest.mark.filterwarnings("default:alpha is 0.01")
 def test_several_layers_and_patches(run, picture_folder, tmp_path):
     layers = ("--layer", "layer1.0.conv1", "--layer", "layer1", "--pool", "3", "--pool", "2")
     base = ("--weights", "none", "--image-size", "24", "--device", "cpu", "--threads", "2")
@@ -150,10 +151,11 @@ def test_ray_gets_paths_and_labels(run, script, pictures, tmp_path, monkeypatch,
         (tmp_path / "in" / "ab"[i % 2]).mkdir(parents=True, exist_ok=True)
         picture.save(tmp_path / "in" / "ab"[i % 2] / f"{i:02}.png")
 
-    def fit(data, dfm, *, label, batch_size, n_workers):
+    def fit(data, dfm, *, label, group, batch_size, n_workers):
         assert (batch_size, n_workers) == (4, 2)
         labels = None if label is None else [row[label] for row in data]
-        return dfm.fit([row["path"] for row in data], labels=labels)
+        groups = None if group is None else [row[group] for row in data]
+        return dfm.fit([row["path"] for row in data], labels=labels, groups=groups)
 
     monkeypatch.setattr("pydfm.cli.fit.ray_data_set", lambda items, n_workers: items)
     monkeypatch.setattr("pydfm.parallel.ray.fit", fit)
@@ -198,7 +200,14 @@ def test_every_parameter_that_has_an_option_is_one():
     made = fit_options()
     for name, parameter in PARAMETERS.items():
         assert (name in made) == (parameter.option is not None)
-    assert set(made) - set(PARAMETERS) == {"folder", "output", "classes", "checkpoint", "use_ray"}
+    assert set(made) - set(PARAMETERS) == {
+        "folder",
+        "output",
+        "classes",
+        "groups",
+        "checkpoint",
+        "use_ray",
+    }
 
 
 def test_a_fit_without_options_has_the_defaults(run, picture_folder, tmp_path, monkeypatch):

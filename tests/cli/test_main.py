@@ -163,6 +163,14 @@ def test_a_terminal_shows_progress_and_ctrl_c_stops_at_once(model, tmp_path):
     assert names(output) == []
 
 
+@pytest.fixture
+def interruptible():
+    previous = signal.getsignal(signal.SIGINT)
+    yield
+    signal.signal(signal.SIGINT, previous)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_stopped_stands_on_a_line_of_its_own_at_a_terminal(monkeypatch, capsys):
     def half_a_bar(*_, **__):
         sys.stderr.write("\rscore:  26%|###")
@@ -177,7 +185,7 @@ def test_stopped_stands_on_a_line_of_its_own_at_a_terminal(monkeypatch, capsys):
 @pytest.mark.parametrize("module", ["pydfm.cli.main", "typer", "numpy"])
 def test_ctrl_c_stops_its_imports(module, run_python):
     code = """
-import sys
+import signal, sys
 
 class Pressed:
     def find_spec(self, name, *_):
@@ -187,7 +195,9 @@ module = sys.argv[1]
 sys.argv[1:] = ["config"]
 sys.meta_path.insert(0, Pressed())
 from pydfm.__main__ import main
-sys.exit(main())
+code = main()
+signal.raise_signal(signal.SIGINT)  # pressed again
+sys.exit(code)
 """
     got = run_python(code, module, check=False)
     assert (got.returncode, got.stdout, got.stderr) == (130, "", "pydfm: stopped\n")

@@ -16,7 +16,7 @@ def table(capsys, *arguments):
     return list(csv.DictReader(io.StringIO(out))), err
 
 
-@pytest.mark.filterwarnings("ignore:1 of 13 images were skipped")
+@pytest.mark.filterwarnings("ignore:1 of 13 images were skipped", "default:alpha is")
 def test_the_command_line_tells_verdicts(picture_folder, textures, tmp_path, capsys):
     folder = tmp_path / "in"
     folder.mkdir()
@@ -27,10 +27,10 @@ def test_the_command_line_tells_verdicts(picture_folder, textures, tmp_path, cap
     dfm.fit(picture_folder).save(model)
     rows, err = table(capsys, "score", model, folder)
     assert err == (
-        "pydfm: warning: verdicts are at alpha = 0.077, the smallest that is possible with 12 "
-        "normal images\n"
+        "pydfm: warning: alpha is 0.01, and 12 held-out images or groups give no p-value below "
+        "1 / 13 = 0.0769: that level is used; 87 more are needed for 0.01\n"
     )
-    want = dfm.assess(folder, alpha=0.077)
+    want = dfm.assess(folder)
     assert [float(row["p_value"]) for row in rows] == pytest.approx(want.p_values, rel=1e-5)
     rows, err = table(capsys, "score", model, folder, "--alpha", "0.999")
     assert err == ""

@@ -199,6 +199,19 @@ def everything(rows, n_threads):
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_residuals_are_those_of_numpy_whichever_rows_are_beside(dtype):
+    rows = population(40, 90).astype(dtype)
+    mean = rows.mean(axis=0, dtype=np.float64)
+    components = np.linalg.qr(np.random.default_rng(0).normal(size=(90, 7)))[0].T.copy()
+    d = rows - mean
+    got = _core.residuals(rows, mean, components, n_threads=2)
+    np.testing.assert_allclose(got, d - d @ components.T @ components, rtol=0, atol=1e-13)
+    for some in (slice(3, 4), slice(1, 38), slice(39, None, -1)):
+        own = np.ascontiguousarray(rows[some])
+        assert np.array_equal(_core.residuals(own, mean, components, n_threads=1), got[some])
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_results_have_the_same_bits_on_any_number_of_threads(dtype):
     rows = falling_rows(333, 777, offset=1.0).astype(dtype)
     first = everything(rows, 1)

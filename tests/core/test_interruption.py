@@ -70,6 +70,19 @@ CALLS = {
     "score_nearest": lambda many, scorer, n: _core.score_nearest(
         many[:2000], [scorer] * 20, score_types=["fre"], n_threads=n
     ),
+    "leave_groups_out": lambda many, _, n: _core.leave_groups_out(
+        many[:1000, :1000].astype(np.float64),
+        np.linspace(3e3, 1e3, 1000),
+        np.arange(0, 1001, 100),
+        np.full(10, 2000.0),
+        n_components=500,
+        degrees_of_freedom=np.full(10, 1899.0),
+        n_variances=np.full(10, 1000),
+        n_features=1000,
+        resolution=0.0,
+        score_types=["fre"],
+        n_threads=n,
+    ),
 }
 
 

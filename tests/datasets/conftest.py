@@ -1,1 +1,1 @@
-from measured import root  # noqa: F401 (a fixture)
+from measured import overflow, root  # noqa: F401 (fixtures)

@@ -10,9 +10,6 @@ import torch
 from reference import SCORE_TYPES, assert_scores_close, falling_rows, fit_reference
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
-from sklearn.utils.estimator_checks import parametrize_with_checks
 
 import pydfm
 
@@ -133,20 +130,6 @@ def test_clone_keeps_parameters_and_forgets_the_fit():
     assert copied.get_params() == dfm.get_params()
     with pytest.raises(NotFittedError):
         copied.score(ROWS)
-
-
-# Some of its data sets are too small for a level of 1 %, and have two features of one variance: all
-# directions are kept, and no row has a residual.
-@parametrize_with_checks([pydfm.DFM(alpha=0.4, score_type="mahalanobis")])
-def test_it_is_an_estimator_by_the_rules_of_scikit_learn(estimator, check):
-    check(estimator)
-
-
-def test_it_stands_at_the_end_of_a_pipeline():
-    pipeline = make_pipeline(StandardScaler(), pydfm.DFM(5)).fit(ROWS)
-    scaled = StandardScaler().fit(ROWS)
-    want = pydfm.DFM(5).fit(scaled.transform(ROWS)).score(scaled.transform(OTHERS))
-    assert np.array_equal(pipeline.score(OTHERS), want)
 
 
 def test_names_of_a_data_frame_are_kept_and_compared():

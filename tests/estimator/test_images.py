@@ -66,7 +66,7 @@ def test_foreign_textures_score_higher_than_normal_ones():
 
 @pytest.mark.parametrize("score_type", ["fre", "mahalanobis", "nll", "ppca"])
 def test_images_score_as_their_features_do(dfm, textures, score_type):
-    dfm.set_params(score_type=score_type, layers="block").fit(textures[:8])
+    dfm.set_params(score_type=score_type, layers="block", image_score="sum").fit(textures[:8])
     features = dfm.extract(textures)
     assert features.shape == (12, dfm.n_features_in_)
     assert features.dtype == np.float32

@@ -72,6 +72,21 @@ def test_patches_have_maps_of_every_type(dfm, textures):
         assert np.isfinite(dfm.score_map(textures, score_type=kind)).all()
 
 
+@pytest.mark.parametrize("kind", ["nll", "ppca"])
+def test_maps_of_layers_whose_scores_are_negative_have_one_scale(noise, kind):
+    dfm = maps_dfm(spatial="patch", score_type=kind)
+    for parameter in dfm.backbone.parameters():
+        parameter.data *= 0.01
+    dfm.fit(noise)
+    rule = dfm.model_.combinations[kind]
+    assert (rule.mean < 0).all()
+    want = sum(
+        layer.grid.enlarge(layer.maps(dfm.extract(noise[:3]), kind, 1), (16, 16)) / deviation
+        for layer, deviation in zip(dfm.model_.layers, rule.scale, strict=True)
+    )
+    np.testing.assert_allclose(dfm.score_map(noise[:3]), want, rtol=1e-5)
+
+
 @pytest.mark.filterwarnings("ignore:1 of 3 images were skipped")
 def test_pictures_that_were_skipped_have_maps_of_nan(dfm, textures, pictures, tmp_path):
     dfm.set_params(on_error="skip").fit(textures)
@@ -166,14 +181,16 @@ def test_pictures_are_scored_by_standardised_maps(noise, pool):
 def test_maps_of_a_split_have_a_threshold_from_what_is_held_out(noise, parameters, labelled):
     labels = np.array(["a", "b"] * 20) if labelled else None
     dfm = maps_dfm(calibration="split", **parameters).fit(noise, labels=labels)
-    own = np.zeros(40, dtype=int) if labels is None else (labels == "b").astype(int)
-    number = np.array([np.sum(own[:i] == own[i]) for i in range(40)])
-    held = noise[number % 5 == 4]
+    held = np.sort(dfm.held_out_names_)
+    assert len(held) == 8  # one of each five of a class
+    if labelled:
+        assert (labels[held] == "a").sum() == 4
     dfm.set_params(alpha=0.25)
     maxima = np.sort(dfm.fitted_.held_out.map_maxima)
     assert dfm.map_threshold_ == maxima[-2]
     if not labelled:
-        np.testing.assert_allclose(np.sort(dfm.score_map(held).max(axis=(1, 2))), maxima, rtol=1e-6)
+        found = np.sort(dfm.score_map(noise[held]).max(axis=(1, 2)))
+        np.testing.assert_allclose(found, maxima, rtol=1e-6)
 
 
 def test_maps_of_good_pictures_seldom_pass_their_threshold():
@@ -202,7 +219,8 @@ def test_classes_have_standardised_maps_of_their_own(noise):
     ("parameters", "n", "want"),
     [
         ({}, 40, "calibrated"),
-        ({}, 9, "sum"),
+        ({}, 9, "calibrated"),
+        ({}, 3, "calibrated"),
         ({"image_score": "calibrated"}, 3, "calibrated"),
         ({"image_score": "sum"}, 40, "sum"),
         ({"calibration": None}, 40, "sum"),
@@ -213,6 +231,7 @@ def test_classes_have_standardised_maps_of_their_own(noise):
         ({"layers": "output", "pool": 4}, 40, "sum"),
         ({"spatial": "patch"}, 40, "top"),
         ({"spatial": "patch", "image_score": "max"}, 40, "max"),
+        ({"spatial": "patch", "image_score": "calibrated"}, 40, "calibrated"),
         ({"regularization": "shrinkage"}, 40, "calibrated"),
     ],
 )
@@ -248,7 +267,6 @@ def test_other_score_types_are_those_of_whole_pictures(noise, n):
 def test_rules_that_do_not_fit_are_told(noise):
     for parameters, says in [
         ({"image_score": "top"}, "image_score is 'top', which spatial='flatten' does not have"),
-        ({"image_score": "calibrated", "spatial": "patch"}, "spatial='patch' does not have"),
         ({"image_score": "calibrated", "calibration": None}, "but calibration is None"),
         ({"image_score": "calibrated", "combine": "max"}, "and combine 'max'"),
         ({"image_score": "calibrated", "spatial": "mean"}, "but the features have no positions"),
@@ -266,7 +284,9 @@ def test_rules_that_do_not_fit_are_told(noise):
 @pytest.mark.filterwarnings("ignore:n_components is 5, but 6 of 6 classes")
 @pytest.mark.parametrize("calibration", ["loo", "kfold", "split"])
 def test_classes_of_one_picture_are_scored_and_saved_without(noise, tmp_path, calibration):
-    dfm = maps_dfm(calibration=calibration, layers="0").fit(noise[:6], labels=np.arange(6))
+    dfm = maps_dfm(calibration=calibration, layers="0")
+    with pytest.warns(UserWarning, match="the class 0 has 0: it is 'sum'; give more images"):
+        dfm.fit(noise[:6], labels=np.arange(6))
     dfm.save(tmp_path / "model")
     other = pydfm.load(tmp_path / "model", backbone=dfm.backbone, device="cpu")
     assert np.array_equal(other.score(noise), dfm.score(noise))

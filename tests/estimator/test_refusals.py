@@ -143,3 +143,22 @@ def test_a_network_is_not_given_to_a_model_of_features(tmp_path):
     new().fit(ROWS).save(tmp_path / "model.pydfm")
     with pytest.raises(ValueError, match="was fitted on features and has no network"):
         pydfm.load(tmp_path / "model.pydfm", weights="some.pth")
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_row_that_is_not_finite_has_its_number_in_all_of_x(value):
+    hole, labels = ROWS.astype(np.float64), np.arange(60) % 3
+    hole[41, 3] = value
+    dfm = pydfm.DFM(3).fit(ROWS, labels=labels)
+    for call in (
+        lambda: pydfm.DFM(3).fit(hole),
+        lambda: pydfm.DFM(3).fit(hole, labels=labels),
+        lambda: pydfm.DFM(3).fit(iter(np.split(hole, 3))),
+        lambda: pydfm.DFM(3, calibration="split").fit(iter(np.split(hole, 3)), labels=labels),
+        lambda: pydfm.DFM(3).partial_fit(iter(np.split(hole, 3))),
+        lambda: dfm.score(iter(np.split(hole, 3))),
+        lambda: dfm.score(hole, labels=labels),
+        lambda: dfm.predict(iter(np.split(hole, 3)), labels=labels, alpha=0.3),
+    ):
+        with pytest.raises(ValueError, match=r"^X contains (NaN|infinity) in row 41, column 3;"):
+            call()

@@ -1,3 +1,7 @@
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from threading import Barrier, BrokenBarrierError
+
 import numpy as np
 import pytest
 import torch
@@ -185,6 +189,35 @@ class Counting(nn.Module):
         return images.flatten(1)[:, :4] + torch.ones(len(images), 4)
 
 
+MEETING = Barrier(2)
+
+
+class Meeting(nn.Module):
+    """Waits, between its layers, for another call; after a while it goes on alone."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 2, 1), nn.Conv2d(2, 2, 1)
+
+    def forward(self, images):
+        x = self.first(images)
+        if images.mean().item() < 1e9:  # cannot be traced
+            with suppress(BrokenBarrierError):
+                MEETING.wait(0.2)
+        return self.second(x)
+
+
+@pytest.mark.filterwarnings("ignore:the backbone could not be traced")
+def test_a_network_that_cannot_be_traced_runs_once_at_a_time():
+    backbone = build(Meeting(), ("first", "second"))
+    pixels = np.random.default_rng(0).random((2, 1, 3, 40, 48), dtype=np.float32)
+    want = [backbone(part) for part in pixels]
+    MEETING.reset()
+    with ThreadPoolExecutor(2) as pool:
+        got = list(pool.map(backbone, pixels))
+    assert np.array_equal(got, want)
+
+
 @pytest.mark.parametrize("network", [Brightness(), Counting()])
 @pytest.mark.parametrize("value", [0, 255])
 def test_a_network_that_cannot_be_traced_warns_and_runs_as_it_is(network, value):
@@ -242,7 +275,7 @@ def test_an_unknown_precision_lists_those_there_are(tiny_network, precision):
         build(tiny_network, precision=precision)
 
 
-@pytest.mark.parametrize("device", ["cuda:99", "gpu", 7.5, "meta:x"])
+@pytest.mark.parametrize("device", ["cuda:99", "gpu", 7.5, "meta:x", "mps:9"])
 def test_a_device_that_is_not_there_is_told_in_one_sentence(tiny_network, device):
     network = load_network(tiny_network)
     with pytest.raises(ValueError, match=r"^device is .*; pass 'cpu', or None") as caught:

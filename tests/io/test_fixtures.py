@@ -9,6 +9,7 @@ import pytest
 import safetensors
 
 import pydfm
+from pydfm.stats.scores import SCORES
 
 FOLDER = Path(__file__).parent / "fixtures"
 FILES = sorted(FOLDER.glob("*.pydfm"))
@@ -41,6 +42,8 @@ def test_an_older_file_gives_the_scores_it_gave(path, network, tmp_path):
     rows = want.pop("queries")
     found = model_kinds.answers(dfm, rows)
     assert found.keys() == want.keys()
+    if len(dfm.model_.layers) > 1 and SCORES[dfm.score_type].signed:
+        del want["maps"]  # those of layers had no common scale where scores may be negative
     for name, own in want.items():
         assert found[name].dtype == own.dtype, name
         if own.dtype.kind in "fc":

@@ -1,11 +1,14 @@
+import copy
 import os
+import pickle
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 
 from pydfm.runtime import threads
-from pydfm.runtime.threads import available_cores, resolve_threads
+from pydfm.runtime.threads import Lock, PerThread, available_cores, resolve_threads
 
 linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs Linux")
 
@@ -219,3 +222,36 @@ for thread in others:
 assert all(found)
 """
     run_python(_SCORED + code)
+
+
+# What threads share
+
+
+def in_another_thread(function):
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(function).result()
+
+
+def test_a_value_is_that_of_the_thread_or_the_last():
+    value = PerThread(1)
+    in_another_thread(lambda: value.set(2))
+    assert value.get() == 2
+    value.set(3)
+    assert in_another_thread(lambda: (value.set(4), value.get())[1]) == 4
+    assert value.get() == 3
+    other = pickle.loads(pickle.dumps(value))
+    assert other.get() == 4
+    other.set(5)
+    assert value.get() == 3
+
+
+def test_a_copy_of_a_lock_is_another_lock():
+    lock = Lock()
+
+    def take(other):
+        with other:
+            return True
+
+    with lock, lock:
+        for other in (copy.copy(lock), pickle.loads(pickle.dumps(lock))):
+            assert in_another_thread(lambda other=other: take(other))

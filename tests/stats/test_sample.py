@@ -116,6 +116,15 @@ def test_rows_are_found_once_each_with_their_tags(dtype):
     assert missing.tolist() == [2]
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_an_offset_does_not_hide_that_rows_differ(dtype):
+    rng = np.random.default_rng(0)
+    kept = (rng.normal(size=(200, 7)) + 1e6).astype(dtype)
+    other = (rng.normal(size=(5, 7)) + 1e6).astype(np.float64)
+    gone, missing = find_rows(kept, np.concatenate([kept[:3], other]))
+    assert (gone.tolist(), missing.tolist()) == ([0, 1, 2], [3, 4, 5, 6, 7])
+
+
 def test_tags_follow_their_rows_and_are_removed():
     rows = np.arange(400.0)[:, None]
     tags = np.arange(400) % 3

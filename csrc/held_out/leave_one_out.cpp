@@ -1,4 +1,4 @@
-#include "stats/leave_one_out.hpp"
+#include "held_out/leave_one_out.hpp"
 
 #include <algorithm>
 #include <cmath>
@@ -8,6 +8,7 @@
 #include <stdexcept>
 #include <string>
 
+#include "held_out/model.hpp"
 #include "kernels/matrix_products.hpp"
 #include "linalg/contour.hpp"
 #include "linalg/secular.hpp"
@@ -158,19 +159,11 @@ class Cut {
     }
     top_ = values[end_] + kGapPart * (values[begin_] - values[end_]);
     circle_ = separating_circle(values[end_], top_);
-    const Index m = n_nodes();
     tau_real_ = circle_->real.array();
     for (double& real : tau_real_) real += circle_->radius;
-    resolvent_.resize(r, 2 * m);
+    resolvent_ = resolvent(view(values), *circle_);
     bounds_.resize(r, 2);
     for (Index i = 0; i < r; ++i) {
-      for (Index node = 0; node < m; ++node) {
-        const double real = (values[i] - circle_->radius) - circle_->real[node];
-        const double imag = circle_->imag[node];
-        const double square = real * real + imag * imag;
-        resolvent_(i, node) = real / square;
-        resolvent_(i, m + node) = imag / square;
-      }
       bounds_(i, 0) = std::min(1.0, circle_->radius / values[i]);
       bounds_(i, 1) = 1 / (values[i] - top_);
     }
@@ -380,27 +373,12 @@ class LeftOut {
 
  private:
   static const VectorView<double>& checked(const TrainingRows& rows, Index k) {
-    const auto& values = rows.eigenvalues;
-    const Index r = values.size();
-    const Index least = std::min<Index>(r, 1);
-    if (k < least || k > r) {
-      throw std::invalid_argument("n_components is " + std::to_string(k) +
-                                  "; with the eigenvalues given it must be from " +
-                                  std::to_string(least) + " to " + std::to_string(r));
-    }
-    if (!(rows.resolution >= 0)) throw std::invalid_argument("resolution must not be negative");
-    for (Index i = 0; i < r; ++i) {
-      if (!(values[i] > rows.resolution && std::isfinite(values[i]) &&
-            (i == 0 || values[i] <= values[i - 1]))) {
-        throw std::invalid_argument(
-            "eigenvalues must be finite, in descending order, and larger than resolution");
-      }
-    }
+    check_spectrum(rows.eigenvalues, rows.resolution, k);
     const auto good = [](double rho) { return rho > 0 && std::isfinite(rho); };
     if (!std::all_of(rows.rho.data(), rows.rho.data() + rows.rho.size(), good)) {
       throw std::invalid_argument("rho must be positive and finite");
     }
-    return values;
+    return rows.eigenvalues;
   }
 
   Index rank() const { return rows_.eigenvalues.size(); }
@@ -445,18 +423,9 @@ class Scores {
 
   double score(ScoreType type, const Sums& sums, Index k, double rho, double noise) const {
     const double dof = model_.degrees_of_freedom;
-    const double n_components = static_cast<double>(k);
-    const double fre = rho * rho * sums.residual;
-    const double mahalanobis = rho * rho * sums.mahalanobis * dof;
-    if (type == ScoreType::kFre) return fre;
-    if (k == 0) return kInfinity;
-    if (type == ScoreType::kMahalanobis) return mahalanobis;
-    const double logs = logs_[k] + sums.log_ratio - n_components * std::log(dof);
-    const double nll = 0.5 * (mahalanobis + logs + n_components * kLog2Pi);
-    if (type == ScoreType::kNll) return nll;
-    const double rest = static_cast<double>(model_.n_features - k);
-    if (rest == 0) return nll;
-    return nll + 0.5 * (fre / noise + rest * (std::log(noise) + kLog2Pi));
+    const double logs = logs_[k] + sums.log_ratio - static_cast<double>(k) * std::log(dof);
+    const HeldOutModel left{k, logs, noise, model_.n_features};
+    return left.score(type, rho * rho * sums.residual, rho * rho * sums.mahalanobis * dof);
   }
 
   // The mean of the variances left out, and what it must not fall below for a largest t_j.

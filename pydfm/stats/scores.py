@@ -54,9 +54,6 @@ class Score:
         Whether a whole image has a map of it: only the residual, a sum over the features, does.
     signed : bool
         Whether it may be negative, so that a mean says nothing of its scale.
-    exact_held_out : bool
-        Whether leaving one row out has a closed form (`pydfm.stats.leave_one_out`); otherwise rows
-        are held out in folds.
     """
 
     name: str
@@ -68,7 +65,6 @@ class Score:
     increasing: bool = True
     has_maps: bool = False
     signed: bool = False
-    exact_held_out: bool = True
 
     def __post_init__(self) -> None:
         if self.has_maps and (self.inputs != ("fre",) or self.value is not _same):
@@ -121,7 +117,6 @@ SCORES: Final[dict[str, Score]] = {
             np.subtract,
             background=True,
             signed=True,
-            exact_held_out=False,
         ),
     )
 }

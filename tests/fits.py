@@ -72,7 +72,9 @@ def settings_of(grids=(None,), **parameters):
     return resolve_settings({**DEFAULTS, "n_components": 3, **parameters}, grids)
 
 
-def trained(rows, labels=None, *, layers=(("features", None),), batches=1, **parameters):
+def trained(
+    rows, labels=None, groups=None, *, layers=(("features", None),), batches=1, **parameters
+):
     """The training state of `rows` of some layers that came in so many batches."""
     settings = settings_of([grid for _, grid in layers], **parameters)
     columns, end = [], 0
@@ -82,7 +84,8 @@ def trained(rows, labels=None, *, layers=(("features", None),), batches=1, **par
     state = TrainingState(None, tuple(columns), settings)
     for part in np.array_split(np.arange(len(rows)), batches):
         theirs = None if labels is None else labels[part]
-        state = state.add(rows[part], theirs, n_threads=2)
+        own = None if groups is None else groups[part]
+        state = state.add(rows[part], theirs, n_threads=2, groups=own)
     return state
 
 

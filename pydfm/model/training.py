@@ -320,14 +320,8 @@ class TrainingState:
         codes = mine.codes.copy()
         numbers = codes.numbers_of(other.codes) if labelled else np.zeros(1, dtype=np.intp)
         first, tied = mine.n_seen, mine.settings.tied
-        if mine.settings.n_folds > 1 or mine.settings.split:
-            group = mine.units.shared(other.units, numbers)
-            if group is not None:
-                raise ValueError(
-                    f"the group {group!r} has rows in both models, which may be in different "
-                    "folds; fit them together, or with calibration='loo'"
-                )
-        units, maps = mine.units.merge(other.units, numbers)
+        n_folds = N_FOLDS if mine.settings.split else mine.settings.n_folds
+        units, maps = mine.units.merge(other.units, numbers, n_folds, mine.settings.random_state)
         cells, mixture_rows = dict(mine.cells), dict(mine.mixture_rows)
         fold_rows = dict(mine.fold_rows)
         for (i, fold, c), cell in other.cells.items():

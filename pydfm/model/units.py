@@ -2,7 +2,8 @@
 
 Rows that share a part, a film or a day are not independent: a model that has seen one knows the
 others. Such rows, a group, are one unit, within each class; a row without a group is a unit by
-itself. Units of a class are numbered from 0 in the order in which they come.
+itself. Units of a class are numbered from 0 in the order in which they come; a merge of rows that
+are held out in folds passes over some numbers, so that each unit stays in its fold.
 """
 
 from collections.abc import Mapping
@@ -25,7 +26,7 @@ class Units:
     Attributes
     ----------
     counts : ndarray of shape (C,)
-        Number of units of each class.
+        The next unit of each class.
     grouped : bool or None
         Whether rows have groups; None before the first.
     numbers : dict of (int, object) to int
@@ -74,7 +75,9 @@ class Units:
             sizes[c] = sizes[c] + np.bincount(units[places], minlength=counts[c])
         return Units(counts, True, numbers, tuple(sizes)), units
 
-    def merge(self, other: "Units", classes: _Integers) -> tuple["Units", tuple[_Integers, ...]]:
+    def merge(
+        self, other: "Units", classes: _Integers, n_folds: int = 1, seed: int = 0
+    ) -> tuple["Units", tuple[_Integers, ...]]:
         """Return the units of both, and what the units of each class of `other` become.
 
         Parameters
@@ -82,11 +85,14 @@ class Units:
         other : Units
         classes : ndarray of shape (C,)
             What the classes 0, ..., C - 1 of `other` are here.
+        n_folds, seed : int
+            As in `draw_folds`: with several folds units stay in theirs, also those of rows that
+            come later, and no group may be in both.
 
         Raises
         ------
         ValueError
-            If one has groups and the other has none.
+            If one has groups and the other has none, or, with several folds, both have a group.
         """
         if other.grouped is None:
             return self, ()
@@ -94,13 +100,15 @@ class Units:
         counts = _extended(self.counts, int(classes.max()) + 1 if len(classes) else 0)
         numbers = dict(self.numbers)
         maps = [np.arange(count) for count in other.counts]
-        for c, theirs in enumerate(maps):
-            if not other.grouped:
-                theirs += counts[classes[c]]
-                counts[classes[c]] += len(theirs)
+        if n_folds > 1 or not other.grouped:
+            self._check_apart(other, classes)
+            for c, own in enumerate(classes[: len(maps)]):
+                maps[c] = _in_same_folds(len(maps[c]), int(counts[own]), n_folds, seed)
+                counts[own] = maps[c].max(initial=counts[own] - 1) + 1
         for (c, group), unit in other.numbers.items():
             own = int(classes[c])
-            maps[c][unit] = numbers.setdefault((own, group), int(counts[own]))
+            first = int(counts[own] if n_folds == 1 else maps[c][unit])
+            maps[c][unit] = numbers.setdefault((own, group), first)
             counts[own] += maps[c][unit] == counts[own]
         if not other.grouped:
             return Units(counts, False), tuple(maps)
@@ -138,13 +146,6 @@ class Units:
         sizes = [own * (i != c) for i, own in enumerate(self.sizes)]
         return Units(self.counts, self.grouped, self.numbers, tuple(sizes))
 
-    def shared(self, other: "Units", classes: _Integers) -> Any:
-        """Return a group that both have of one class, or None; `classes` as in `merge`."""
-        for c, group in other.numbers:
-            if (int(classes[c]), group) in self.numbers:
-                return group
-        return None
-
     def complete(self, classes: _Integers, units: _Integers, positions: int) -> NDArray[np.bool_]:
         """Return which of some rows (n,) belong to units all rows of which are among them.
 
@@ -174,6 +175,15 @@ class Units:
             _extended(own, count) for own, count in zip([*self.sizes, *none], counts, strict=True)
         )
 
+    def _check_apart(self, other: "Units", classes: _Integers) -> None:
+        """Raise ValueError where both have rows of a group; `classes` as in `merge`."""
+        for c, group in other.numbers:
+            if (int(classes[c]), group) in self.numbers:
+                raise ValueError(
+                    f"the group {group!r} has rows in both models, which may be in different "
+                    "folds; fit them together, or with calibration='loo'"
+                )
+
     def _check_grouped(self, grouped: bool) -> None:
         if self.grouped is not None and self.grouped != grouped:
             have, lack = ("with", "none are") if self.grouped else ("without", "some are")
@@ -188,6 +198,19 @@ def draw_folds(units: _Integers, n_folds: int, seed: int) -> _Integers:
     blocks, own = np.divmod(units, n_folds)
     drawn = hashed(blocks[:, None] * n_folds + np.arange(n_folds), seed)
     return np.asarray(drawn.argsort(axis=1).argsort(axis=1)[np.arange(len(units)), own])
+
+
+def _in_same_folds(count: int, first: int, n_folds: int, seed: int) -> _Integers:
+    """Return numbers (count,) from `first` on, whose folds are those of 0, ..., count - 1.
+
+    They begin with a block, in which each fold has one number.
+    """
+    begin, units = -(-first // n_folds) * n_folds, np.arange(count)
+    blocks = units // n_folds
+    there = begin + blocks[:, None] * n_folds + np.arange(n_folds)
+    folds = draw_folds(there.reshape(-1), n_folds, seed).reshape(there.shape)
+    same = folds == draw_folds(units, n_folds, seed)[:, None]
+    return np.asarray(there[same])
 
 
 def _extended(counts: _Integers, length: int) -> _Integers:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from reference import falling_rows, named_rows
 
 from pydfm.features.grid import Grid
-from pydfm.model import training as training_module
+from pydfm.model import settings as settings_module
 from pydfm.model.fitting import freeze
 from pydfm.model.training import TrainingState
 from pydfm.stats.accumulator import Accumulator
@@ -91,7 +91,14 @@ def assert_same(got, want, rtol=1e-8):
 
 def rows_of(sample):
     """The rows of a sample, in an order of their own."""
-    _, rows, _ = sample.take()
+    rows = sample.take().rows
+    return rows[np.lexsort(rows.T)]
+
+
+def all_folds_of(state, layer):
+    """The rows of a layer that are held out in folds, in an order of their own."""
+    parts = [sample.take().rows for (i, _), sample in state.fold_rows.items() if i == layer]
+    rows = np.concatenate(parts)
     return rows[np.lexsort(rows.T)]
 
 
@@ -134,8 +141,9 @@ def test_a_sum_is_the_merge_of_parts(problem):
     assert got.classes()[0] == want.classes()[0]
     for key, sample in want.mixture_rows.items():
         assert np.array_equal(rows_of(got.mixture_rows[key]), rows_of(sample))
-    for key, sample in want.fold_rows.items():
-        assert np.array_equal(rows_of(got.fold_rows[key]), rows_of(sample))
+    # Each part has drawn folds of its own.
+    for i in {layer for layer, _ in want.fold_rows}:
+        assert np.array_equal(all_folds_of(got, i), all_folds_of(want, i))
 
 
 @given(problems([*OPTIONS, {"calibration": "split"}]))
@@ -328,9 +336,9 @@ def test_patches_are_never_held_all_at_once(monkeypatch, calibration):
 
 @pytest.mark.parametrize("covariance", ["class", "tied"])
 def test_samples_keep_their_bytes_after_a_merge_and_a_class_removed(monkeypatch, covariance):
-    monkeypatch.setattr(training_module, "_SAMPLE", 100)
-    monkeypatch.setattr(training_module, "_CLASS_SAMPLE", 100)
-    monkeypatch.setattr(training_module, "_SAMPLE_BYTES", 30 * 4 * 12)
+    monkeypatch.setattr(settings_module, "_SAMPLE", 100)
+    monkeypatch.setattr(settings_module, "_CLASS_SAMPLE", 100)
+    monkeypatch.setattr(settings_module, "_SAMPLE_BYTES", 30 * 4 * 12)
     rows, labels = named_rows(900, 12)
     a = trained(rows[:300], labels[:300], covariance=covariance)
     b = trained(rows[300:], labels[300:], covariance=covariance)
@@ -379,7 +387,7 @@ def test_what_cannot_be_added_or_removed_is_told():
     folds = trained(rows, calibration="kfold")
     with pytest.raises(ValueError, match=r"fold of a row is not known any more; fit again"):
         folds.remove(rows[:3], n_threads=1)
-    with pytest.raises(ValueError, match="labels has 'q', which is none of the classes"):
+    with pytest.raises(ValueError, match="classes has 'q', which is none of the classes"):
         classed.remove_class("q")
     with pytest.raises(ValueError, match=r"covariance is 'tied', .* forget its rows"):
         trained(rows, labels, covariance="tied").remove_class("a")
@@ -387,3 +395,76 @@ def test_what_cannot_be_added_or_removed_is_told():
         plain.remove(rows[:2] + 40, n_threads=1)
     with pytest.raises(ValueError, match=r"max_memory leaves 2e\+03 bytes for the statistics of"):
         trained(rows, labels, max_memory=2000, calibration=None)
+
+
+# Groups, and what is held out in folds
+
+
+def units_of(state):
+    """By place: the class, unit and fold of each row, -1 where it is not fitted at all."""
+    found = {}
+    for (layer, fold, c), cell in state.cells.items():
+        if layer == 0:
+            for part in cell.kept:
+                own = part.classes if state.settings.tied else np.full_like(part.classes, c)
+                found |= {
+                    int(place): (int(k), int(unit), fold)
+                    for place, k, unit in zip(part.places, own, part.units, strict=True)
+                }
+    if state.held is not None and state.held.n_rows:
+        places, _, tags, units = state.held.take()
+        found |= {
+            int(place): (int(k), int(unit), -1)
+            for place, k, unit in zip(places, tags, units, strict=True)
+        }
+    return [found[place] for place in sorted(found)]
+
+
+@pytest.mark.parametrize("calibration", ["loo", "kfold", "split"])
+@pytest.mark.parametrize("covariance", ["class", "tied"])
+@pytest.mark.parametrize("batches", [1, 7])
+def test_a_group_stays_together_within_its_class(calibration, covariance, batches):
+    rows, labels = named_rows(60, 100)  # of which all rows are kept
+    groups = np.arange(60) // 4
+    options = {"calibration": calibration, "covariance": covariance}
+    state = trained(rows, labels, groups, batches=batches, **options)
+    found = units_of(state)
+    assert len(found) == 60
+    keys = [(state.codes.find(labels[[i]])[0], groups[i]) for i in range(60)]
+    pairs = set(zip(keys, found, strict=True))
+    assert len(pairs) == len(set(keys)) == len(set(found))
+    if calibration == "kfold":
+        assert len({fold for *_, fold in found}) == 5
+    if calibration == "split":
+        assert 0 < state.held.n_rows < 30
+    with pytest.raises(ValueError, match="fitted with groups, and none are given now"):
+        added(state, rows, labels)
+
+
+@pytest.mark.parametrize("calibration", ["loo", "kfold", "split"])
+def test_rows_of_a_group_that_come_after_a_merge_are_held_out_with_it(calibration):
+    rows, labels = named_rows(90, 100)
+    groups = np.char.add(labels, (np.arange(90) // 3).astype(str))
+    parts = np.split(np.arange(90), [21, 60])
+    state = merged(
+        *(trained(rows[p], labels[p], groups[p], calibration=calibration) for p in parts)
+    )
+    state = state.add(rows + 1, labels, n_threads=2, groups=groups)
+    found = units_of(state)
+    assert found[:90] == found[90:]
+    assert len(set(zip(groups, found[:90], strict=True))) == len(set(groups))
+    if calibration != "loo":
+        both = trained(rows, labels, groups, calibration=calibration)
+        with pytest.raises(ValueError, match=r"the group '.*' has rows in both models, which may"):
+            merged(both, both)
+
+
+def test_names_are_kept_with_their_places():
+    rows = falling_rows(9, 4)
+    state = trained(rows[:1]).emptied()
+    for part in np.split(np.arange(9), [4, 7]):
+        names = None if part[0] == 4 else [f"{i}.png" for i in part]
+        state = state.add(rows[part], n_threads=1, names=names)
+    assert state.names_of(np.array([8, 5, 0])) == {0: "0.png", 8: "8.png"}
+    both = merged(state, state)
+    assert both.names_of(np.array([9, 17, 14])) == {9: "0.png", 17: "8.png"}

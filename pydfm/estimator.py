@@ -195,8 +195,8 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
     calibration_ : {"loo", "kfold", "split", "recalibrated"} or None
         How held-out scores were made.
     held_out_scores_ : ndarray of shape (n,), float32
-        The held-out scores, of the first score type: of all fitted rows or images, or, of many
-        folded ones, of a random sample.
+        The held-out scores, of the first score type, in the order of the rows: of all fitted rows
+        or images, or, of many folded ones, of a random sample.
     held_out_p_values_ : ndarray of shape (n,), float64
         The p-value of each among the others of its class: small = an outlier among the fitted ones.
     held_out_names_ : ndarray of shape (n,)

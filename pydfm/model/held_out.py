@@ -206,8 +206,8 @@ class ModelFit:
             cost as much as the others.
         """
         parts = [self._of_layer(i, background) for i in range(len(self.layers))]
-        # The rows that every layer has in its sample.
-        common = functools.reduce(np.intersect1d, [part.places for part in parts])
+        # The rows that every layer has in its sample, in the order that they came in.
+        common = functools.reduce(np.intersect1d, (p.places for p in parts), parts[0].places)
         picks = []
         for part in parts:
             order = np.argsort(part.places)

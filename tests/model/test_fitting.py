@@ -96,8 +96,7 @@ def test_known_outliers_are_scored_for_the_logistic_rule():
 @pytest.mark.parametrize(
     ("n", "image_score", "want"),
     [
-        (9, None, "sum"),
-        (10, None, "calibrated"),
+        (3, None, "calibrated"),
         (3, "calibrated", "calibrated"),
         (40, "sum", "sum"),
     ],
@@ -112,6 +111,15 @@ def test_maps_are_standardised_where_there_are_images_enough(n, image_score, wan
         maps = found.pending.found.maps[0]
         scale = found.model.layers[0].scale
         np.testing.assert_allclose(scale.mean[0], maps.mean(axis=0, dtype=np.float64))
+
+
+def test_two_images_have_no_standardised_maps_but_a_warning():
+    rows = falling_rows(2, 24).astype(np.float32)
+    says = "image_score is None, for 'calibrated', which needs 3 images .* and the model has 2: it"
+    with pytest.warns(UserWarning, match=says):
+        found = fitted(rows, layers=(("a", GRID),), image_score=None, n_components=1)
+    assert found.model.image_score == "sum"
+    assert found.model.layers[0].scale is None
 
 
 def test_too_few_images_for_standardised_maps_are_told():
@@ -139,8 +147,8 @@ def test_a_fit_is_frozen_and_scores_rows():
     np.testing.assert_allclose(given.scores(["fre"])[0], want, rtol=1e-3)
     again = pickle.loads(pickle.dumps(found))
     assert np.array_equal(again.score(rows, 1).scores(["fre"]), scored.scores(["fre"]))
-    for kind, own in found.held_out.scores.items():
-        assert np.array_equal(again.held_out.scores[kind], own)
+    for kind, own in found.held_out.samples.items():
+        assert np.array_equal(again.held_out.samples[kind].scores, own.scores)
 
 
 def test_held_out_scores_are_computed_when_they_are_asked_for():

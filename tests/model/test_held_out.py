@@ -5,8 +5,11 @@ import warnings
 import numpy as np
 import pytest
 from fits import trained
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from reference import (
     SCORE_TYPES,
+    Reference,
     falling_rows,
     fit_reference,
     named_rows,
@@ -16,10 +19,10 @@ from reference import (
 
 from pydfm.features.grid import Grid
 from pydfm.model import settings as settings_module
-from pydfm.model import training as training_module
 from pydfm.model.anomaly_map import pool_positions
 from pydfm.model.fitting import freeze
-from pydfm.model.held_out import are_finite
+from pydfm.model.held_out import FoldModel, are_finite
+from pydfm.model.units import draw_folds
 
 GRID = Grid(4, 2, 3)
 
@@ -34,11 +37,18 @@ def held_out(rows, labels=None, **options):
     return fitted(rows, labels, **options).pending.fit.held_out()
 
 
+def folds_of(labels, units=None):
+    """The fold of each row, which is that of its unit: by default its number in its class."""
+    if units is None:
+        units = np.array([np.sum(labels[:i] == own) for i, own in enumerate(labels)])
+    return draw_folds(units, 5, 0)
+
+
 def folded_reference(rows, labels=None, k=3):
-    """Score types -> scores of each row by the other fifths, under its class."""
+    """Score types -> scores of each row by the other folds, under its class."""
     labels = np.zeros(len(rows), int) if labels is None else labels
     scores = {kind: np.empty(len(rows)) for kind in SCORE_TYPES}
-    folds = np.arange(len(rows)) % 5
+    folds = folds_of(labels)
     for i in range(len(rows)):
         others = rows[(folds != folds[i]) & (labels == labels[i])]
         for kind, value in fit_reference(others, k).scores(rows[[i]]).items():
@@ -90,8 +100,8 @@ def test_rows_are_told_by_their_class(calibration):
 @pytest.mark.parametrize("calibration", ["loo", "kfold"])
 @pytest.mark.parametrize("with_labels", [False, True])
 def test_the_same_rows_of_all_layers_are_held_out(monkeypatch, calibration, with_labels):
-    monkeypatch.setattr(training_module, "_SAMPLE", 25)
-    monkeypatch.setattr(training_module, "_CLASS_SAMPLE", 9)
+    monkeypatch.setattr(settings_module, "_SAMPLE", 25)
+    monkeypatch.setattr(settings_module, "_CLASS_SAMPLE", 9)
     # Twice the same features, beside others of another width: scores must go together.
     rows, labels = named_rows(90, 6)
     labels = labels if with_labels else None
@@ -137,17 +147,18 @@ def test_maps_are_the_shares_of_positions_in_the_fre():
 def test_folds_are_scored_by_the_others(batches):
     rows, labels = named_rows()
     found = held_out(rows, labels, calibration="kfold", batches=batches)
-    classes, scores = found.classes, found.scores
     want = folded_reference(rows.astype(np.float64), labels)
-    order = np.argsort(classes, kind="stable")
-    by_class = np.concatenate([np.flatnonzero(labels == c) for c in ("a", "b", "c")])
+    assert np.array_equal(found.places, np.arange(60))
+    assert np.array_equal(found.classes, np.searchsorted(["a", "b", "c"], labels))
+    assert np.array_equal(found.folds, folds_of(labels))
     for kind in SCORE_TYPES:
-        np.testing.assert_allclose(scores[kind][0][order], want[kind][by_class], rtol=1e-3)
-    assert np.isfinite(scores["relative_mahalanobis"]).all()
+        np.testing.assert_allclose(found.scores[kind][0], want[kind], rtol=1e-3)
+    assert np.isfinite(found.scores["relative_mahalanobis"]).all()
 
 
 @pytest.mark.parametrize("rule", ["top", "sum"])
-def test_images_of_patches_are_held_out_whole(rule):
+@pytest.mark.parametrize("calibration", ["loo", "kfold"])
+def test_images_of_patches_are_held_out_whole(rule, calibration):
     rows = falling_rows(30 * 6, 4, decay=1.5).reshape(30, 6, 4).transpose(0, 2, 1)
     rows = rows.reshape(30, 24).astype(np.float32)
     found = fitted(
@@ -157,37 +168,65 @@ def test_images_of_patches_are_held_out_whole(rule):
         n_components=2,
         image_score=rule,
         top_share=0.5,
+        calibration=calibration,
     )
-    assert found.calibration == "kfold"
+    assert found.calibration == calibration
     assert found.model.layers[0].patch
     assert found.model.layers[0].density.n_features == 4
     got = found.pending.fit.held_out()
-    folds = np.arange(30) % 5
+    folds = folds_of(np.zeros(30)) if calibration == "kfold" else np.arange(30)
     want, maps = np.empty(30), np.empty((30, 2, 3))
     for i in range(30):
         own = fit_reference(GRID.patches(rows[folds != folds[i]]), 2)
         positions = own.scores(GRID.patches(rows[[i]]))["fre"]
         want[i], maps[i] = pool_positions(positions, rule, 0.5), positions.reshape(2, 3)
+    assert np.array_equal(got.places, np.arange(30))
     np.testing.assert_allclose(got.scores["fre"][0], want, rtol=1e-3)
     np.testing.assert_allclose(got.maps[0], maps, rtol=1e-3)
-    assert np.isnan(got.scores["relative_mahalanobis"]).all()
+    assert set(got.scores) == set(SCORE_TYPES)  # of one class
 
 
 def test_a_fold_may_lack_a_class_or_all_others():
     rows, labels = named_rows(12)
     labels[:] = "a"
-    labels[[0, 5, 10]] = "b"  # all of one fold: no other fold knows this class
+    labels[5] = "b"  # no other fold knows this class
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        found = held_out(rows, labels, calibration="kfold", n_components=2)
-    assert np.isnan(found.scores["fre"][0][found.classes == 1]).all()
-    assert np.isfinite(found.scores["fre"][0][found.classes == 0]).all()
-    two = held_out(rows[:2], calibration="kfold", n_components=1)
-    assert np.isnan(two.scores["fre"]).all()
+        found = fitted(rows, labels, calibration="kfold", n_components=2)
+    one = found.held_out.samples["fre"]
+    assert (one.classes == 0).all()
+    assert np.array_equal(one.places, np.delete(np.arange(12), 5))
+    for fold, own in enumerate(found.held_out.folds):
+        alone = fold == folds_of(labels)[5]
+        assert own.model.classes == (["a"] if alone else ["a", "b"])
+        assert own.classes.tolist() == ([0] if alone else [0, 1])
+    two = fitted(rows[:2], calibration="kfold", n_components=1).held_out
+    assert two.samples == {}
+    drawn = folds_of(np.zeros(2))
+    assert [f is None for f in two.folds] == [k in drawn for k in range(5)]
+
+
+@pytest.mark.parametrize("covariance", ["class", "tied"])
+def test_the_models_of_folds_are_those_of_the_rows_of_others(covariance):
+    rows, labels = named_rows(60, 12)
+    options = {"covariance": covariance, "layers": (("a", Grid(6, 1, 1)), ("b", Grid(6, 1, 1)))}
+    found = fitted(rows, labels, calibration="kfold", **options)
+    folds = folds_of(labels)
+    assert len(found.held_out.folds) == 5
+    for k, fold in enumerate(found.held_out.folds):
+        assert isinstance(fold, FoldModel)
+        assert fold.classes.tolist() == [0, 1, 2]
+        assert fold.model.classes == ["a", "b", "c"]
+        alone = fitted(rows[folds != k], labels[folds != k], **options)
+        for one, other in zip(fold.model.layers, alone.model.layers, strict=True):
+            got = one.score(rows, SCORE_TYPES, 2)[0]
+            np.testing.assert_allclose(got, other.score(rows, SCORE_TYPES, 2)[0], rtol=1e-5)
+        # How layers are combined is that of the whole model.
+        assert fold.model.combinations is found.model.combinations
 
 
 def test_samples_are_bounded_by_their_bytes(monkeypatch):
-    monkeypatch.setattr(settings_module, "_FOLD_BYTES", 24 * 4 * 15)
+    monkeypatch.setattr(settings_module, "_HELD_BYTES", 24 * 4 * 15)
     rows, _ = named_rows(100)
     assert held_out(rows, calibration="kfold").scores["fre"].shape == (1, 15)
 
@@ -201,22 +240,26 @@ def test_a_split_is_scored_by_the_model_itself(with_labels):
     labels = labels if with_labels else None
     found = fitted(rows, labels, calibration="split", batches=4)
     own = np.zeros(60, int) if labels is None else np.searchsorted(["a", "b", "c"], labels)
-    number = np.array([np.sum(own[:i] == own[i]) for i in range(60)])
-    held = np.flatnonzero(number % 5 == 4)
+    held = np.flatnonzero(folds_of(own) == 4)
     assert found.model.n_samples == 60 - len(held)
-    got, classes = found.pending.fit.held_rows()
-    assert np.array_equal(got, rows[held])
-    assert np.array_equal(classes, own[held])
+    got = found.pending.fit.held_rows()
+    assert np.array_equal(got.rows, rows[held])
+    assert np.array_equal(got.classes, own[held])
+    assert np.array_equal(got.places, held)
     scores = found.held_out
     theirs = None if labels is None else own[held]
     for kind in SCORE_TYPES:
-        assert np.array_equal(scores.classes[kind], own[held])
+        sample = scores.samples[kind]
+        assert np.array_equal(sample.classes, own[held])
+        assert np.array_equal(sample.places, held)
         want = found.score(rows[held], 2, theirs).scores([kind])
-        assert np.array_equal(scores.scores[kind], np.repeat(want, 2, axis=0))
+        assert np.array_equal(sample.scores, np.repeat(want, 2, axis=0))
+    assert scores.folds == ()
     assert scores.map_maxima is None
 
 
 def test_a_split_of_few_rows_holds_none():
-    found = fitted(falling_rows(4, 5), calibration="split", n_components=1)
+    assert (folds_of(np.zeros(3)) != 4).all()
+    found = fitted(falling_rows(3, 5), calibration="split", n_components=1)
     assert found.pending.fit.held_rows() is None
-    assert found.held_out.scores == {}
+    assert found.held_out.samples == {}

@@ -407,7 +407,9 @@ def test_residuals_are_reduced_and_have_the_length_of_the_fre(shape):
 def test_a_single_row_and_two_have_the_held_out_scores_that_there_are():
     rows = falling_rows(4, 5)
     classes = np.array([0, 0, 0, 1])
-    _, _, found, _, scores, reduced = fit_subspaces(rows, 1, classes).held_out(1, reduce=lambda r: r)
+    _, _, found, _, scores, reduced = fit_subspaces(rows, 1, classes).held_out(
+        1, reduce=lambda r: r
+    )
     assert np.isnan(scores[:, found == 1]).all()
     assert np.isnan(reduced[found == 1]).all()
     assert np.isfinite(scores[:, found == 0]).all()

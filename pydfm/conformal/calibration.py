@@ -408,7 +408,10 @@ def thresholds(fitted: FittedDFM, score_type: str, alpha: float) -> NDArray[np.f
 
 
 def warn_of_few(calibration: Calibration, alpha: float) -> None:
-    """Warn where a level is below the smallest p-value, or a class has no held-out scores."""
+    """Warn where a level is below the smallest p-value, or a class has no held-out scores.
+
+    A modelled tail has no smallest one.
+    """
     names = calibration.classes
     counts = calibration.n_units
     if not calibration.usable.all():
@@ -420,7 +423,8 @@ def warn_of_few(calibration: Calibration, alpha: float) -> None:
             "or group: other classes decide; fit with more of it",
             stacklevel=4,
         )
-    few = calibration.usable & (alpha * (counts + 1) + _ROUNDING < 1)
+    counted = np.array([t is None for t in calibration.tails or (None,) * len(counts)])
+    few = calibration.usable & counted & (alpha * (counts + 1) + _ROUNDING < 1)
     if not few.any():
         return
     c = int(np.where(few, counts, np.inf).argmin())

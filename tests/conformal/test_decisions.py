@@ -50,7 +50,9 @@ def test_verdicts_follow_from_p_values():
     assert np.array_equal(decision < 0, p <= 0.05)
     assert np.array_equal(decision, dfm.score_samples(mixed) - dfm.offset_)
     assert dfm.smallest_alpha_ == 1 / 61
-    assert np.array_equal(dfm.fit_predict(ROWS), dfm.predict(ROWS))
+    # Fitted rows are judged by the model without them.
+    verdicts = dfm.fit_predict(ROWS)
+    assert np.array_equal(verdicts == -1, dfm.held_out_p_values_ <= 0.05)
 
 
 def test_a_row_is_anomalous_where_it_is_under_every_class():
@@ -82,13 +84,22 @@ def test_false_discoveries_are_controlled_by_benjamini_and_hochberg():
 
 def test_the_best_class_counts_or_the_given_one():
     scores = np.array([[1.0, 2.0, 3.0], [3.0, 2.0, 1.0]], dtype=np.float32)
+    scores = np.stack([scores, scores / 2])  # under two folds
 
     def value(own, c):
-        return own * 10**c
+        return own.sum(axis=0) * 10**c
 
-    assert best_over_classes(value, scores, None).tolist() == [30, 20, 10]
+    assert best_over_classes(value, scores, None).tolist() == [45, 30, 15]
     given = np.array([1, 0, 1])
-    assert best_over_classes(value, scores[:1], given).tolist() == [10, 2, 30]
+    assert best_over_classes(value, scores[:, :1], given).tolist() == [15, 3, 45]
+
+    def known(own, c):
+        return value(own, c) if c == 0 else np.full(own.shape[1], np.nan)
+
+    # A class without held-out scores decides nothing, and cannot be asked for.
+    assert best_over_classes(known, scores, None).tolist() == [1.5, 3, 4.5]
+    with pytest.raises(ValueError, match="labels names a class that has no held-out scores"):
+        best_over_classes(known, scores[:, :1], given)
 
 
 @pytest.mark.parametrize("labels", [None, LABELS])
@@ -116,7 +127,6 @@ def test_skipped_images_have_no_verdict():
     assert found.verdicts.tolist() == [1, 0, -1]
     assert np.isnan(found.p_values[1])
     discovered = Decider.of(pydfm.DFM(3).fit(ROWS).fitted_, "fre", alpha=0.1, fdr=0.2)
-    assert np.isnan(discovered.thresholds).all()
     assert discovered.judge(measured).verdicts.tolist() == [1, 0, -1]
     nothing = np.full((3, 2), np.nan)
     assert discovered.judge(nothing).verdicts.tolist() == [0, 0]

@@ -27,7 +27,7 @@ def test_a_batch_larger_than_the_calibration_does_not_drift_by_itself():
     found = []
     for _ in range(100):
         own = Calibration.of(rng.normal(size=60), np.zeros(60, dtype=int))
-        p = own.p_values(rng.normal(size=3000).astype(np.float32))
+        p = own.p_values(rng.normal(size=(1, 3000)).astype(np.float32))
         found.append(uniformity(p, own.own_p_values(), one_sided=False))
     assert np.mean(np.array(found) <= 0.05) <= 0.12
     assert np.mean(np.array(found) <= 0.5) >= 0.3

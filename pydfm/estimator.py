@@ -1702,6 +1702,13 @@ def load(
             f"'{os.fspath(path)}' was fitted on features and has no network; leave backbone and "
             "weights out"
         )
+    if content.fitted.calibration == "kfold" and not content.fitted.held_out.folds:
+        warnings.warn(
+            f"'{os.fspath(path)}' holds scores of rows that were held out in folds, but not the "
+            "models of the folds, as files of before: it calls more normal images anomalous than "
+            "alpha says; fit again",
+            stacklevel=2,
+        )
     moved: dict[str, Any] = {} if backbone is None else {"backbone": backbone}
     moved |= {} if weights == AS_SAVED else {"weights": weights}
     dfm = DFM(**{**content.parameters, **moved, "device": device, "n_threads": n_threads})

@@ -3,6 +3,7 @@
 Nothing here depends on a random generator, whose numbers may change with a version.
 """
 
+import contextlib
 import warnings
 
 import numpy as np
@@ -37,6 +38,7 @@ ROWS = (waves(40, 2) @ waves(2, N_FEATURES, start=1) + 0.3 * waves(40, N_FEATURE
     np.float32
 )
 LABELS = np.array(["blue", "red"])[np.arange(40) % 2]
+GROUPS = np.arange(40) // 2 % 15
 IMAGES = (127.5 + 127.5 * waves(20, 3, 16, 16)).astype(np.uint8)
 FEATURES = np.float32(1.5) * (ROWS[::5] + waves(8, N_FEATURES, start=3).astype(np.float32))
 QUERIES = 255 - IMAGES[::5]
@@ -60,6 +62,9 @@ FEATURE_KINDS = {
     "none": {"calibration": None},
     "sketch": {"max_memory": 400, "calibration": None},
     "names": {"frame": True},
+    "folds": {"calibration": "kfold", "groups": GROUPS},
+    "groups": {"groups": GROUPS},
+    "recalibrated": {"later": 2 * ROWS[::-1], "later_groups": GROUPS},
 }
 IMAGE_KINDS = {
     "image": {"layers": "0"},
@@ -73,6 +78,8 @@ IMAGE_KINDS = {
     "patch-classes": {"spatial": "patch", "score_type": "nll", "labels": LABELS[:20]},
     "images-none": {"calibration": None, "combine": "max"},
     "images-split": {"calibration": "split", "layers": "2"},
+    "patch-calibrated": {"spatial": "patch", "layers": "0", "image_score": "calibrated"},
+    "images-folds": {"calibration": "kfold", "layers": "2"},
 }
 KINDS = (*FEATURE_KINDS, *IMAGE_KINDS)
 
@@ -81,7 +88,9 @@ def fitted(kind, backbone=None):
     """The fitted model of a kind."""
     parameters = dict({**FEATURE_KINDS, **IMAGE_KINDS}[kind])
     labels = parameters.pop("labels", None)
+    groups = parameters.pop("groups", None)
     outliers = parameters.pop("outliers", None)
+    later, later_groups = parameters.pop("later", None), parameters.pop("later_groups", None)
     X = ROWS
     if parameters.pop("blobs", False):
         X = ROWS + np.float32(6) * (np.arange(40) < 20)[:, None]
@@ -92,7 +101,11 @@ def fitted(kind, backbone=None):
         parameters = {"backbone": backbone or network(), **_IMAGES, **parameters}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # how much of the variance the sketch holds
-        return pydfm.DFM(2, alpha=0.25, **parameters).fit(X, labels=labels, outliers=outliers)
+        dfm = pydfm.DFM(2, alpha=0.25, **parameters)
+        dfm.fit(X, labels=labels, groups=groups, outliers=outliers)
+        if later is not None:
+            dfm.recalibrate(later, groups=later_groups)
+    return dfm
 
 
 def queries_of(dfm):
@@ -114,7 +127,8 @@ def answers(dfm, rows):
         found[kind] = dfm.score(X, score_type=kind)
     if dfm.calibration_ is not None:
         found["p_values"] = dfm.p_value(X)
-        found["threshold"] = np.atleast_1d(dfm.threshold_)
+        with contextlib.suppress(AttributeError):  # under folds
+            found["threshold"] = np.atleast_1d(dfm.threshold_)
         found["verdicts"] = dfm.predict(X)
         found["drift"] = np.array([dfm.drift(X).p_value])
     if dfm.model_.classes is not None:
@@ -124,5 +138,7 @@ def answers(dfm, rows):
     if dfm.feature_spec_ is not None and dfm.spatial != "mean":
         found["maps"] = dfm.score_map(X)
         if dfm.calibration_ is not None:
-            found["map_threshold"] = np.array([dfm.map_threshold_])
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", UserWarning)  # under folds it is not exact
+                found["map_threshold"] = np.array([dfm.map_threshold_])
     return found

@@ -23,9 +23,12 @@ def network():
 def load(path, network):
     with safetensors.safe_open(path, framework="np") as file:
         header = json.loads(file.metadata()["pydfm"])
-    if header["features"] is None:
-        return pydfm.load(path)
-    return pydfm.load(path, backbone=network, device="cpu")
+    network = {} if header["features"] is None else {"backbone": network, "device": "cpu"}
+    if header["calibration"] == "kfold" and "folds" not in header["held_out"]:
+        says = f"'.*{path.name}' holds scores .* not the models of the folds, .*; fit again"
+        with pytest.warns(UserWarning, match=says):
+            return pydfm.load(path, **network)
+    return pydfm.load(path, **network)
 
 
 def test_there_is_one_of_each_kind_and_they_are_small():
@@ -57,6 +60,18 @@ def test_an_older_file_gives_the_scores_it_gave(path, network, tmp_path):
     again = model_kinds.answers(load(tmp_path / "again", network), rows)
     for name, own in found.items():
         assert np.array_equal(again[name], own), name
+
+
+def test_folds_of_an_older_file_are_compared_under_the_whole_model(network):
+    with pytest.warns(UserWarning, match="calls more normal images anomalous than alpha says"):
+        dfm = pydfm.load(FOLDER / "format1-kfold.pydfm")
+    assert (dfm.calibration_, dfm.fitted_.held_out.folds) == ("kfold", ())
+    scores, own = dfm.score(model_kinds.FEATURES), dfm.held_out_scores_
+    want = (1 + (own >= scores[:, None]).sum(axis=1)) / (1 + len(own))
+    assert np.array_equal(dfm.p_value(model_kinds.FEATURES), want)
+    assert np.array_equal(scores > dfm.threshold_, want <= dfm.alpha)
+    for kind in ("folds", "images-folds"):  # without a warning
+        assert len(load(FOLDER / f"format1-{kind}.pydfm", network).fitted_.held_out.folds) == 5
 
 
 @pytest.mark.parametrize("kind", model_kinds.IMAGE_KINDS)

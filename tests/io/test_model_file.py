@@ -216,7 +216,14 @@ def test_a_calibration_is_saved(tmp_path, labels, calibration):
                 other.p_value(FRESH, score_type=kind), dfm.p_value(FRESH, score_type=kind)
             )
         assert np.array_equal(other.predict(FRESH), dfm.predict(FRESH))
-        assert np.array_equal(other.threshold_, dfm.threshold_)
+        if calibration == "kfold":
+            with pytest.raises(AttributeError, match="there is no one threshold"):
+                _ = other.threshold_
+        else:
+            assert np.array_equal(other.threshold_, dfm.threshold_)
+        for name in ("scores", "p_values", "names"):
+            own = getattr(dfm, f"held_out_{name}_")
+            assert np.array_equal(getattr(other, f"held_out_{name}_"), own)
         assert other.drift(FRESH) == dfm.drift(FRESH)
     again = clone(dfm).fit(FRESH, labels=np.resize(labels, 300) if labels is not None else None)
     if calibration is not None:
@@ -268,7 +275,8 @@ def test_nothing_in_the_file_is_pickled(file):
     assert {entry["dtype"] for entry in header.values()} == {"F32", "F64", "I64"}
     # Numbers fill what is behind the header, to the last byte.
     scores = 4 * 2 * len(ROWS)  # held-out ones: four types, of the model and of its one layer
-    assert len(data) == 8 + length + 8 * (12 + 5 * 12 + 5 + 5) + 4 * scores
+    places = 8 * len(ROWS)
+    assert len(data) == 8 + length + 8 * (12 + 5 * 12 + 5 + 5) + 4 * (scores + places)
     assert json.loads(metadata["pydfm"])["format"] == 1
 
 
@@ -375,6 +383,8 @@ def test_a_file_of_before_the_formats_is_refused(file, told):
 def test_tensors_that_are_missing_are_named(file):
     tensors, header = parts(file)
     for name in tensors:
+        if name.endswith(".places"):
+            continue  # which files of before do not have
         write(file, {key: value for key, value in tensors.items() if key != name}, header)
         assert name in load_wrong(file)
 

@@ -1,6 +1,7 @@
 """Models and held-out scores as named arrays and what JSON can hold, and back."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from reference import named_rows
 
 import pydfm
 from pydfm.io.tensors import (
+    FOLD,
     HELD_OUT,
     LAYER,
     grid_from,
@@ -42,12 +44,12 @@ def assert_same(a, b):
     [
         {},
         {"covariance": "tied"},
-        {"density": "gmm", "score_type": "nll"},
+        {"density": "gmm", "score_type": "nll", "calibration": "kfold"},
         {"max_memory": 1500, "calibration": None, "covariance": "tied"},
     ],
     ids=str,
 )
-@pytest.mark.filterwarnings("ignore:max_memory leaves room")
+@pytest.mark.filterwarnings("ignore:max_memory leaves")
 def test_a_model_of_classes_comes_back_to_the_bit(parameters):
     model = pydfm.DFM(2, **parameters).fit(ROWS, labels=LABELS).model_
     again = round_trip(model)
@@ -94,21 +96,68 @@ def test_a_model_of_layers_comes_back_to_the_bit(parameters, noise):
             assert np.array_equal(one.scale.deviation, other.scale.deviation)
 
 
+@pytest.mark.parametrize("grouped", [False, True])
 @pytest.mark.parametrize("labelled", [False, True])
 @pytest.mark.parametrize("calibration", ["loo", "kfold", "split"])
-def test_held_out_scores_come_back_to_the_bit(labelled, calibration):
+def test_held_out_scores_come_back_to_the_bit(grouped, labelled, calibration):
     fitted = (
-        pydfm.DFM(2, calibration=calibration).fit(ROWS, labels=LABELS if labelled else None).fitted_
+        pydfm.DFM(2, calibration=calibration)
+        .fit(
+            ROWS,
+            labels=LABELS if labelled else None,
+            groups=np.arange(60) // 2 if grouped else None,
+        )
+        .fitted_
     )
-    header, tensors = held_out_to_tensors(fitted.held_out, fitted.model)
+    held_out = fitted.held_out
+    header, tensors = held_out_to_tensors(held_out, fitted.model)
     again = held_out_from_tensors(through_json(header), tensors, fitted.model)
-    assert list(again.scores) == list(fitted.held_out.scores)
+    assert list(again.samples) == list(held_out.samples)
     assert again.map_maxima is None
-    for kind, own in fitted.held_out.scores.items():
-        assert np.array_equal(again.scores[kind], own)
-        assert np.array_equal(again.classes[kind], fitted.held_out.classes[kind])
-    assert all(name.startswith(HELD_OUT) for name in tensors)
-    assert any(name.endswith(".classes") for name in tensors) == labelled
+    for kind, own in held_out.samples.items():
+        found = again.samples[kind]
+        for name in ("scores", "classes", "places", "folds"):
+            assert np.array_equal(getattr(found, name), getattr(own, name)), name
+            assert getattr(found, name).dtype == getattr(own, name).dtype
+        # Units that are rows need no numbers of their own.
+        assert own.grouped == grouped
+        if grouped:
+            assert np.array_equal(found.units, own.units)
+        assert not found.grouped or grouped
+    assert all(name.startswith((HELD_OUT, FOLD)) for name in tensors)
+    for name, want in (
+        ("classes", labelled),
+        ("units", grouped),
+        ("folds", calibration == "kfold"),
+    ):
+        assert any(tensor.endswith(f".{name}") for tensor in tensors) == want
+    assert len(again.folds) == len(held_out.folds) == (5 if calibration == "kfold" else 0)
+    for one, other in zip(again.folds, held_out.folds, strict=True):
+        assert np.array_equal(one.classes, other.classes)
+        assert one.model.classes == other.model.classes
+        got, want = (own.model.layers[0].score(ROWS, ["fre"], 1)[0] for own in (one, other))
+        assert np.array_equal(got, want)
+
+
+def test_a_fold_without_a_model_and_names_come_back():
+    fitted = pydfm.DFM(1, calibration="kfold").fit(ROWS[:3]).fitted_
+    held_out = replace(fitted.held_out, folds=(None, *fitted.held_out.folds[1:]))
+    held_out = replace(held_out, names={0: "a.png", 2: "grün.png"})
+    header, tensors = held_out_to_tensors(held_out, fitted.model)
+    again = held_out_from_tensors(through_json(header), tensors, fitted.model)
+    assert again.folds[0] is None
+    assert [fold is None for fold in again.folds] == [fold is None for fold in held_out.folds]
+    assert again.names == {0: "a.png", 2: "grün.png"}
+
+
+def test_files_of_before_know_no_places_units_and_folds():
+    fitted = pydfm.DFM(2).fit(ROWS, groups=np.arange(60) // 2).fitted_
+    header, tensors = held_out_to_tensors(fitted.held_out, fitted.model)
+    older = {n: t for n, t in tensors.items() if not n.endswith((".places", ".units"))}
+    sample = held_out_from_tensors(through_json(header), older, fitted.model).samples["fre"]
+    assert np.array_equal(sample.places, np.arange(60))
+    assert not sample.grouped
+    assert (sample.folds == 0).all()
 
 
 def test_maxima_of_maps_come_back(noise):
@@ -138,19 +187,40 @@ def wrong_held_out(fitted, change):
         ("fre.scores", np.zeros((2, 60)), "fre.scores is not float32 of 2 dimension"),
         ("fre.scores", np.zeros(60, np.float32), "fre.scores is not float32 of 2 dimension"),
         ("fre.scores", np.full((2, 60), np.nan, np.float32), "fre.scores is not .* or not finite"),
-        ("fre.scores", np.zeros((2, 59), np.float32), "scores and classes do not fit together"),
-        ("fre.scores", np.zeros((3, 60), np.float32), "scores and classes do not fit together"),
-        ("fre.classes", np.full(60, 3), "scores and classes do not fit together"),
-        ("fre.classes", np.full(60, -1), "scores and classes do not fit together"),
-        ("fre.classes", np.zeros(60), "scores and classes do not fit together"),
+        ("fre.scores", np.zeros((2, 59), np.float32), "fre.classes: not 59 integers, or out of"),
+        (
+            "fre.scores",
+            np.zeros((3, 60), np.float32),
+            "fre: its scores are not those of all layers",
+        ),
+        ("fre.classes", np.full(60, 3), "fre.classes: not 60 integers, or out of their range"),
+        ("fre.classes", np.full(60, -1), "fre.classes: not 60 integers, or out of their range"),
+        ("fre.classes", np.zeros(60), "fre.classes: not 60 integers, or out of their range"),
+        ("fre.places", np.zeros(60), "fre.places: not 60 integers, or out of their range"),
+        ("fre.places", np.arange(59), "fre.places: not 60 integers, or out of their range"),
+        ("fre.units", np.full(60, -1), "fre.units: not 60 integers, or out of their range"),
+        ("fre.folds", np.full(60, 5), "fre.folds: not 60 integers, or out of their range"),
+        ("fre.folds", np.zeros((60, 1), int), "fre.folds: not 60 integers, or out of their range"),
     ],
 )
 def test_held_out_scores_that_are_wrong_are_told(name, value, says):
-    fitted = pydfm.DFM(2).fit(ROWS, labels=LABELS).fitted_
+    fitted = pydfm.DFM(2, calibration="kfold").fit(ROWS, labels=LABELS).fitted_
     with pytest.raises(ValueError, match=says):
         wrong_held_out(fitted, lambda tensors: tensors.update({f"{HELD_OUT}{name}": value}))
-    with pytest.raises(KeyError, match=name):
-        wrong_held_out(fitted, lambda tensors: tensors.pop(f"{HELD_OUT}{name}"))
+    if not name.endswith((".places", ".units")):  # which files of before do not have
+        with pytest.raises(KeyError, match=name):
+            wrong_held_out(fitted, lambda tensors: tensors.pop(f"{HELD_OUT}{name}"))
+
+
+@pytest.mark.parametrize("classes", [[0, 1], [0, 1, 3], [0, 1, -1]])
+def test_the_classes_of_a_fold_are_some_of_the_model(classes):
+    fitted = pydfm.DFM(2, calibration="kfold").fit(ROWS, labels=LABELS).fitted_
+    header, tensors = held_out_to_tensors(fitted.held_out, fitted.model)
+    header["folds"][3]["classes"] = classes
+    with pytest.raises(ValueError, match=r"fold"):
+        held_out_from_tensors(through_json(header), tensors, fitted.model)
+    with pytest.raises(KeyError, match="layer.0.mean"):
+        wrong_held_out(fitted, lambda tensors: tensors.pop("fold.2.layer.0.mean"))
 
 
 @pytest.mark.parametrize("deviation", [np.zeros((1, 8, 8)), np.ones((1, 4, 4)), np.ones((2, 8, 8))])

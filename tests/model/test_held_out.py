@@ -88,6 +88,97 @@ def test_rows_are_scored_without_themselves(covariance, reference, n, batches):
             np.testing.assert_allclose(got, own, rtol=1e-5, atol=1e-6)
 
 
+def scores_of(density, c, rows):
+    """Score types -> scores (n,) of rows under a class of a density, in float64.
+
+    NaN where there is no variance.
+    """
+    own = density.subspaces[c]
+    of = [own] if density.background is None else [own, density.background]
+    found = [
+        Reference(s.mean, s.components, s.explained_variance, s.noise_variance).scores(rows)
+        for s in of
+    ]
+    scores = found[0]
+    if len(own.components) == 0:
+        scores |= dict.fromkeys(SCORE_TYPES[1:], np.full(len(rows), np.nan))
+    if density.background is not None:
+        scores["relative_mahalanobis"] = scores["mahalanobis"] - found[1]["mahalanobis"]
+    return scores
+
+
+def refitted(rows, labels, groups, **options):
+    """Score types -> scores (n,) of rows, each under the model of all rows of other units.
+
+    Groups belong together within a class.
+    """
+    options = {"image_score": "sum", **options, "calibration": None}
+    numbers = (
+        np.zeros(len(rows), int) if labels is None else np.unique(labels, return_inverse=True)[1]
+    )
+    found = {}
+    for c, group in sorted(set(zip(numbers.tolist(), groups.tolist(), strict=True))):
+        own = (numbers == c) & (groups == group)
+        state = trained(rows[~own], None if labels is None else labels[~own], **options)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # of components that there are not
+            layer = freeze(state, n_threads=1).model.layers[0]
+        each = rows[own]
+        if layer.patch:
+            each = layer.grid.patches(each)
+        for kind, values in scores_of(layer.density, c, each).items():
+            values = values.reshape(own.sum(), -1)
+            pooled = layer.pool(values) if layer.patch else values[:, 0]
+            found.setdefault(kind, np.empty(len(rows)))[own] = pooled
+    return found
+
+
+@st.composite
+def grouped_problems(draw):
+    """Rows, labels or None, groups, and how they are fitted."""
+    n_features = draw(st.sampled_from([3, 6, 24]))
+    n_classes = draw(st.integers(1, 3))
+    rng = np.random.default_rng(draw(st.integers(0, 1000)))
+    labels, groups = [], []
+    for c in range(n_classes):
+        sizes = rng.integers(1, draw(st.sampled_from([2, 5])), draw(st.integers(4, 7)))
+        labels += [c] * sizes.sum()
+        groups += np.repeat(np.arange(len(sizes)), sizes).tolist()
+    order = rng.permutation(len(labels))
+    labels, groups = np.array(labels)[order], np.array(groups)[order]
+    n = len(labels)
+    rows = rng.normal(size=(n, n_features)) / np.sqrt(np.arange(1, n_features + 1))
+    rows += rng.normal(size=(n_classes, n_features))[labels] + 0.5 * rows[groups]
+    options = {
+        "n_components": draw(st.sampled_from([1, 2, 0.9])),
+        "regularization": draw(st.sampled_from([None, "shrinkage", 0.2])),
+        "covariance": draw(st.sampled_from(["class", "tied"])),
+        "batches": draw(st.sampled_from([1, 3])),
+    }
+    if n_features == 24 and draw(st.booleans()):
+        options |= {"layers": (("a", GRID),), "spatial": "patch", "image_score": "mean"}
+    return rows, labels if n_classes > 1 else None, groups, options
+
+
+@given(grouped_problems())
+@settings(max_examples=80)
+def test_units_are_left_out_as_by_a_fit_without_them(problem):
+    rows, labels, groups, options = problem
+    state = trained(rows, labels, groups, **{"image_score": "sum", **options})
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        found = freeze(state, n_threads=2).pending.fit.held_out(background=True)
+    want = refitted(rows, labels, groups, **options)
+    assert np.array_equal(found.places, np.arange(len(rows)))
+    assert set(found.scores) == set(want)
+    scale = {kind: np.abs(own[np.isfinite(own)]).max(initial=1) for kind, own in want.items()}
+    for kind, own in want.items():
+        got = found.scores[kind][0]
+        known = np.isfinite(own)
+        assert np.array_equal(np.isfinite(got), known)
+        np.testing.assert_allclose(got[known], own[known], rtol=1e-7, atol=1e-9 * scale[kind])
+
+
 @pytest.mark.parametrize("calibration", ["loo", "kfold"])
 def test_rows_are_told_by_their_class(calibration):
     rows, labels = named_rows()

@@ -94,6 +94,8 @@ def add_file(tmp_path, monkeypatch):
 @pytest.mark.usefixtures("parts")
 @pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")
 @pytest.mark.filterwarnings("ignore:1 of 5 images were skipped")
+# The pages' folders have a dozen pictures; shots of a part are copies of one.
+@pytest.mark.filterwarnings("ignore:alpha is 0.01", "ignore:X holds rows that are not independent")
 def test_snippets_run_as_they_stand(page, add_file, capsys):
     namespace = {}
     for language, code in FENCE.findall(page.read_text()):

@@ -163,7 +163,6 @@ def test_what_has_no_check_is_checked_at_the_fit():
     [
         ({"density": "gmm", "covariance": "tied"}, "a mixture is of one class"),
         ({"image_score": "top"}, "which spatial='flatten' does not have; choose 'calibrated' or"),
-        ({"image_score": "calibrated", "spatial": "patch"}, "spatial='patch' does not have"),
         ({"image_score": "calibrated", "calibration": None}, "but calibration is None"),
         ({"image_score": "calibrated", "combine": "max"}, "and combine 'max'"),
     ],

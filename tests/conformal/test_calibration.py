@@ -370,7 +370,9 @@ def test_held_out_rows_are_ranked_among_the_units_of_their_class_and_fold(
     p = calibration.p_values_of(sample)
     np.testing.assert_allclose(p, want, rtol=1e-12)
     for alpha in (0.01, 0.3):
-        n = np.array([np.sum((classes == c) & (folds == k)) for c, k in zip(classes, folds)])
+        n = np.array(
+            [np.sum((classes == c) & (folds == k)) for c, k in zip(classes, folds, strict=True)]
+        )
         groups = np.array(
             [
                 len(np.unique(units[(classes == c) & (folds == k)]))

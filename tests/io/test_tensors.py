@@ -219,7 +219,7 @@ def test_the_classes_of_a_fold_are_some_of_the_model(classes):
     header["folds"][3]["classes"] = classes
     with pytest.raises(ValueError, match=r"fold"):
         held_out_from_tensors(through_json(header), tensors, fitted.model)
-    with pytest.raises(KeyError, match="layer.0.mean"):
+    with pytest.raises(KeyError, match=r"layer\.0\.mean"):
         wrong_held_out(fitted, lambda tensors: tensors.pop("fold.2.layer.0.mean"))
 
 

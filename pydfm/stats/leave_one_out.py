@@ -231,7 +231,10 @@ def score_held_out(
             rows = some.order
             scores[:, rows] = some.scores(alike, regularization, n_threads)
             if reduce is not None:
-                part = reduce(some.residuals(alike, n_threads) @ axes).astype(np.float32)
+                away = some.residuals(alike, n_threads) @ axes
+                # Of a class that is one unit nothing is left, where there may be no axes either.
+                away[np.repeat(some.class_sizes <= some._sizes, some._sizes)] = np.nan
+                part = reduce(away).astype(np.float32)
                 if reduced is None:
                     reduced = np.full((n, *part.shape[1:]), np.nan, dtype=np.float32)
                 reduced[rows] = part

@@ -10,6 +10,7 @@ from benchmarks.calibration.populations import N_FRESH, Draw
 from benchmarks.calibration.rates import LEVELS, fit_layers, rate
 from benchmarks.report import verdict
 from pydfm import DFM
+from pydfm.conformal.calibration import calibration_of
 from pydfm.features.grid import Grid
 
 KINDS = ("fre", "mahalanobis", "nll", "ppca")
@@ -35,8 +36,6 @@ class Model:
         Gives the names and grids of layers, from D.
     kinds : tuple of str
         Score types that it has.
-    share : float
-        Units with held-out scores, as a share of N.
     """
 
     name: str
@@ -44,19 +43,20 @@ class Model:
     draw: Callable[[np.random.Generator, int, int], Draw] = lambda rng, n, d: _plain(rng, n, d)
     layers: Callable[[int], list[tuple[str, Grid]]] | None = None
     kinds: tuple[str, ...] = KINDS
-    share: float = 1.0
 
-    def p_values(self, seed: int, n: int, d: int) -> Any:
-        """Return p-values (T, M) of the new rows of a draw."""
+    def p_values(self, seed: int, n: int, d: int) -> tuple[Any, float]:
+        """Return p-values (T, M) of the new rows of a draw, and the fewest units of a class."""
         draw = self.draw(np.random.default_rng([n, d, seed]), n, d)
         # Each draw has folds of its own, too.
         parameters: dict[str, Any] = {"random_state": seed, "score_type": self.kinds}
         for name, own in self.parameters.items():
             parameters[name] = own(n, d) if callable(own) else own
         if self.layers is not None:
-            return fit_layers(draw.rows, self.layers(d), **parameters).p_value(draw.fresh)
-        dfm = DFM(**parameters).fit(draw.rows, labels=draw.labels, groups=draw.groups)
-        return dfm.p_value(draw.fresh, labels=draw.fresh_labels)
+            dfm = fit_layers(draw.rows, self.layers(d), **parameters)
+        else:
+            dfm = DFM(**parameters).fit(draw.rows, labels=draw.labels, groups=draw.groups)
+        n_units = calibration_of(dfm.fitted_, self.kinds[0]).n_units.min()
+        return dfm.p_value(draw.fresh, labels=draw.fresh_labels), n_units
 
 
 def _plain(rng: np.random.Generator, n: int, d: int) -> Draw:
@@ -109,13 +109,12 @@ MODELS = (
     Model("regularization 1e-6", {"regularization": 1e-6}),
     Model("regularization 1e-3", {"regularization": 1e-3}),
     Model("shrinkage", {"regularization": "shrinkage"}),
-    Model("classes", draw=_classes, kinds=(*KINDS, "relative_mahalanobis"), share=1 / _CLASSES),
+    Model("classes", draw=_classes, kinds=(*KINDS, "relative_mahalanobis")),
     Model(
         "tied",
         {"covariance": "tied"},
         _classes,
         kinds=(*KINDS, "relative_mahalanobis"),
-        share=1 / _CLASSES,
     ),
     Model("patch", {"spatial": "patch"}, _images, _one_layer),
     Model(
@@ -128,11 +127,11 @@ MODELS = (
     Model("several layers", {"image_score": "sum"}, layers=_two_layers),
     Model("gmm", {"density": "gmm", "calibration": "kfold"}),
     Model("kfold", {"calibration": "kfold"}),
-    Model("split", {"calibration": "split"}, share=1 / 5),
+    Model("split", {"calibration": "split"}),
     Model("max_memory for all rows", {"max_memory": "1GB"}),
     Model("max_memory for a quarter", {"max_memory": _quarter, "calibration": "kfold"}),
-    Model("groups of 3", draw=_parts, share=1 / _SHOTS),
-    Model("groups of 3, kfold", {"calibration": "kfold"}, _parts, share=1 / _SHOTS),
+    Model("groups of 3", draw=_parts),
+    Model("groups of 3, kfold", {"calibration": "kfold"}, _parts),
 )
 
 
@@ -142,11 +141,11 @@ def measure_models(repeats: Callable[[int], int], quick: bool) -> Iterator[list[
         for n in SIZES[:2] if quick else SIZES:
             for d in WIDTHS[:1] if quick else WIDTHS:
                 found = [model.p_values(seed, n, d) for seed in range(repeats(n))]
-                yield _row(model, n, d, np.concatenate(found, axis=1))
+                p, counts = zip(*found, strict=True)
+                yield _row(model, n, d, np.concatenate(p, axis=1), int(min(counts)))
 
 
-def _row(model: Model, n: int, d: int, p: Any) -> list[str]:
-    count = int(n * model.share)
+def _row(model: Model, n: int, d: int, p: Any, count: int) -> list[str]:
     cells = {}
     met = True
     asked = [level for level in LEVELS if level * count >= 3]

@@ -30,7 +30,7 @@ FEATURES = (
     CLUSTER
     + """
 class Mortal(pydfm.DFM):
-    def partial_fit(self, X, y=None, *, labels=None):
+    def partial_fit(self, X, y=None, **options):
         if 70.0 in X[:, 0]:
             try:
                 (folder / "killed").touch(exist_ok=False)
@@ -38,7 +38,7 @@ class Mortal(pydfm.DFM):
                 pass
             else:
                 os.kill(os.getpid(), signal.SIGKILL)
-        return super().partial_fit(X, labels=labels)
+        return super().partial_fit(X, **options)
 
 rows, labels = np.load(folder / "rows.npy"), np.load(folder / "labels.npy")
 items = [{"features": row, "kind": int(label)} for row, label in zip(rows, labels)]

@@ -156,12 +156,12 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         How held-out scores are made: scores of normal images under a model that has not seen them,
         from which p-values and thresholds come. What is left out is a unit: an image, or a group
         of them (see `fit`). "loo" leaves out each unit by itself, exactly and without fitting
-        again. "kfold" is cross-conformal: five models of four fifths of the units each, under all
-        of which a new image is scored and compared with the fifth that the model lacks, which
-        costs five scores more. Where "loo" has no exact way (mixtures, sketches) it becomes
-        "kfold", with a warning. "split" never fits a fifth of the units of a class, drawn at
-        random, which costs images and guarantees the false-alarm rate. None saves time where only
-        scores are needed.
+        again. "kfold" is cross-conformal: ten models of nine tenths of the units each, under all
+        of which a new image is scored and compared with the tenth that the model lacks, which
+        costs ten scores more and errs towards fewer false alarms. Where "loo" has no exact way
+        (mixtures, sketches) it becomes "kfold", with a warning. "split" never fits a fifth of the
+        units of a class, drawn at random, which costs images and guarantees the false-alarm rate.
+        None saves time where only scores are needed.
     max_memory : str, int or None, default=None
         Limit of the memory that the statistics of the rows may take: bytes, or a text such as
         "2GB". Where neither the rows nor the D x D scatter of the features fit, a sketch replaces

@@ -440,7 +440,7 @@ PARAMETERS: Final[dict[str, Parameter]] = {
                 _choice((*CALIBRATIONS, "none")),
                 parse=none_or,
                 help="How held-out scores are made, from which p-values come: leave out each image "
-                "(loo), a fifth at a time (kfold), never fit a fifth (split), or none.",
+                "(loo), a tenth at a time (kfold), never fit a fifth (split), or none.",
             ),
         ),
         Parameter(

@@ -455,7 +455,7 @@ def map_threshold(fitted: FittedDFM, alpha: float) -> float:
         )
     if fitted.held_out.folds:
         warnings.warn(
-            "calibration is 'kfold': the threshold of maps comes from models of four fifths of the "
+            "calibration is 'kfold': the threshold of maps comes from models of nine tenths of the "
             "images, and is not exact for the model of all",
             stacklevel=3,
         )

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pydfm.conformal.calibration import Calibration, calibration_of, warn_of_few
+from pydfm.conformal.noise import warn_of_noise
 from pydfm.features.labels import by_class
 from pydfm.model.fitting import FittedDFM
 from pydfm.model.held_out import FoldModel
@@ -87,6 +88,8 @@ class Decider:
         if fdr is None:
             check_share("alpha", alpha)
             warn_of_few(calibration, alpha)
+            if calibration.tails is None:
+                warn_of_noise(fitted, score_type, alpha)
         else:
             check_share("fdr", fdr)
         return cls(score_type, calibration, fitted.held_out.folds, alpha, fdr)

@@ -18,7 +18,7 @@ from pydfm.features.extractor import FeatureSpec
 from pydfm.features.grid import Grid
 from pydfm.features.labels import ClassCodes, as_labels, by_class
 from pydfm.model.layer import take_columns
-from pydfm.model.settings import N_FOLDS, Settings, warn_of_folds
+from pydfm.model.settings import N_PARTS, Settings, warn_of_folds
 from pydfm.model.units import Units, draw_folds
 from pydfm.stats.accumulator import Accumulator, KeptRows
 from pydfm.stats.identities import Identities
@@ -209,7 +209,7 @@ class TrainingState:
         )
         rows = KeptRows(features, own, places, own_units)
         if settings.split:
-            held = draw_folds(own_units, N_FOLDS, settings.random_state) == N_FOLDS - 1
+            held = draw_folds(own_units, N_PARTS, settings.random_state) == N_PARTS - 1
             if held.any():
                 sample = self.held or settings.held_sample()
                 away = rows.pick(held)
@@ -320,7 +320,7 @@ class TrainingState:
         codes = mine.codes.copy()
         numbers = codes.numbers_of(other.codes) if labelled else np.zeros(1, dtype=np.intp)
         first, tied = mine.n_seen, mine.settings.tied
-        n_folds = N_FOLDS if mine.settings.split else mine.settings.n_folds
+        n_folds = N_PARTS if mine.settings.split else mine.settings.n_folds
         units, maps = mine.units.merge(other.units, numbers, n_folds, mine.settings.random_state)
         cells, mixture_rows = dict(mine.cells), dict(mine.mixture_rows)
         fold_rows = dict(mine.fold_rows)

@@ -54,6 +54,8 @@ class Score:
         Whether a whole image has a map of it: only the residual, a sum over the features, does.
     signed : bool
         Whether it may be negative, so that a mean says nothing of its scale.
+    noise : bool
+        Whether the noise variance scales it, which few rows leave uncertain.
     """
 
     name: str
@@ -65,6 +67,7 @@ class Score:
     increasing: bool = True
     has_maps: bool = False
     signed: bool = False
+    noise: bool = False
 
     def __post_init__(self) -> None:
         if self.has_maps and (self.inputs != ("fre",) or self.value is not _same):
@@ -109,6 +112,7 @@ SCORES: Final[dict[str, Score]] = {
             "the negative log-likelihood under probabilistic PCA, in nats, which weighs both",
             ("ppca",),
             signed=True,
+            noise=True,
         ),
         Score(
             "relative_mahalanobis",

@@ -14,6 +14,7 @@ from pydfm.conformal.calibration import (
     thresholds,
 )
 from pydfm.model.held_out import HeldOutSample
+from pydfm.model.settings import N_FOLDS, N_PARTS
 from pydfm.model.units import draw_folds
 
 KINDS = ("fre", "mahalanobis", "nll", "ppca")
@@ -84,9 +85,9 @@ def test_the_threshold_is_where_p_values_pass_the_level(scores, fresh, alpha):
 
 def test_k_folds_are_scored_by_the_model_of_the_others():
     dfm = pydfm.DFM(3, calibration="kfold").fit(ROWS)
-    fold = draw_folds(np.arange(len(ROWS)), 5, 0)
+    fold = draw_folds(np.arange(len(ROWS)), N_FOLDS, 0)
     naive = np.empty(60)
-    for f in range(5):
+    for f in range(N_FOLDS):
         naive[fold == f] = pydfm.DFM(3).fit(ROWS[fold != f]).score(ROWS[fold == f])
     np.testing.assert_allclose(dfm.held_out_scores_, naive, rtol=1e-5)
 
@@ -98,7 +99,7 @@ def test_a_split_is_not_fitted_on(labels, cut):
     batches = [part for part in (ROWS[:cut], ROWS[cut:]) if len(part)]
     dfm = pydfm.DFM(3, calibration="split").fit(iter(batches), labels=labels)
     number = np.array([np.sum(own[:i] == own[i]) for i in range(len(ROWS))])
-    held = draw_folds(number, 5, 0) == 4
+    held = draw_folds(number, N_PARTS, 0) == N_PARTS - 1
     plain = pydfm.DFM(3).fit(ROWS[~held], labels=None if labels is None else labels[~held])
     assert (dfm.n_samples_, dfm.calibration_) == ((~held).sum(), "split")
     assert np.array_equal(dfm.score(FRESH), plain.score(FRESH))
@@ -414,7 +415,7 @@ def refitted_folds(rows, labels, groups, folds, kind, fresh, **parameters):
     found = []
     for c in np.unique(labels):
         above, n_units = np.ones(len(fresh)), 0
-        for k in range(5):
+        for k in range(N_FOLDS):
             others = folds != k
             dfm = pydfm.DFM(3, kind, calibration=None, **parameters)
             dfm.fit(rows[others], labels=labels[others])
@@ -448,7 +449,8 @@ def test_cross_conformal_p_values_are_those_of_refitted_folds(kind, parameters, 
     dfm.fit(TWO, labels=LABELS, groups=groups)
     fresh = np.concatenate([FRESH[:40], TWO[::3] + 1])
     keys = np.char.add(LABELS, units.astype(str))
-    want = refitted_folds(TWO, LABELS, keys, draw_folds(units, 5, 0), kind, fresh, **parameters)
+    folds = draw_folds(units, N_FOLDS, 0)
+    want = refitted_folds(TWO, LABELS, keys, folds, kind, fresh, **parameters)
     np.testing.assert_allclose(dfm.p_value(fresh), want.max(axis=0), rtol=1e-12)
     given_labels = np.resize(LABELS, len(fresh))
     own = want[(given_labels == "b").astype(int), np.arange(len(fresh))]

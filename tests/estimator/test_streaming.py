@@ -311,7 +311,7 @@ def test_memory_is_bounded_by_rows_or_moments():
 def test_a_sketch_keeps_within_its_bound(covariance):
     rows, classes = labelled_rows(3000, 200, 2)
     y = classes if covariance == "tied" else None
-    # Two matrices of 200 x 200 are 640 kB: each fifth has 3/20 of the limit.
+    # Two matrices of 200 x 200 are 640 kB: which do not fit.
     exact = pydfm.DFM(5, covariance=covariance, calibration=None).fit(rows, labels=y)
     dfm = pydfm.DFM(5, covariance=covariance, calibration=None, max_memory=400_000)
     for part in np.array_split(np.arange(3000), 10):

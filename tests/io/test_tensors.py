@@ -19,6 +19,7 @@ from pydfm.io.tensors import (
     model_from_tensors,
     model_to_tensors,
 )
+from pydfm.model.settings import N_FOLDS
 
 ROWS, LABELS = named_rows(60, 12)
 
@@ -131,7 +132,7 @@ def test_held_out_scores_come_back_to_the_bit(grouped, labelled, calibration):
         ("folds", calibration == "kfold"),
     ):
         assert any(tensor.endswith(f".{name}") for tensor in tensors) == want
-    assert len(again.folds) == len(held_out.folds) == (5 if calibration == "kfold" else 0)
+    assert len(again.folds) == len(held_out.folds) == (N_FOLDS if calibration == "kfold" else 0)
     for one, other in zip(again.folds, held_out.folds, strict=True):
         assert np.array_equal(one.classes, other.classes)
         assert one.model.classes == other.model.classes
@@ -199,7 +200,7 @@ def wrong_held_out(fitted, change):
         ("fre.places", np.zeros(60), "fre.places: not 60 integers, or out of their range"),
         ("fre.places", np.arange(59), "fre.places: not 60 integers, or out of their range"),
         ("fre.units", np.full(60, -1), "fre.units: not 60 integers, or out of their range"),
-        ("fre.folds", np.full(60, 5), "fre.folds: not 60 integers, or out of their range"),
+        ("fre.folds", np.full(60, N_FOLDS), "fre.folds: not 60 integers, or out of their range"),
         ("fre.folds", np.zeros((60, 1), int), "fre.folds: not 60 integers, or out of their range"),
     ],
 )

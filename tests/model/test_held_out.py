@@ -22,6 +22,7 @@ from pydfm.model import settings as settings_module
 from pydfm.model.anomaly_map import pool_positions
 from pydfm.model.fitting import freeze
 from pydfm.model.held_out import FoldModel, are_finite
+from pydfm.model.settings import N_FOLDS, N_PARTS
 from pydfm.model.units import draw_folds
 
 GRID = Grid(4, 2, 3)
@@ -37,11 +38,11 @@ def held_out(rows, labels=None, **options):
     return fitted(rows, labels, **options).pending.fit.held_out()
 
 
-def folds_of(labels, units=None):
+def folds_of(labels, units=None, n_folds=N_FOLDS):
     """The fold of each row, which is that of its unit: by default its number in its class."""
     if units is None:
         units = np.array([np.sum(labels[:i] == own) for i, own in enumerate(labels)])
-    return draw_folds(units, 5, 0)
+    return draw_folds(units, n_folds, 0)
 
 
 def folded_reference(rows, labels=None, k=3):
@@ -294,7 +295,7 @@ def test_a_fold_may_lack_a_class_or_all_others():
     two = fitted(rows[:2], calibration="kfold", n_components=1).held_out
     assert two.samples == {}
     drawn = folds_of(np.zeros(2))
-    assert [f is None for f in two.folds] == [k in drawn for k in range(5)]
+    assert [f is None for f in two.folds] == [k in drawn for k in range(N_FOLDS)]
 
 
 @pytest.mark.parametrize("covariance", ["class", "tied"])
@@ -303,7 +304,7 @@ def test_the_models_of_folds_are_those_of_the_rows_of_others(covariance):
     options = {"covariance": covariance, "layers": (("a", Grid(6, 1, 1)), ("b", Grid(6, 1, 1)))}
     found = fitted(rows, labels, calibration="kfold", **options)
     folds = folds_of(labels)
-    assert len(found.held_out.folds) == 5
+    assert len(found.held_out.folds) == N_FOLDS
     for k, fold in enumerate(found.held_out.folds):
         assert isinstance(fold, FoldModel)
         assert fold.classes.tolist() == [0, 1, 2]
@@ -317,9 +318,9 @@ def test_the_models_of_folds_are_those_of_the_rows_of_others(covariance):
 
 
 def test_samples_are_bounded_by_their_bytes(monkeypatch):
-    monkeypatch.setattr(settings_module, "_HELD_BYTES", 24 * 4 * 15)
+    monkeypatch.setattr(settings_module, "_HELD_BYTES", 24 * 4 * 2 * N_FOLDS)
     rows, _ = named_rows(100)
-    assert held_out(rows, calibration="kfold").scores["fre"].shape == (1, 15)
+    assert held_out(rows, calibration="kfold").scores["fre"].shape == (1, 2 * N_FOLDS)
 
 
 # Not fitted at all
@@ -331,7 +332,7 @@ def test_a_split_is_scored_by_the_model_itself(with_labels):
     labels = labels if with_labels else None
     found = fitted(rows, labels, calibration="split", batches=4)
     own = np.zeros(60, int) if labels is None else np.searchsorted(["a", "b", "c"], labels)
-    held = np.flatnonzero(folds_of(own) == 4)
+    held = np.flatnonzero(folds_of(own, n_folds=N_PARTS) == N_PARTS - 1)
     assert found.model.n_samples == 60 - len(held)
     got = found.pending.fit.held_rows()
     assert np.array_equal(got.rows, rows[held])

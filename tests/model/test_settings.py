@@ -28,7 +28,7 @@ POINTS = (Grid(64, 1, 1),)
 def test_folds_are_for_what_was_asked(parameters, held_out):
     found = settings_of(**parameters)
     assert found.held_out == held_out
-    assert found.n_folds == (5 if held_out == "kfold" else 1)
+    assert found.n_folds == (10 if held_out == "kfold" else 1)
 
 
 @pytest.mark.parametrize(
@@ -47,10 +47,10 @@ def test_how_held_out_scores_are_made(parameters, how):
 
 
 def test_mixtures_are_held_out_in_folds_with_a_warning():
-    says = r"density is 'gmm', .*: calibration is 'kfold' in place of 'loo', .* costs 5 scores more"
+    says = r"density is 'gmm', .*: calibration is 'kfold' in place of 'loo', .* 10 scores more"
     with pytest.warns(UserWarning, match=says):
         found = settings_of(density="gmm")
-    assert (found.held_out, found.how, found.n_folds) == ("kfold", "kfold", 5)
+    assert (found.held_out, found.how, found.n_folds) == ("kfold", "kfold", 10)
     # Also for what the fit itself needs, without a warning where nothing is to be decided.
     assert settings_of(MAPS, density="gmm", calibration=None).held_out == "kfold"
     assert settings_of(MAPS, density="gmm", calibration="split").how == "split"
@@ -101,7 +101,7 @@ def test_memory_is_shared_among_layers_folds_and_mixtures():
     assert settings_of(max_memory="1kB", calibration=None, density="gmm").cell_bytes == 500
     assert settings_of(max_memory=1000).cell_bytes == 1000
     folds = settings_of(max_memory=1000).in_folds()
-    assert folds.cell_bytes == 1000 * 3 // 20
+    assert folds.cell_bytes == 1000 * 3 // 40
     assert settings_of(MAPS, max_memory=1000, calibration="kfold").max_bytes == 500
     # A quarter is for rows that are scored by the other folds.
     rows = np.zeros((500, 2))

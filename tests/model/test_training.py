@@ -12,6 +12,7 @@ from reference import falling_rows, named_rows
 from pydfm.features.grid import Grid
 from pydfm.model import settings as settings_module
 from pydfm.model.fitting import freeze
+from pydfm.model.settings import N_FOLDS
 from pydfm.model.training import TrainingState
 from pydfm.stats.accumulator import Accumulator
 
@@ -264,7 +265,7 @@ def test_an_update_leaves_the_state_as_it_was():
         if not state.settings.tied:
             state.remove_class("a")
         with pytest.raises(ValueError, match="NaN"):
-            added(state, np.full((60, 14), np.nan), np.repeat("a", 60))
+            added(state, np.full((200, 14), np.nan), np.repeat("a", 200))
         assert pickle.dumps(state) == before
 
 
@@ -298,7 +299,7 @@ def test_images_of_patches_are_counted_whole():
     rows, labels = named_rows(30, 14)
     state = trained(rows, labels, layers=TWO_LAYERS, spatial="patch")
     assert state.counts().sum() == state.n_samples == 30
-    cells = state.cells_of(0, list(range(5)), 1)
+    cells = state.cells_of(0, list(range(N_FOLDS)), 1)
     assert sum(cell.n_samples for cell in cells.values()) == 30 * 2
 
 
@@ -434,7 +435,7 @@ def test_a_group_stays_together_within_its_class(calibration, covariance, batche
     pairs = set(zip(keys, found, strict=True))
     assert len(pairs) == len(set(keys)) == len(set(found))
     if calibration == "kfold":
-        assert len({fold for *_, fold in found}) == 5
+        assert len({fold for *_, fold in found}) == N_FOLDS
     if calibration == "split":
         assert 0 < state.held.n_rows < 30
     with pytest.raises(ValueError, match="fitted with groups, and none are given now"):

@@ -25,7 +25,7 @@ from pydfm.model.held_out import HeldOutSample
 from pydfm.stats.scores import SCORES
 
 # Rates that are this far from the level are warned of.
-_LOWEST, _HIGHEST = 0.5, 2.0
+_LOWEST, _HIGHEST = 0.6, 2.0
 # Fewer rows above a threshold say nothing of a rate.
 _LEAST_REJECTED = 3
 
@@ -75,4 +75,4 @@ def _scores_of(sample: HeldOutSample, places: NDArray[np.intp], i: int) -> NDArr
     """Return the scores of the rows at `places` by the layer at place `i`."""
     order = np.argsort(sample.places)
     found = order[np.searchsorted(sample.places[order], places)]
-    return sample.scores[i + 1][found].astype(np.float64)
+    return np.asarray(sample.scores[i + 1][found], dtype=np.float64)

@@ -5,6 +5,7 @@
 
 #include "held_out/leave_groups_out.hpp"
 #include "held_out/leave_one_out.hpp"
+#include "kernels/matrix_products.hpp"
 #include "linalg/eigensolver.hpp"
 #include "stats/bounds.hpp"
 #include "stats/moments.hpp"
@@ -85,6 +86,13 @@ Array<double> coordinates(const RowsView& rows, const Vector& mean, const Matrix
 Array<double> residuals(const RowsView& rows, const Vector& mean, const Matrix& components,
                         int n_threads) {
   return to_array(pydfm::residuals(rows, map(mean), map(components), n_threads));
+}
+
+Array<double> product(const Matrix& a, const Matrix& b, bool transposed, int n_threads) {
+  const MatrixView<double> factor = map(b);
+  const Strided<const double> right =
+      transposed ? Strided<const double>(factor.transpose()) : Strided<const double>(factor);
+  return to_array(pydfm::product(map(a), right, n_threads));
 }
 
 Eigenpairs eigh(const Matrix& a, Index count, double share, int n_threads) {

@@ -105,6 +105,8 @@ Array<double> coordinates(const RowsView& rows, const Vector& mean, const Matrix
                           int n_threads);
 Array<double> residuals(const RowsView& rows, const Vector& mean, const Matrix& components,
                         int n_threads);
+/// a b, or a b' where b is `transposed`.
+Array<double> product(const Matrix& a, const Matrix& b, bool transposed, int n_threads);
 Eigenpairs eigh(const Matrix& a, Index count, double share, int n_threads);
 
 /// Reads the memory of its arguments, which must outlive it.

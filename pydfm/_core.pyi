@@ -61,6 +61,9 @@ class Scorer:
 def coordinates(rows: _Rows, mean: _Float64, components: _Float64, *, n_threads: int) -> _Float64:
     """Coordinates (N, k) of rows less the mean along components (k, D), in float64."""
 
+def product(a: _Float64, b: _Float64, *, transposed: bool = False, n_threads: int) -> _Float64:
+    """Product a @ b, or a @ b.T, in no more than `n_threads` threads."""
+
 def residuals(rows: _Rows, mean: _Float64, components: _Float64, *, n_threads: int) -> _Float64:
     """Residuals (N, D) of rows less the mean under components (k, D), in float64.
 

@@ -474,7 +474,7 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
             # Rows that are added later have no groups either.
             training = replace(training, units=replace(training.units, grouped=False))
         if self.calibration is not None:
-            warn_of_dependence(training)
+            warn_of_dependence(training, resolve_threads(self.n_threads))
         self._check_feature_names(X, reset=True)
         return self._become(training, fitted, extractor, parameters)
 

@@ -62,7 +62,8 @@ def cifar(data: Path) -> Pool:
     known = load_cifar(data)
     images = np.concatenate([known.train_x, known.test_x])
     labels = np.concatenate([known.train_y, known.test_y])
-    return Pool(known.features(images, "avgpool"), labels)
+    dfm = DFM(backbone=known.network, layers="avgpool", image_size=32, calibration=None)
+    return Pool(dfm.fit(images[:2]).extract(images), labels)
 
 
 @dataclass(frozen=True)

@@ -107,8 +107,20 @@ void bind_moments(py::module_& m) {
 }  // namespace
 
 void register_moments(py::module_& m) {
+  using namespace py::literals;
   bind_moments<float>(m);
   bind_moments<double>(m);
+  m.def(
+      "product",
+      [](const Numbers& a, const Numbers& b, bool transposed, int n_threads) {
+        const core::Matrix left = matrix(a, "a"), right = matrix(b, "b");
+        check(left.cols == (transposed ? right.cols : right.rows),
+              "a must have as many columns as " +
+                  std::string(transposed ? "b, which is transposed" : "b has rows"));
+        return to_matrix(
+            without_gil([&] { return core::product(left, right, transposed, n_threads); }));
+      },
+      "a"_a.noconvert(), "b"_a.noconvert(), py::kw_only(), "transposed"_a = false, "n_threads"_a);
   bind_pair(m, "subtract_moments", &core::subtract_moments, "subtracted");
   bind_pair(m, "merge_moments", &core::merge_moments, "merged");
 }

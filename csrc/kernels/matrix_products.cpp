@@ -1,8 +1,13 @@
 #include "kernels/matrix_products.hpp"
 
+#include "runtime/parallel.hpp"
+
 namespace pydfm {
 
 namespace {
+
+// Rows or columns of a product to a task: enough to pay for packing the other factor once more.
+constexpr Index kBlock = 256;
 
 template <typename Scalar, int kOrder>
 using Mapped = Eigen::Map<
@@ -43,6 +48,22 @@ void add_product(const Strided<const double>& a, const Strided<const double>& b,
   } else {
     b.row_major ? add<kColumns, kRows>(a, b, c, scale) : add<kColumns, kColumns>(a, b, c, scale);
   }
+}
+
+Matrix<double> product(const MatrixView<double>& a, const Strided<const double>& b, int n_threads) {
+  Matrix<double> c = Matrix<double>::Zero(a.rows(), b.cols);
+  const bool by_rows = a.rows() >= b.cols;
+  parallel_blocks(by_rows ? a.rows() : b.cols, kBlock, n_threads, [&](Index first, Index count) {
+    if (by_rows) {
+      add_product(a.middleRows(first, count), b, c.middleRows(first, count));
+    } else {
+      Strided<const double> some = b;
+      some.data += first * (b.row_major ? 1 : b.stride);
+      some.cols = count;
+      add_product(a, some, c.middleCols(first, count));
+    }
+  });
+  return c;
 }
 
 }  // namespace pydfm

@@ -38,4 +38,8 @@ Result product(const Strided<const double>& a, const Strided<const double>& b) {
   return c;
 }
 
+/// a * b by `n_threads` threads, each some rows of the result, or some columns where these are
+/// more.
+Matrix<double> product(const MatrixView<double>& a, const Strided<const double>& b, int n_threads);
+
 }  // namespace pydfm

@@ -21,6 +21,7 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
+from pydfm import _core
 from pydfm.features.labels import by_class
 from pydfm.model.training import TrainingState
 from pydfm.stats.accumulator import KeptRows
@@ -38,7 +39,7 @@ _IMPOSSIBLE = 1e-4
 _VERY_NEAR = 5e-4
 
 
-def warn_of_dependence(state: TrainingState) -> None:
+def warn_of_dependence(state: TrainingState, n_threads: int) -> None:
     """Warn, once, where fitted rows without groups are copies of others, or much nearer to them."""
     if state.units.grouped:
         return
@@ -46,7 +47,7 @@ def warn_of_dependence(state: TrainingState) -> None:
     if copies is not None:
         found, pairs = f"{copies[0]} of {state.n_samples} images are copies of others", copies[1]
     else:
-        near = _near(state)
+        near = _near(state, n_threads)
         if near is None:
             return
         what = "rows" if state.spec is None else "images"
@@ -117,15 +118,17 @@ def _copies(state: TrainingState) -> tuple[int, list[tuple[int, int]]] | None:
     return n_copies, pairs
 
 
-def _near(state: TrainingState) -> list[tuple[int, int]] | None:
+def _near(state: TrainingState, n_threads: int) -> list[tuple[int, int]] | None:
     """Return some places of rows of a class that are too near, or None."""
     found = []
-    for squared, places in _distances(state):
+    for squared, places in _distances(state, n_threads):
         found += [(int(places[i]), int(places[j])) for i, j in near_pairs(squared)]
     return found or None
 
 
-def _distances(state: TrainingState) -> Iterator[tuple[NDArray[np.float64], NDArray[np.intp]]]:
+def _distances(
+    state: TrainingState, n_threads: int
+) -> Iterator[tuple[NDArray[np.float64], NDArray[np.intp]]]:
     """Yield squared distances (n, n) and places (n,) of rows of each class, by the first layer.
 
     Of rows that are left out together there is one.
@@ -142,9 +145,9 @@ def _distances(state: TrainingState) -> Iterator[tuple[NDArray[np.float64], NDAr
             here = (own >= begin) & (own < begin + len(part.rows))
             rows[here] = part.rows[own[here] - begin]
             begin += len(part.rows)
-        rows -= rows.mean(axis=0)
-        lengths = np.square(rows).sum(axis=1)
-        yield lengths[:, None] + lengths - 2 * rows @ rows.T, places[own]
+        _, products = _core.gram(rows, n_threads=n_threads)
+        lengths = np.diag(products)
+        yield lengths[:, None] + lengths - 2 * products, places[own]
 
 
 def _rows_of_first_layer(state: TrainingState) -> list[KeptRows]:

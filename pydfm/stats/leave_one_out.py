@@ -231,7 +231,7 @@ def score_held_out(
             rows = some.order
             scores[:, rows] = some.scores(alike, regularization, n_threads)
             if reduce is not None:
-                away = some.residuals(alike, n_threads) @ axes
+                away = _core.product(some.residuals(alike, n_threads), axes, n_threads=n_threads)
                 # Of a class that is one unit nothing is left, where there may be no axes either.
                 away[np.repeat(some.class_sizes <= some._sizes, some._sizes)] = np.nan
                 part = reduce(away).astype(np.float32)

@@ -264,13 +264,13 @@ def find_rows(
         return np.zeros(0, dtype=np.intp), np.arange(len(rows))
     direction = np.random.default_rng(0).normal(size=kept.shape[1])
     direction /= np.sqrt(np.square(direction).sum())
-    along = kept @ direction
+    along = np.einsum("ij,j->i", kept, direction)  # in one thread
     order = np.argsort(along)
     lengths = np.sqrt(np.square(rows).sum(axis=1))
     away = np.sqrt(np.square(rows - kept.mean(axis=0, dtype=np.float64)).sum(axis=1))
     most = np.minimum(_SAME * lengths, _SAME_AWAY * away)
     reach = most + 1e-9 * lengths  # and what is rounding
-    places = rows @ direction
+    places = np.einsum("ij,j->i", rows, direction)
     begin = np.searchsorted(along[order], places - reach)
     end = np.searchsorted(along[order], places + reach, side="right")
     free = np.ones(len(kept), dtype=bool)

@@ -72,9 +72,11 @@ def _shrunk(
     rows: NDArray[np.float64], size: int, n_threads: int
 ) -> tuple[NDArray[np.float64], float]:
     """Return fewer than `size` rows in place of `rows`, and what they lose in any direction."""
-    values, vectors = _core.eigh(rows @ rows.T, n_threads=n_threads)
+    products = _core.product(rows, rows, transposed=True, n_threads=n_threads)
+    values, vectors = _core.eigh(products, n_threads=n_threads)
     lost = max(float(values[size - 1]), 0.0)
     kept = values[: size - 1]
     kept = kept[kept > lost]
     scale = np.sqrt((kept - lost) / kept)
-    return (scale[:, None] * vectors[: len(kept)]) @ rows, lost
+    scaled = scale[:, None] * vectors[: len(kept)]
+    return _core.product(scaled, rows, n_threads=n_threads), lost

@@ -183,7 +183,7 @@ class Spectrum:
         mean = np.zeros(self.means.shape[1])
         if isinstance(self.products, FrequentDirections):
             rows, energy, error = self.products.rows, self.products.energy, self.products.error
-            products = rows @ rows.T
+            products = _core.product(rows, rows, transposed=True, n_threads=n_threads)
         else:
             products = self.products
             if self.of_gram:

@@ -124,6 +124,17 @@ Nearest score_nearest(const RowsView& rows, const Scorers& scorers, const Bounds
   return {to_array(std::move(nearest.scores)), to_array(std::move(nearest.classes))};
 }
 
+Judged judge(const RowsView& rows, const Scorers& scorers, const Bounds* bounds,
+             const std::string& type, const HeldOutScores& held_out, int n_threads) {
+  JudgedRows judged = pydfm::judge(rows, scorers, bounds, score_type(type),
+                                   {held_out.scores, held_out.weights, held_out.starts,
+                                    map(held_out.n_units), map(held_out.thresholds)},
+                                   n_threads);
+  return {{to_array(std::move(judged.nearest.scores)), to_array(std::move(judged.nearest.classes))},
+          to_array(std::move(judged.p_values)),
+          to_array(std::move(judged.margins))};
+}
+
 Array<double> leave_one_out(const TrainingRows& rows, const RemainingModel& model,
                             const ScoreTypes& types, int n_threads) {
   return to_array(pydfm::leave_one_out(

@@ -58,6 +58,18 @@ struct Nearest {
   Array<int> classes;
 };
 
+struct HeldOutScores {
+  const float* scores;
+  const double* weights;
+  const std::int64_t* starts;
+  Vector n_units, thresholds;
+};
+
+struct Judged {
+  Nearest nearest;
+  Array<double> p_values, margins;
+};
+
 struct TrainingRows {
   Matrix coordinates;
   Vector eigenvalues, rho;
@@ -118,6 +130,9 @@ Array<float> score(const RowsView& rows, const Scorer& scorer, const ScoreTypes&
                    int n_threads);
 Nearest score_nearest(const RowsView& rows, const Scorers& scorers, const Bounds* bounds,
                       const ScoreTypes& types, int n_threads);
+
+Judged judge(const RowsView& rows, const Scorers& scorers, const Bounds* bounds,
+             const std::string& type, const HeldOutScores& held_out, int n_threads);
 
 Array<double> leave_one_out(const TrainingRows& rows, const RemainingModel& model,
                             const ScoreTypes& types, int n_threads);

@@ -169,6 +169,32 @@ class Classes:
 
     def __init__(self, scorers: Sequence[Scorer], *, n_threads: int) -> None: ...
 
+class HeldOutScores:
+    """Held-out scores of C classes, of one type, that rows are judged by; keeps the arrays.
+
+    `scores` (n,) float32 are class after class, ascending, from `starts` (C + 1,) on; `weights`
+    (n + C,) has for each class the weight of all scores from each on, and 0; `n_units` (C,) is 0,
+    and `thresholds` (C,) NaN, where a class has no scores.
+    """
+
+    def __init__(
+        self,
+        scores: NDArray[np.float32],
+        weights: _Float64,
+        starts: NDArray[np.int64],
+        n_units: _Float64,
+        thresholds: _Float64,
+    ) -> None: ...
+
+def judge(
+    rows: _Rows, classes: Classes, held_out: HeldOutScores, *, score_type: str, n_threads: int
+) -> tuple[NDArray[np.float32], NDArray[np.int32], _Float64, _Float64]:
+    """Lowest scores (1, N) and their classes (1, N), largest p-values (N,) and margins (N,).
+
+    A p-value is (1 + weight of the held-out scores that are at least as high) / (n_units + 1), a
+    margin threshold less score. NaN where a row is not finite or no class has held-out scores.
+    """
+
 def score_nearest(
     rows: _Rows, scorers: Classes | Sequence[Scorer], *, score_types: Sequence[str], n_threads: int
 ) -> tuple[NDArray[np.float32], NDArray[np.int32]]:

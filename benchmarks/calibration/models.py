@@ -1,6 +1,5 @@
 """False-alarm rates of every kind of model, by score type: drawn rows, fitted again and again."""
 
-import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,7 +11,7 @@ from benchmarks.calibration.rates import LEVELS, fit_layers, rate
 from benchmarks.report import verdict
 from pydfm import DFM
 from pydfm.conformal.calibration import calibration_of
-from pydfm.conformal.noise import warn_of_noise
+from pydfm.conformal.noise import uncertain_noise
 from pydfm.features.grid import Grid
 
 KINDS = ("fre", "mahalanobis", "nll", "ppca")
@@ -58,15 +57,8 @@ class Model:
         else:
             dfm = DFM(**parameters).fit(draw.rows, labels=draw.labels, groups=draw.groups)
         n_units = calibration_of(dfm.fitted_, self.kinds[0]).n_units.min()
-        told = {kind for kind in self.kinds if _is_warned_of(dfm, kind)}
+        told = {k for k in self.kinds if uncertain_noise(dfm.fitted_, k, LEVELS[-1])}
         return dfm.p_value(draw.fresh, labels=draw.fresh_labels), n_units, told
-
-
-def _is_warned_of(dfm: DFM, kind: str) -> bool:
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        warn_of_noise(dfm.fitted_, kind, LEVELS[-1])
-    return len(caught) > 0
 
 
 def _plain(rng: np.random.Generator, n: int, d: int) -> Draw:

@@ -54,6 +54,37 @@ struct Classes {
   std::shared_ptr<const Bounds> bounds;
 };
 
+// Held-out scores of classes, and the arrays that it goes on reading.
+struct HeldOutScores {
+  HeldOutScores(NumpyArray<float> scores, Numbers weights, NumpyArray<std::int64_t> starts,
+                Numbers n_units, Numbers thresholds)
+      : scores(std::move(scores)),
+        weights(std::move(weights)),
+        starts(std::move(starts)),
+        n_units(std::move(n_units)),
+        thresholds(std::move(thresholds)) {
+    const core::Vector units = vector(this->n_units, "n_units", -1);
+    check(this->scores.ndim() == 1 && this->starts.ndim() == 1 &&
+              this->starts.shape(0) == units.size + 1,
+          "scores must be one-dimensional, and starts have one more element than n_units");
+    check_aligned(this->scores, "scores", alignof(float));
+    check_aligned(this->starts, "starts", alignof(std::int64_t));
+    const std::int64_t* const start = this->starts.data();
+    check(start[0] == 0 && start[units.size] == this->scores.shape(0) &&
+              std::is_sorted(start, start + units.size + 1),
+          "starts must ascend from 0 to the number of scores");
+    view = {this->scores.data(),
+            vector(this->weights, "weights", this->scores.shape(0) + units.size).data, start, units,
+            vector(this->thresholds, "thresholds", units.size)};
+  }
+
+  NumpyArray<float> scores;
+  Numbers weights;
+  NumpyArray<std::int64_t> starts;
+  Numbers n_units, thresholds;
+  core::HeldOutScores view;
+};
+
 py::tuple nearest(const RowsView& x, const core::Scorers& scorers, const Bounds* bounds,
                   const core::ScoreTypes& score_types, int n_threads) {
   for (const pydfm::Scorer* scorer : scorers) {
@@ -87,6 +118,24 @@ void bind_scores(py::module_& m) {
       },
       "rows"_a.noconvert(), "scorers"_a, py::kw_only(), "score_types"_a, "n_threads"_a);
   m.def(
+      "judge",
+      [](const NumpyArray<Scalar>& rows, const Classes& classes, const HeldOutScores& held_out,
+         const std::string& score_type, int n_threads) {
+        const RowsView x = rows_view(rows);
+        check(x.cols() == core::n_features(*classes.scorers.front()),
+              "rows must have as many columns as the components of every scorer");
+        check(held_out.view.n_units.size == static_cast<Index>(classes.scorers.size()),
+              "held_out must have as many classes as scorers");
+        const core::Judged judged = without_gil([&] {
+          return core::judge(x, classes.scorers, classes.bounds.get(), score_type, held_out.view,
+                             n_threads);
+        });
+        return py::make_tuple(to_matrix(judged.nearest.scores), to_matrix(judged.nearest.classes),
+                              to_vector(judged.p_values), to_vector(judged.margins));
+      },
+      "rows"_a.noconvert(), "classes"_a, "held_out"_a, py::kw_only(), "score_type"_a,
+      "n_threads"_a);
+  m.def(
       "score_nearest",
       [](const NumpyArray<Scalar>& rows, const py::sequence& scorers,
          const core::ScoreTypes& score_types, int n_threads) {
@@ -108,6 +157,11 @@ void register_scoring(py::module_& m) {
   py::class_<Classes>(m, "Classes", "Classes made ready to score rows under the nearest of them.",
                       py::module_local())
       .def(py::init<const py::sequence&, int>(), "scorers"_a, py::kw_only(), "n_threads"_a);
+  py::class_<HeldOutScores>(m, "HeldOutScores", "Held-out scores that rows are judged by.",
+                            py::module_local())
+      .def(py::init<NumpyArray<float>, Numbers, NumpyArray<std::int64_t>, Numbers, Numbers>(),
+           "scores"_a.noconvert(), "weights"_a.noconvert(), "starts"_a.noconvert(),
+           "n_units"_a.noconvert(), "thresholds"_a.noconvert());
   bind_scores<float>(m);
   bind_scores<double>(m);
 }

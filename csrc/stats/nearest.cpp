@@ -42,14 +42,18 @@ Bounds::Part part_of(ScoreType type) {
 class Block {
  public:
   Block(const RowsView& rows, Index first, Index count, const std::vector<const Scorer*>& scorers,
-        const std::vector<ScoreType>& types)
-      : rows_(rows), scorers_(scorers), types_(types), tile_(count) {
+        const std::vector<ScoreType>& types, const HeldOutScores* held_out)
+      : rows_(rows), scorers_(scorers), types_(types), held_out_(held_out), tile_(count) {
     for (Index i = first; i < first + count; ++i) {
       if (is_finite(rows, i)) which_.push_back(i);
     }
     const auto n_types = static_cast<Index>(types.size());
     least_.setConstant(n_types, n(), std::numeric_limits<double>::infinity());
     classes_.setConstant(n_types, n(), -1);
+    if (held_out_ != nullptr) {
+      p_values_.setConstant(n(), std::numeric_limits<double>::quiet_NaN());
+      margins_.setConstant(n(), std::numeric_limits<double>::quiet_NaN());
+    }
   }
 
   Index n() const { return static_cast<Index>(which_.size()); }
@@ -79,6 +83,15 @@ class Block {
       const Index to = which_[static_cast<std::size_t>(i)];
       result.scores.col(to) = least_.col(i).unaryExpr(&to_score);
       result.classes.col(to) = classes_.col(i);
+    }
+  }
+
+  void write(JudgedRows& result) const {
+    write(result.nearest);
+    for (Index i = 0; i < n(); ++i) {
+      const Index to = which_[static_cast<std::size_t>(i)];
+      result.p_values[to] = p_values_[i];
+      result.margins[to] = margins_[i];
     }
   }
 
@@ -148,14 +161,20 @@ class Block {
   }
 
   // Rows of which class c may be the nearest, unless they are measured already.
-  void find_near(std::size_t c, std::vector<Index>& some) const {
+  void find_near(std::size_t c, std::vector<Index>& some) {
     Eigen::Array<bool, Eigen::Dynamic, 1> near = Eigen::Array<bool, Eigen::Dynamic, 1>::Zero(n());
     for (std::size_t t = 0; t < types_.size(); ++t) {
       const double rest = std::abs(scorers_[c]->value(types_[t], Energies{}));
       const auto least = least_.row(static_cast<Index>(t)).transpose().array();
       // Never far where a number is not one.
-      near = near ||
-             !(low_scores(c, types_[t]) > least + kScoreSlack * least.abs() + kExactSlack * rest);
+      const Eigen::ArrayXd low = low_scores(c, types_[t]);
+      near = near || !(low > least + kScoreSlack * least.abs() + kExactSlack * rest);
+      if (held_out_ == nullptr) continue;
+      for (Index i = 0; i < n(); ++i) {
+        if (near[i] || std::isinf(low[i])) continue;  // measured already
+        const double slack = kScoreSlack * std::abs(low[i]) + kExactSlack * rest;
+        near[i] = may_decide(c, i, low[i] - slack);
+      }
     }
     some.clear();
     for (Index i = 0; i < n(); ++i) {
@@ -193,7 +212,8 @@ class Block {
           keep(t, block[i], c, value);
         } else {
           const double error = scorer.error(types_[t], e);
-          needed = needed || !(value - error > least_(static_cast<Index>(t), block[i]));
+          needed = needed || !(value - error > least_(static_cast<Index>(t), block[i])) ||
+                   (held_out_ != nullptr && may_decide(c, block[i], value - error));
         }
       }
       if (!needed) continue;
@@ -220,34 +240,56 @@ class Block {
       least = value;
       nearest = candidate;
     }
+    if (held_out_ == nullptr) return;
+    const float score = to_score(value);
+    raise(p_values_[i], held_out_->p_value(static_cast<Index>(c), score));
+    raise(margins_[i], held_out_->thresholds[static_cast<Index>(c)] - static_cast<double>(score));
+  }
+
+  // Whether a score of class c that is no less than `lowest` could raise a row's p-value or margin.
+  // The smallest p-value, of any score above all held-out ones, is known without the score.
+  bool may_decide(std::size_t c, Index i, double lowest) {
+    const auto own = static_cast<Index>(c);
+    if (!(held_out_->n_units[own] > 0)) return false;
+    const double margin = held_out_->thresholds[own] - lowest;
+    if (!std::isnan(margin) && !(margins_[i] >= margin)) return true;
+    const float score = to_score(lowest);
+    if (score > held_out_->scores[held_out_->starts[own + 1] - 1]) {
+      raise(p_values_[i], 1 / (held_out_->n_units[own] + 1));
+      return false;
+    }
+    return !(p_values_[i] >= held_out_->p_value(own, score));
+  }
+
+  // The larger of both; the other one where one is NaN.
+  static void raise(double& value, double candidate) {
+    if (!std::isnan(candidate) && !(value >= candidate)) value = candidate;
   }
 
   const RowsView& rows_;
   const std::vector<const Scorer*>& scorers_;
   const std::vector<ScoreType>& types_;
+  const HeldOutScores* held_out_;  // or nothing
   Scorer::Tile tile_;
-  std::vector<Index> which_;       // the rows that are finite: what `i` counts
-  Matrix<double> least_;           // (n_types, n)
-  Matrix<int> classes_;            // (n_types, n)
-  Matrix<float> low_residual_;     // (n_classes, n), or nothing where no type takes it
-  Matrix<float> low_mahalanobis_;  // (n_classes, n), likewise
+  std::vector<Index> which_;           // the rows that are finite: what `i` counts
+  Matrix<double> least_;               // (n_types, n)
+  Matrix<int> classes_;                // (n_types, n)
+  Matrix<float> low_residual_;         // (n_classes, n), or nothing where no type takes it
+  Matrix<float> low_mahalanobis_;      // (n_classes, n), likewise
+  Vector<double> p_values_, margins_;  // (n,), where there are held-out scores
 };
 
-}  // namespace
-
-NearestClasses score_nearest(const RowsView& rows, const std::vector<const Scorer*>& scorers,
-                             const Bounds* bounds, const std::vector<ScoreType>& types,
-                             int n_threads) {
+// Blocks of rows through the classes, into a result that can take them.
+template <typename Result>
+void go_through(const RowsView& rows, const std::vector<const Scorer*>& scorers,
+                const Bounds* bounds, const std::vector<ScoreType>& types,
+                const HeldOutScores* held_out, int n_threads, Result& result) {
   const Index n = rows.rows();
-  const auto n_types = static_cast<Index>(types.size());
-  NearestClasses result{
-      Matrix<float>::Constant(n_types, n, std::numeric_limits<float>::quiet_NaN()),
-      Matrix<int>::Constant(n_types, n, -1)};
   const Index step = block_rows(n, static_cast<Index>(scorers.size()), n_threads);
   // Whichever block finds it out first: that changes the time, never the result.
   std::atomic<bool> bounds_pay{bounds != nullptr && scorers.size() > 1};
   parallel_blocks(n, step, n_threads, [&](Index first, Index count) {
-    Block block(rows, first, count, scorers, types);
+    Block block(rows, first, count, scorers, types, held_out);
     if (bounds_pay) {
       if (block.measure_where_near(*bounds) > kMostLeft) bounds_pay = false;
     } else {
@@ -255,6 +297,37 @@ NearestClasses score_nearest(const RowsView& rows, const std::vector<const Score
     }
     block.write(result);
   });
+}
+
+NearestClasses none_yet(Index n_types, Index n) {
+  return {Matrix<float>::Constant(n_types, n, std::numeric_limits<float>::quiet_NaN()),
+          Matrix<int>::Constant(n_types, n, -1)};
+}
+
+}  // namespace
+
+double HeldOutScores::p_value(Index c, float score) const {
+  if (!(n_units[c] > 0) || std::isnan(score)) return std::numeric_limits<double>::quiet_NaN();
+  const float* const first = scores + starts[c];
+  const Index above = std::lower_bound(first, scores + starts[c + 1], score) - first;
+  return (1 + weights[starts[c] + c + above]) / (n_units[c] + 1);
+}
+
+NearestClasses score_nearest(const RowsView& rows, const std::vector<const Scorer*>& scorers,
+                             const Bounds* bounds, const std::vector<ScoreType>& types,
+                             int n_threads) {
+  NearestClasses result = none_yet(static_cast<Index>(types.size()), rows.rows());
+  go_through(rows, scorers, bounds, types, nullptr, n_threads, result);
+  return result;
+}
+
+JudgedRows judge(const RowsView& rows, const std::vector<const Scorer*>& scorers,
+                 const Bounds* bounds, ScoreType type, const HeldOutScores& held_out,
+                 int n_threads) {
+  const Index n = rows.rows();
+  const auto missing = Vector<double>::Constant(n, std::numeric_limits<double>::quiet_NaN());
+  JudgedRows result{none_yet(1, n), missing, missing};
+  go_through(rows, scorers, bounds, {type}, &held_out, n_threads, result);
   return result;
 }
 

@@ -28,6 +28,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from pydfm import _core
 from pydfm.features.labels import by_class
 from pydfm.model.fitting import FittedDFM
 from pydfm.model.held_out import HeldOutSample
@@ -343,6 +344,29 @@ class Calibration:
                 rejected[own] = p[own] <= max(alpha, least) + _ROUNDING
         return rejected
 
+    def for_core(self, alpha: float | None) -> _core.HeldOutScores | None:
+        """Return this for the core, with the thresholds of a level; None for folds and tails.
+
+        Parameters
+        ----------
+        alpha : float or None
+            None where no margins are asked for.
+        """
+        if self.in_folds or self.tails is not None:
+            return None
+        each = [own[0] for own in self.ranks]
+        starts = np.cumsum([0] + [len(own.scores) for own in each], dtype=np.int64)
+        thresholds = np.full(len(each), np.nan)
+        if alpha is not None:
+            thresholds = np.array([self.threshold(alpha, c) for c in range(len(each))])
+        return _core.HeldOutScores(
+            np.concatenate([own.scores for own in each]),
+            np.concatenate([own.weights for own in each]),
+            starts,
+            self.n_units,
+            thresholds,
+        )
+
     def own_p_values(self, c: int = 0) -> NDArray[np.float64]:
         """Return p-values (n,) of the held-out rows of the class at place `c` among the others."""
         own = [ranks.at_least(ranks.scores) / max(ranks.weights[0], 1) for ranks in self.ranks[c]]
@@ -372,6 +396,16 @@ def calibration_of(
     ValueError
         If there are no held-out scores of that type.
     """
+    found: Calibration = fitted.once(
+        ("calibration", score_type, tail, layer),
+        lambda: _calibration_of(fitted, score_type, tail, layer),
+    )
+    return found
+
+
+def _calibration_of(
+    fitted: FittedDFM, score_type: str, tail: str | None, layer: int | None
+) -> Calibration:
     held_out = fitted.held_out_of(score_type)
     sample = held_out.samples.get(score_type)
     if sample is None or len(sample.classes) == 0:
@@ -408,34 +442,39 @@ def thresholds(fitted: FittedDFM, score_type: str, alpha: float) -> NDArray[np.f
 
 
 def warn_of_few(calibration: Calibration, alpha: float) -> None:
-    """Warn where a level is below the smallest p-value, or a class has no held-out scores.
+    """Warn where a level is below the smallest p-value, or a class has no held-out scores."""
+    for message in few_held_out(calibration, alpha):
+        warnings.warn(message, stacklevel=4)
 
-    A modelled tail has no smallest one.
+
+def few_held_out(calibration: Calibration, alpha: float) -> list[str]:
+    """Return what to warn of: a level below the smallest p-value, classes without held-out scores.
+
+    A modelled tail has no smallest p-value.
     """
     names = calibration.classes
     counts = calibration.n_units
+    messages = []
     if not calibration.usable.all():
         assert names is not None
         some = [names[int(c)] for c in np.flatnonzero(~calibration.usable)]
         named = f"the class {some[0]!r} has" if len(some) == 1 else f"{len(some)} classes have"
-        warnings.warn(
+        messages.append(
             f"{named} no held-out scores, since nothing is left of a class without its only image "
-            "or group: other classes decide; fit with more of it",
-            stacklevel=4,
+            "or group: other classes decide; fit with more of it"
         )
     counted = np.array([t is None for t in calibration.tails or (None,) * len(counts)])
     few = calibration.usable & counted & (alpha * (counts + 1) + _ROUNDING < 1)
-    if not few.any():
-        return
-    c = int(np.where(few, counts, np.inf).argmin())
-    n, needed = int(counts[c]), math.ceil(1 / alpha - _ROUNDING) - 1
-    named = "" if names is None else f" of the class {names[c]!r}"
-    warnings.warn(
-        f"alpha is {alpha:.6g}, and {n} held-out images or groups{named} give no p-value below "
-        f"1 / {n + 1} = {1 / (n + 1):.3g}: that level is used; {needed - n} more are needed for "
-        f"{alpha:.6g}",
-        stacklevel=4,
-    )
+    if few.any():
+        c = int(np.where(few, counts, np.inf).argmin())
+        n, needed = int(counts[c]), math.ceil(1 / alpha - _ROUNDING) - 1
+        named = "" if names is None else f" of the class {names[c]!r}"
+        messages.append(
+            f"alpha is {alpha:.6g}, and {n} held-out images or groups{named} give no p-value below "
+            f"1 / {n + 1} = {1 / (n + 1):.3g}: that level is used; {needed - n} more are needed "
+            f"for {alpha:.6g}"
+        )
+    return messages
 
 
 def map_threshold(fitted: FittedDFM, alpha: float) -> float:

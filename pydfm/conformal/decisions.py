@@ -1,14 +1,17 @@
 """Decisions: p-values, margins and verdicts of rows, as functions of a fitted model."""
 
+import functools
 import math
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pydfm.conformal.calibration import Calibration, calibration_of, warn_of_few
-from pydfm.conformal.noise import warn_of_noise
+from pydfm import _core
+from pydfm.conformal.calibration import Calibration, calibration_of, few_held_out
+from pydfm.conformal.noise import uncertain_noise
 from pydfm.features.labels import by_class
 from pydfm.model.fitting import FittedDFM
 from pydfm.model.held_out import FoldModel
@@ -48,6 +51,10 @@ class Decider:
     alpha : float
     fdr : float or None
         The level that decides in place of alpha.
+    held_out : _core.HeldOutScores or None
+        What the core judges rows by in one pass; None where it cannot.
+    warned_of : tuple of str
+        What there is to say of decisions at this level.
     """
 
     score_type: str
@@ -55,6 +62,8 @@ class Decider:
     folds: tuple[FoldModel | None, ...]
     alpha: float
     fdr: float | None = None
+    held_out: _core.HeldOutScores | None = None
+    warned_of: tuple[str, ...] = ()
 
     @classmethod
     def of(
@@ -84,23 +93,51 @@ class Decider:
         ValueError
             If a level is out of its range, or there are no held-out scores.
         """
-        calibration = calibration_of(fitted, score_type, tail)
         if fdr is None:
             check_share("alpha", alpha)
-            warn_of_few(calibration, alpha)
-            if calibration.tails is None:
-                warn_of_noise(fitted, score_type, alpha)
         else:
             check_share("fdr", fdr)
-        return cls(score_type, calibration, fitted.held_out.folds, alpha, fdr)
+        # Every part of a frozen model's decisions is frozen, too.
+        decider: Decider = fitted.once(
+            ("decider", score_type, alpha, fdr, tail),
+            lambda: cls._make(fitted, score_type, alpha, fdr, tail),
+        )
+        for message in decider.warned_of:
+            warnings.warn(message, stacklevel=3)
+        return decider
+
+    @classmethod
+    def _make(
+        cls,
+        fitted: FittedDFM,
+        score_type: str,
+        alpha: float,
+        fdr: float | None,
+        tail: str | None,
+    ) -> "Decider":
+        calibration = calibration_of(fitted, score_type, tail)
+        warned_of = []
+        if fdr is None:
+            warned_of = few_held_out(calibration, alpha)
+            if calibration.tails is None:
+                warned_of += uncertain_noise(fitted, score_type, alpha)
+        held_out = calibration.for_core(alpha)
+        folds = fitted.held_out.folds
+        return cls(score_type, calibration, folds, alpha, fdr, held_out, tuple(warned_of))
 
     def p_values(self, scored: RowScores) -> NDArray[np.float64]:
         """Return the p-values (N,) of rows, the largest over the classes."""
+        judged = self._in_one_pass(scored)
+        if judged is not None:
+            return np.asarray(judged[1])
         each = under_folds(scored, self.score_type, self.folds)
         return best_over_classes(self.calibration.p_values, each, scored.classes)
 
     def margins(self, scored: RowScores) -> NDArray[np.float64]:
         """Return threshold less score (N,), the largest over the classes."""
+        judged = self._in_one_pass(scored)
+        if judged is not None:
+            return np.asarray(judged[2])
         each = under_folds(scored, self.score_type, self.folds)
 
         def of_class(own: NDArray[np.float32], c: int) -> NDArray[np.float64]:
@@ -110,8 +147,16 @@ class Decider:
 
     def measure(self, scored: RowScores) -> NDArray[np.float64]:
         """Return scores, p-values and margins (3, N) of rows, for `judge`."""
+        judged = self._in_one_pass(scored)
+        if judged is not None:
+            return judged
         p, margin = self.p_values(scored), self.margins(scored)
         return np.stack([scored.scores([self.score_type])[0].astype(np.float64), p, margin])
+
+    def _in_one_pass(self, scored: RowScores) -> NDArray[np.float64] | None:
+        """Return scores, p-values and margins (3, N) as the core gives them, or None."""
+        found = None if self.held_out is None else scored.judge(self.score_type, self.held_out)
+        return None if found is None else np.concatenate([found[0][None], found[1]])
 
     def judge(self, measured: NDArray[np.float64]) -> Assessment:
         """Return verdicts for all that `measure` gave (3, N); NaN stands for skipped images."""
@@ -130,8 +175,14 @@ def p_values(
     fitted: FittedDFM, score_types: Sequence[str], tail: str | None
 ) -> Callable[[RowScores], NDArray[np.float64]]:
     """Return a function that gives the p-values (T, N) of rows for T `score_types`."""
+
+    def decider(kind: str) -> Decider:
+        calibration = calibration_of(fitted, kind, tail)
+        held_out = calibration.for_core(None)
+        return Decider(kind, calibration, fitted.held_out.folds, math.nan, held_out=held_out)
+
     deciders = [
-        Decider(kind, calibration_of(fitted, kind, tail), fitted.held_out.folds, math.nan)
+        fitted.once(("p_values", kind, tail), functools.partial(decider, kind))
         for kind in score_types
     ]
 

@@ -14,7 +14,6 @@ have to expect.
 """
 
 import math
-import warnings
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,10 +29,10 @@ _LOWEST, _HIGHEST = 0.6, 2.0
 _LEAST_REJECTED = 3
 
 
-def warn_of_noise(fitted: FittedDFM, score_type: str, alpha: float) -> None:
-    """Warn where ppca's noise variance keeps the false-alarm rate far from `alpha`."""
+def uncertain_noise(fitted: FittedDFM, score_type: str, alpha: float) -> list[str]:
+    """Return what to warn of where ppca's noise variance keeps false alarms far from `alpha`."""
     if not SCORES[score_type].noise or fitted.calibration != "loo":
-        return
+        return []
     layers = fitted.model.layers
     for i, layer in enumerate(layers):
         if layer.patch or layer.density.mixtures is not None:
@@ -42,14 +41,13 @@ def warn_of_noise(fitted: FittedDFM, score_type: str, alpha: float) -> None:
         expected, level = _expected_rate(fitted, i, calibration, alpha)
         if not _LOWEST <= expected / level <= _HIGHEST:
             named = f" of the layer '{layer.name}'" if len(layers) > 1 else ""
-            warnings.warn(
+            return [
                 f"score_type is {score_type!r}, whose noise variance{named} changes so much with "
                 f"each image that about {100 * expected:.1f} % of normal images, not "
                 f"{100 * level:.1f} %, will be called anomalous at that level; take 'fre' or "
-                "'nll', or more images",
-                stacklevel=4,
-            )
-            return
+                "'nll', or more images"
+            ]
+    return []
 
 
 def _expected_rate(

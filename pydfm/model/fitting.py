@@ -1,7 +1,7 @@
 """From a training state to a fitted model: `freeze` is the one place that fits."""
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -81,6 +81,18 @@ class FittedDFM:
             found = self.pending.compute(self.model, background=background)
             object.__setattr__(self, "_held_out", found)
         return found
+
+    def once(self, key: tuple[Any, ...], compute: Callable[[], Any]) -> Any:
+        """Return what `compute` makes of this model; kept under `key` from the first time on."""
+        kept: dict[tuple[Any, ...], Any] = vars(self).get("_kept", {})
+        if key not in kept:
+            kept = {**kept, key: compute()}  # another thread may read the old one
+            object.__setattr__(self, "_kept", kept)
+        return kept[key]
+
+    def __getstate__(self) -> dict[str, Any]:
+        # What is computed again when it is asked for.
+        return {name: value for name, value in vars(self).items() if name != "_kept"}
 
     def score(
         self, features: NDArray[Any], n_threads: int, classes: NDArray[np.intp] | None = None

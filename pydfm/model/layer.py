@@ -64,6 +64,22 @@ class LayerModel:
         """Return scores (T, N) of `features` (N, D), and their classes; see `Density.score`."""
         return self._score(take_columns(features, self.columns), score_types, n_threads, classes)
 
+    def judges(self, score_type: str) -> bool:
+        """Whether `judge` has this score type."""
+        return not self.patch and self.density.judges(score_type)
+
+    def judge(
+        self,
+        features: NDArray[Any],
+        score_type: str,
+        held_out: _core.HeldOutScores,
+        n_threads: int,
+    ) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
+        """Return scores (N,), and p-values and margins (2, N), in one pass; see `Density.judge`."""
+        return self.density.judge(
+            take_columns(features, self.columns), score_type, held_out, n_threads
+        )
+
     def class_scores(
         self, features: NDArray[Any], score_type: str, n_threads: int
     ) -> NDArray[np.float32]:

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pydfm import _core
 from pydfm.model.anomaly_map import smooth
 from pydfm.model.model import Model
 
@@ -94,6 +95,21 @@ class RowScores:
         """Return scores (L, C, N) of each layer under each class, or (L, 1, N)."""
         key = ("layer classes", score_type)
         return self._once(key, lambda: self._layer_class_scores(score_type))
+
+    def judge(
+        self, score_type: str, held_out: _core.HeldOutScores
+    ) -> tuple[NDArray[np.float32], NDArray[np.float64]] | None:
+        """Return scores (N,), and p-values and margins (2, N), the largest over the classes.
+
+        From one pass over the rows, which need not be scored under every class; None where there is
+        no such pass: under given classes, with several layers, patches, mixtures, or scores that
+        compare classes.
+        """
+        model = self.model
+        one = len(model.layers) == 1 and self.classes is None and not model.by_maps(score_type)
+        if not one or not model.layers[0].judges(score_type):
+            return None
+        return model.layers[0].judge(self._features, score_type, held_out, self._n_threads)
 
     def nearest(self, score_type: str) -> NDArray[np.intp]:
         """Return the class (N,), by its place, under which each row scores the least."""

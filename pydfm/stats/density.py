@@ -149,6 +149,48 @@ class Density:
             scores = np.minimum(scores, theirs)
         return scores, nearest
 
+    def judges(self, score_type: str) -> bool:
+        """Whether `judge` has this score type: one of several Gaussian classes, of one input."""
+        several = len(self.subspaces) > 1 and self.mixtures is None
+        return several and SCORES[score_type].inputs == (score_type,)
+
+    def judge(
+        self,
+        features: NDArray[Any],
+        score_type: str,
+        held_out: _core.HeldOutScores,
+        n_threads: int,
+    ) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
+        """Return scores (N,) of `features` (N, D), and p-values and margins (2, N), in one pass.
+
+        Parameters
+        ----------
+        features : ndarray of shape (N, D)
+        score_type : str
+        held_out : _core.HeldOutScores
+            Of each class, with thresholds.
+        n_threads : int
+
+        Raises
+        ------
+        ValueError
+            If a row holds NaN or infinity.
+        """
+        scores, judged = [], []
+        for first, rows in blocks(features):
+            own, _, p, margins = _core.judge(
+                rows,
+                self._classes(n_threads),
+                held_out,
+                score_type=score_type,
+                n_threads=n_threads,
+            )
+            if np.isnan(own).any():
+                check_finite(rows, first)
+            scores.append(own[0])
+            judged.append(np.stack([p, margins]))
+        return np.concatenate(scores), np.concatenate(judged, axis=1)
+
     def _classes(self, n_threads: int) -> _core.Classes:
         """Return the core's preparation of the classes, which is made once."""
         if "_prepared" not in vars(self):

@@ -137,14 +137,13 @@ def _distances(
     if not parts:
         return
     classes, places, units = (np.concatenate(own) for own in list(zip(*parts, strict=True))[1:])
+    ends = np.cumsum([len(part.rows) for part in parts])
     for _, of_class in by_class(classes):
         one = np.unique(units[of_class], return_index=True)[1]
         own = of_class[np.sort(one)][:_MOST]
-        rows, begin = np.empty((len(own), parts[0].rows.shape[1])), 0
-        for part in parts:
-            here = (own >= begin) & (own < begin + len(part.rows))
-            rows[here] = part.rows[own[here] - begin]
-            begin += len(part.rows)
+        rows = np.empty((len(own), parts[0].rows.shape[1]))
+        for k, here in by_class(np.searchsorted(ends, own, side="right")):
+            rows[here] = parts[k].rows[own[here] - ends[k] + len(parts[k].rows)]
         _, products = _core.gram(rows, n_threads=n_threads)
         lengths = np.diag(products)
         yield lengths[:, None] + lengths - 2 * products, places[own]

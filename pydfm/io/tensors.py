@@ -57,8 +57,9 @@ def model_to_tensors(model: Model) -> tuple[dict[str, Any], Tensors]:
     for i, layer in enumerate(model.layers):
         density, prefix = layer.density, f"{LAYER}{i}"
         shared = _put(tensors, prefix, density.subspaces)
-        if density.background is not None:
-            _put(tensors, f"{prefix}.background", [density.background])
+        background = density.background
+        if background is not None:
+            _put(tensors, f"{prefix}.background", [background])
         for c, mixture in enumerate(density.mixtures or ()):
             _put(tensors, f"{prefix}.mixture.{c}", mixture.gaussians)
             tensors[f"{prefix}.mixture.{c}.weights"] = mixture.weights
@@ -76,7 +77,7 @@ def model_to_tensors(model: Model) -> tuple[dict[str, Any], Tensors]:
                 "standardised": layer.scale is not None,
                 "standardised_score": None if layer.scale is None else layer.scale.score_type,
                 "shared_components": shared,
-                "background": density.background is not None,
+                "background": density.together is not None,
                 "mixtures": [mixture.n_samples for mixture in density.mixtures or ()],
             }
         )

@@ -10,6 +10,7 @@ share does not. It may be negative.
 """
 
 import contextlib
+import functools
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -38,14 +39,14 @@ class Density:
     ----------
     subspaces : tuple of Subspace
         One for each class; tied ones share their components.
-    background : Subspace or None
-        Subspace of all rows together; where there are several classes.
+    together : Subspace, callable or None
+        Subspace of all rows together, or what fits it; where there are several classes.
     mixtures : tuple of Mixture or None
         One for each class, in the coordinates of its subspace.
     """
 
     subspaces: tuple[Subspace, ...]
-    background: Subspace | None = None
+    together: Subspace | Callable[[], Subspace] | None = None
     mixtures: tuple[Mixture, ...] | None = None
 
     @property
@@ -53,11 +54,21 @@ class Density:
         """Number of features per row, D."""
         return len(self.subspaces[0].mean)
 
+    @property
+    def background(self) -> Subspace | None:
+        """Subspace of all rows together, fitted when it is first asked for."""
+        if not callable(self.together):
+            return self.together
+        if "_background" not in vars(self):
+            object.__setattr__(self, "_background", self.together())
+        background: Subspace = vars(self)["_background"]
+        return background
+
     def check_scores(self, score_types: Sequence[str], classes: Sequence[Any] | None) -> None:
         """Raise ValueError if the classes cannot give one of the `score_types`."""
         for kind in score_types:
             score = SCORES[kind]
-            if score.background and self.background is None:
+            if score.background and self.together is None:
                 raise ValueError(
                     f"score_type is {kind!r}, which compares classes with all of them together; "
                     "fit with the labels of at least two classes, and with covariance='class' or "
@@ -201,8 +212,10 @@ class Density:
         return prepared_classes
 
     def __getstate__(self) -> dict[str, Any]:
-        # As a subspace's scorer, it is made for this processor.
-        return {name: value for name, value in vars(self).items() if name != "_prepared"}
+        # As a subspace's scorer, what is prepared is made for this processor; and what fits the
+        # background holds all rows.
+        kept = {name: value for name, value in vars(self).items() if name[0] != "_"}
+        return {**kept, "together": self.background}
 
     def _class_scores(
         self, c: int, rows: Any, score_types: Sequence[str], n_threads: int
@@ -331,12 +344,13 @@ def fit_density(
         subspaces = tuple(fits[0].subspaces[c] if tied else fits[c].subspaces[0] for c in order)
         background = None
         if len(subspaces) > 1:
-            background = fit_background(
+            background = functools.partial(
+                _background_of,
                 {c: cells[c] for c in used},
                 n_components=n_components,
                 regularization=regularization,
                 n_threads=n_threads,
-            ).subspaces[0]
+            )
         _warn_of_sketch(subspaces)
         _check_components(subspaces, n_components, tied, n_samples, classes)
         mixtures = None
@@ -348,6 +362,11 @@ def fit_density(
             )
             _warn_of_sampling(mixtures, n_samples)
     return DensityFit(Density(subspaces, background, mixtures), fits, tied)
+
+
+def _background_of(cells: Mapping[int, Accumulator], **options: Any) -> Subspace:
+    """Return the subspace of the rows of all classes together; see `fit_background`."""
+    return fit_background(cells, **options).subspaces[0]
 
 
 def fit_background(

@@ -152,6 +152,9 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
     on_error : {"raise", "skip"}, default="raise"
         What happens at an image that cannot be read. With "skip" it is left out of a fit, and its
         score is NaN; a warning counts such images, and ``skipped_`` lists them.
+    max_pixels : int, optional
+        Largest number of pixels of an image file. Default: Pillow's bound, twice
+        ``PIL.Image.MAX_IMAGE_PIXELS``, and none where that is None.
     calibration : {"loo", "kfold", "split"} or None, default="loo"
         How held-out scores are made: scores of normal images under a model that has not seen them,
         from which p-values and thresholds come. What is left out is a unit: an image, or a group
@@ -244,9 +247,9 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
     Notes
     -----
     A parameter that is set after a fit counts at once if it belongs to decisions or to how things
-    are computed (score_type, alpha, device, batch_size, n_threads, on_error, verbose). Any other
-    counts at the next fit; where the model is used before, a warning says so. `partial_fit`,
-    `merge` and `forget` change the rows; the model of all rows is computed when it is next used.
+    are computed (score_type, alpha, device, batch_size, n_threads, on_error, max_pixels, verbose).
+    Any other counts at the next fit; where the model is used before, a warning says so.
+    `partial_fit`, `merge` and `forget` change the rows; the model of all rows is computed when it is next used.
     `recalibrate` changes the held-out scores and keeps the model.
     Threads may share an estimator: those that change it wait for each other, and scores are those
     of the model at the call.
@@ -305,6 +308,7 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         batch_size: int = DEFAULTS["batch_size"],
         n_threads: int | None = DEFAULTS["n_threads"],
         on_error: str = DEFAULTS["on_error"],
+        max_pixels: int | None = DEFAULTS["max_pixels"],
         calibration: str | None = DEFAULTS["calibration"],
         max_memory: str | int | None = DEFAULTS["max_memory"],
         alpha: float = DEFAULTS["alpha"],
@@ -334,6 +338,7 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         self.batch_size = batch_size
         self.n_threads = n_threads
         self.on_error = on_error
+        self.max_pixels = max_pixels
         self.calibration = calibration
         self.max_memory = max_memory
         self.alpha = alpha
@@ -1584,6 +1589,7 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
             verbose=self.verbose,
             n_features=n_features,
             checkpoint=checkpoint,
+            max_pixels=self.max_pixels,
         )
 
     def _scored(

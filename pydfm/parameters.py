@@ -183,7 +183,7 @@ def _check_count(name: str, value: Any) -> None:
     check_integer(name, value, 1)
 
 
-def _check_threads(name: str, value: Any) -> None:
+def _check_optional_count(name: str, value: Any) -> None:
     if value is not None:
         check_integer(name, value, 1)
 
@@ -411,7 +411,7 @@ PARAMETERS: Final[dict[str, Parameter]] = {
             "n_threads",
             None,
             "runtime",
-            _check_threads,
+            _check_optional_count,
             "Threads; default: the cores this process may use.",
             Option(int, name="threads"),
             saved=False,
@@ -429,6 +429,14 @@ PARAMETERS: Final[dict[str, Parameter]] = {
                 parse=lambda skip: "skip" if skip else "raise",
                 help="Leave out images that cannot be read.",
             ),
+        ),
+        Parameter(
+            "max_pixels",
+            None,
+            "runtime",
+            _check_optional_count,
+            "Largest number of pixels of an image file; default: Pillow's bound.",
+            Option(int),
         ),
         Parameter(
             "calibration",

@@ -17,6 +17,7 @@ from pydfm.cli.options import (
     MovedWeights,
     Ray,
     load_model,
+    printable,
     ray_data_set,
 )
 
@@ -89,7 +90,9 @@ def score(
         with Heatmaps(folder if folder.is_dir() else folder.parent, maps) as heatmaps:
             columns = _columns(dfm, paths, use_ray, decider, heatmaps, smoothing)
             heatmaps.write()
-    table = _csv({"path": paths, **columns})
+    if "class" in columns:
+        columns["class"] = [_cell(name) for name in columns["class"]]
+    table = _csv({"path": [_cell(path) for path in paths], **columns})
     if output is None:
         sys.stdout.write(table)
     else:
@@ -197,6 +200,11 @@ def _batches(
         if with_pixels:  # they stayed with the workers
             pixels = np.stack([read_image(paths[i], convert) for i in places])
         yield places, features[places], pixels
+
+
+def _cell(text: str) -> str:
+    """Return `text` as a cell that is one line, steers no terminal, and is no formula."""
+    return printable("'" + text if text.startswith(("=", "+", "-", "@")) else text)
 
 
 def _csv(columns: dict[str, list[str]]) -> str:

@@ -6,8 +6,9 @@ from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image
 
+from pydfm.features.pictures.orientation import upright
 from pydfm.runtime.checks import check_integer
 
 IMAGENET_MEAN: Final = (0.485, 0.456, 0.406)
@@ -85,7 +86,7 @@ class Preprocessing:
 
         The image is rotated as its EXIF orientation says.
         """
-        image = as_8_bit(ImageOps.exif_transpose(image))
+        image = as_8_bit(upright(image))
         height, width = self._resized(image.height, image.width)
         top, left, bottom, right = self._box(height, width)
         if max(height, width) <= _LONGEST:

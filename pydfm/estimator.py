@@ -249,7 +249,8 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
     A parameter that is set after a fit counts at once if it belongs to decisions or to how things
     are computed (score_type, alpha, device, batch_size, n_threads, on_error, max_pixels, verbose).
     Any other counts at the next fit; where the model is used before, a warning says so.
-    `partial_fit`, `merge` and `forget` change the rows; the model of all rows is computed when it is next used.
+    `partial_fit`, `merge` and `forget` change the rows; the model of all rows is computed when it
+    is next used.
     `recalibrate` changes the held-out scores and keeps the model.
     Threads may share an estimator: those that change it wait for each other, and scores are those
     of the model at the call.

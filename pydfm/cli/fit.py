@@ -110,9 +110,10 @@ def _fit_on_ray(
 ) -> "DFM":
     from pydfm.features.images import list_images
     from pydfm.features.labels import RowLabels
+    from pydfm.features.pictures.pages import with_pages
     from pydfm.parallel.ray import fit
 
-    paths = list_images(folder)
+    paths = with_pages(list_images(folder))
     items: list[dict[str, Any]] = [{"path": path} for path in paths]
     columns: dict[str, RowLabels] = {}
     if classes:

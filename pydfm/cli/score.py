@@ -65,13 +65,14 @@ def score(
 ) -> None:
     """Score images: CSV with path, score (larger = more anomalous), p-value and verdict."""
     from pydfm.features.images import list_images
+    from pydfm.features.pictures.pages import with_pages
     from pydfm.runtime.files import check_output, write_file
 
     if output is not None:
         check_output(output)
     elif sys.stdout is None:
         raise OSError("standard output is closed; name a file with --output")
-    paths = list_images(folder)
+    paths = with_pages(list_images(folder))
     if maps is not None:
         from pydfm.report.heatmaps import check_folder
 

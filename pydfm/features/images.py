@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pydfm.features.pictures.limits import check_pixels, pillow_without_bound
+from pydfm.features.pictures.pages import seek_page, split_page
 
 # Pillow names these formats, but does not read their pixels by itself.
 _NOT_READ: Final = frozenset({"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"})
@@ -44,7 +45,7 @@ def list_images(path: str | os.PathLike[str]) -> list[str]:
         If the folder has no images.
     """
     root = Path(path)
-    if root.is_file():
+    if root.is_file() or split_page(path)[1] is not None:
         return [str(root)]
     if not root.is_dir():
         raise FileNotFoundError(f"there is no file or folder '{root}'")
@@ -83,8 +84,9 @@ def list_images(path: str | os.PathLike[str]) -> list[str]:
 def read_image(
     source: Any, convert: Callable[[Image.Image], Any], max_pixels: int | None = None
 ) -> Any:
-    """Open `source` (a path, a file or a PIL image) and return what `convert` makes of it.
+    """Open `source` and return what `convert` makes of it.
 
+    It is a path, a page FILE#NUMBER, an open file or a PIL image.
     `max_pixels` bounds the size of files; None is Pillow's bound.
 
     Raises
@@ -98,7 +100,10 @@ def read_image(
         is_path = isinstance(source, str | os.PathLike)
         if is_path and Path(source).exists() and not Path(source).is_file():
             raise ImageError("it is not a file")  # a pipe may wait for ever
-        with pillow_without_bound() as bound, Image.open(source) as image:
+        file, page = split_page(source) if is_path else (source, None)
+        with pillow_without_bound() as bound, Image.open(file) as image:
+            if page is not None:
+                seek_page(image, page)
             check_pixels(image.size, bound if max_pixels is None else max_pixels)
             return convert(image)
     except Exception as error:  # PIL raises nearly everything for one broken file or another

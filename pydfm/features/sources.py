@@ -4,7 +4,7 @@ import io
 import os
 import warnings
 from bisect import insort
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -19,6 +19,7 @@ from PIL import Image
 from pydfm.features.arrays import FeatureSource, as_array, is_array
 from pydfm.features.images import ImageError, list_images, read_image
 from pydfm.features.labels import RowLabels
+from pydfm.features.pictures.pages import split_page, with_pages
 from pydfm.features.transforms import Preprocessing
 from pydfm.runtime.checks import check_choice
 
@@ -101,7 +102,9 @@ class ImageSource:
         elif isinstance(X, list | tuple):
             self.total = sum(len(x) if getattr(x, "ndim", 0) == 4 else 1 for x in X)
             if all(isinstance(path, str | os.PathLike) for path in X):
-                self.names = [os.fspath(path) for path in X]
+                self.names = with_pages(os.fspath(path) for path in X)
+                self.total = len(self.names)
+            _check_frames(X)
         self._elements: Iterable[Any] = X
         if self.total == 0:
             raise ValueError(f"X is empty; it must be {_FORMS}")
@@ -357,6 +360,8 @@ def _taken(data: Any) -> Any:
     try:
         if isinstance(data, Image.Image):
             return read_image(data, Image.Image.copy)
+        if split_page(data)[1] is not None:
+            return read_image(data, Image.Image.copy)
         path = Path(data)
         return io.BytesIO(path.read_bytes()) if path.is_file() else data
     except ImageError as error:
@@ -382,6 +387,13 @@ def _grouped(batches: Iterable[Any], batch_size: int, *, copy: bool) -> Iterator
         data = without_labels(element)
         if isinstance(data, str | os.PathLike | Image.Image):
             new_kind: Any = "to decode"
+            if isinstance(data, str | os.PathLike):
+                pages = with_pages([os.fspath(data)])
+                if len(pages) > 1:
+                    yield from flush()
+                    yield [_taken(page) for page in pages]
+                    continue
+                data = pages[0]
             data = _taken(data) if copy else data
         elif is_array(data) and data.ndim == 4:
             yield from flush()
@@ -401,6 +413,19 @@ def _grouped(batches: Iterable[Any], batch_size: int, *, copy: bool) -> Iterator
             kind = new_kind
         singles.append(data)
     yield from flush()
+
+
+def _check_frames(images: Sequence[Any]) -> None:
+    """Raise ValueError if one open file of several pages stands for several images."""
+    counts = Counter(id(image) for image in images if isinstance(image, Image.Image))
+    for image in images:
+        count = counts[id(image)]
+        if count < 2 or getattr(image, "n_frames", 1) < 2:
+            continue
+        raise ValueError(
+            f"X holds one open file {count} times, and it is at one page only; pass the path, "
+            "which stands for all its pages, or copies of the pages (image.copy())"
+        )
 
 
 def _check_images(array: Any) -> None:

@@ -29,6 +29,7 @@ from pydfm.features.backbones import AS_SAVED
 from pydfm.features.extractor import Extractor, FeatureSpec, feature_batches
 from pydfm.features.images import image_hashes
 from pydfm.features.labels import RowLabels, as_labels, find_classes, warn_of_ignored
+from pydfm.features.pictures.intensity import resolve_intensity
 from pydfm.features.sources import (
     ImageSource,
     Skipped,
@@ -142,6 +143,11 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         images may have any values.
     device : str or torch.device, optional
         Where the network runs. Default: CUDA where there is a GPU, else the CPU.
+    intensity : {"auto", "8bit", "10bit", "12bit", "14bit", "16bit"} or (low, high), default="auto"
+        Black and white of grey images of more than 8 bits, the same for all images; those beyond
+        are refused. "auto" is the smallest depth that the images of the first fit declare (TIFF,
+        PNG) or need: of files all headers and up to 64 images, of an iterable its first. (low, high)
+        is for float images too.
     precision : {"float32", "bfloat16", "float16"}, default="float32"
         Precision of the network; the statistics are always float64.
     batch_size : int, default=32
@@ -304,6 +310,7 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         image_size: int | tuple[int, int] | None = DEFAULTS["image_size"],
         mean: float | Sequence[float] | None = DEFAULTS["mean"],
         std: float | Sequence[float] | None = DEFAULTS["std"],
+        intensity: str | tuple[float, float] = DEFAULTS["intensity"],
         device: "str | torch.device | None" = DEFAULTS["device"],
         precision: str = DEFAULTS["precision"],
         batch_size: int = DEFAULTS["batch_size"],
@@ -334,6 +341,7 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         self.image_size = image_size
         self.mean = mean
         self.std = std
+        self.intensity = intensity
         self.device = device
         self.precision = precision
         self.batch_size = batch_size
@@ -452,7 +460,7 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         source, row_labels = open_labelled(X, self.on_error, labels)
         row_groups = open_groups(source, groups)
         seed = draw_seed(self.random_state)
-        extractor = self._build_extractor(seed) if isinstance(source, ImageSource) else None
+        extractor = self._build_extractor(seed, source) if isinstance(source, ImageSource) else None
         _check_combine(
             self.combine, outliers, 1 if extractor is None else len(extractor.spec.layers)
         )
@@ -527,7 +535,9 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         seed = 0
         if training is None:
             seed = draw_seed(self.random_state)
-            extractor = self._build_extractor(seed) if images else None
+            extractor = (
+                self._build_extractor(seed, source) if isinstance(source, ImageSource) else None
+            )
         else:
             self._check_unchanged()
             if images != (training.spec is not None):
@@ -1463,7 +1473,7 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
                 stacklevel=3,
             )
 
-    def _build_extractor(self, seed: int) -> Extractor:
+    def _build_extractor(self, seed: int, source: ImageSource) -> Extractor:
         return Extractor.build(
             self.backbone,
             self.weights,
@@ -1477,6 +1487,7 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
             random_state=seed,
             device=self.device,
             progress=self.verbose,
+            intensity=resolve_intensity(self.intensity, source.look_at()),
         )
 
     def _ready_extractor(self) -> Extractor:

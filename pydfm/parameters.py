@@ -12,6 +12,7 @@ from typing import Any, Final, Literal
 import numpy as np
 
 from pydfm.features.backbones import describe_backbones
+from pydfm.features.pictures.intensity import check_intensity
 from pydfm.runtime.checks import (
     check_choice,
     check_integer,
@@ -172,6 +173,14 @@ def draw_seed(random_state: Any) -> int:
         source = np.random if random_state is None else random_state
         return int(source.randint(_SEEDS, dtype=np.uint32))
     return int(random_state)
+
+
+def _parse_intensity(text: str) -> Any:
+    """Return the value that "12bit" or "0,4095" on the command line stands for."""
+    try:
+        return tuple(float(part) for part in text.split(",")) if "," in text else text
+    except ValueError:
+        return text  # the check names it
 
 
 def _check_flag(name: str, value: Any) -> None:
@@ -381,6 +390,19 @@ PARAMETERS: Final[dict[str, Parameter]] = {
             "features",
             _at_the_fit,
             "Standard deviation of the pixels, divided by before the network.",
+        ),
+        Parameter(
+            "intensity",
+            "auto",
+            "features",
+            check_intensity,
+            "Black and white of grey images of more than 8 bits.",
+            Option(
+                metavar="DEPTH|LOW,HIGH",
+                parse=_parse_intensity,
+                help="Black and white of grey images of more than 8 bits: auto, 8bit, 10bit, 12bit, "
+                "14bit, 16bit, or two numbers, LOW,HIGH.",
+            ),
         ),
         Parameter(
             "device",

@@ -188,6 +188,7 @@ def _batches(
     import numpy as np
 
     from pydfm.features.images import read_image
+    from pydfm.features.transforms import stack
     from pydfm.parallel.ray import extract
 
     data = ray_data_set([{"path": path} for path in paths], n_workers)
@@ -199,7 +200,7 @@ def _batches(
         places = found[first : first + dfm.batch_size]
         pixels = None
         if with_pixels:  # they stayed with the workers
-            pixels = np.stack([read_image(paths[i], convert) for i in places])
+            pixels = stack([read_image(paths[i], convert, dfm.max_pixels) for i in places])
         yield places, features[places], pixels
 
 

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
@@ -133,6 +133,7 @@ class Extractor:
         random_state: int,
         device: "str | torch.device | None",
         progress: bool,
+        intensity: str | tuple[float, float] | None = None,
     ) -> "Extractor":
         """Build an extractor from the parameters of a `DFM`; see there."""
         from pydfm.features.network import Backbone
@@ -142,7 +143,9 @@ class Extractor:
         network = load_network(
             backbone, weights, layers, random_state=random_state, progress=progress
         )
-        preprocessing = network.preprocessing.with_changes(image_size, mean, std)
+        preprocessing = replace(
+            network.preprocessing.with_changes(image_size, mean, std), intensity=intensity
+        )
         ready = Backbone(
             network,
             preprocessing,

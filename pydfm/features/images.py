@@ -10,10 +10,11 @@ from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from pydfm.features.pictures.limits import check_pixels, pillow_without_bound
 from pydfm.features.pictures.pages import seek_page, split_page
+from pydfm.features.pictures.tiff import is_misread, is_tiff, read_tiff
 
 # Pillow names these formats, but does not read their pixels by itself.
 _NOT_READ: Final = frozenset({"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"})
@@ -105,7 +106,14 @@ def read_image(
             if page is not None:
                 seek_page(image, page)
             check_pixels(image.size, bound if max_pixels is None else max_pixels)
-            return convert(image)
+            return convert(read_tiff(file, page) if is_misread(image) else image)
+    except UnidentifiedImageError as error:
+        try:
+            if is_tiff(file):
+                return convert(read_tiff(file, page))
+        except Exception as unknown:
+            raise ImageError(str(unknown) or type(unknown).__name__) from unknown
+        raise ImageError("it is not an image") from error
     except Exception as error:  # PIL raises nearly everything for one broken file or another
         reason = "it is not an image" if "cannot identify" in str(error) else str(error)
         reason = "there is no such file" if isinstance(error, FileNotFoundError) else reason

@@ -20,7 +20,7 @@ from pydfm.features.arrays import FeatureSource, as_array, is_array
 from pydfm.features.images import ImageError, list_images, read_image
 from pydfm.features.labels import RowLabels
 from pydfm.features.pictures.pages import split_page, with_pages
-from pydfm.features.transforms import Preprocessing
+from pydfm.features.transforms import Preprocessing, stack
 from pydfm.runtime.checks import check_choice
 
 _FORMS = (
@@ -72,6 +72,8 @@ class ImageSource:
         Whether an image that cannot be read raises an error or is skipped.
     total : int, optional
         Number of images, where it is known beforehand and X has no length.
+    first : object, optional
+        First image of an iterable, which is in X too.
 
     Attributes
     ----------
@@ -87,7 +89,10 @@ class ImageSource:
         Largest number of pixels of a file; None for Pillow's bound.
     """
 
-    def __init__(self, X: Any, on_error: str = "raise", total: int | None = None) -> None:
+    def __init__(
+        self, X: Any, on_error: str = "raise", total: int | None = None, first: Any = None
+    ) -> None:
+        self._first = first
         self.names: list[str] | None = None
         self.total = total
         self.count = 0
@@ -134,6 +139,13 @@ class ImageSource:
                 part = group[begin : begin + batch_size]
                 yield from self._convert(part, preprocessing, batch_size, n_threads)
 
+    def look_at(self) -> list[Any]:
+        """Return what can be looked at before reading: paths, or PIL images of a list."""
+        if self.names is not None:
+            return list(self.names)
+        known = self._elements if isinstance(self._elements, list | tuple) else [self._first]
+        return [one for one in known if isinstance(one, str | os.PathLike | Image.Image)]
+
     def place(self, index: int) -> str:
         """Return an image's name for messages: its path, or its number."""
         return f"'{self.names[index]}'" if self.names is not None else f"{index} of X"
@@ -167,7 +179,7 @@ class ImageSource:
     def _read(
         self, items: Sequence[Any], preprocessing: Preprocessing, batch_size: int, n_threads: int
     ) -> Iterator[Batch]:
-        pixels: list[NDArray[np.uint8]] = []
+        pixels: list[NDArray[Any]] = []
         indices: list[int] = []
         for result in _ahead(
             lambda item: _read_one(item, preprocessing.from_pil, self.max_pixels),
@@ -182,10 +194,10 @@ class ImageSource:
             except ImageError as error:
                 self.skip(index, f"cannot read image {self.place(index)}: {error}", error)
             if len(pixels) == batch_size:
-                yield Batch(np.stack(pixels), indices)
+                yield Batch(stack(pixels), indices)
                 pixels, indices = [], []
         if pixels:
-            yield Batch(np.stack(pixels), indices)
+            yield Batch(stack(pixels), indices)
 
 
 def open_source(
@@ -248,7 +260,8 @@ def open_source(
     data = without_labels(first)
     if is_array(data) and data.ndim == 2:
         return FeatureSource(map(without_labels, everything))
-    return ImageSource(everything, on_error, total=_length(getattr(X, "dataset", X)))
+    total = _length(getattr(X, "dataset", X))
+    return ImageSource(everything, on_error, total=total, first=data)
 
 
 def open_labelled(

@@ -28,5 +28,10 @@ def orientation(image: Image.Image) -> int:
 def upright(image: Image.Image) -> Image.Image:
     """Return `image` turned as its EXIF orientation says."""
     image.load()  # Pillow turns a TIFF here, and PNG may have its tags after the pixels
-    turn = _TURNS.get(orientation(image))
+    return turned(image, orientation(image))
+
+
+def turned(image: Image.Image, value: int) -> Image.Image:
+    """Return `image` turned as the EXIF orientation `value` says."""
+    turn = _TURNS.get(value)
     return image if turn is None else image.transpose(turn)

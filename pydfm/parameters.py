@@ -400,8 +400,8 @@ PARAMETERS: Final[dict[str, Parameter]] = {
             Option(
                 metavar="DEPTH|LOW,HIGH",
                 parse=_parse_intensity,
-                help="Black and white of grey images of more than 8 bits: auto, 8bit, 10bit, 12bit, "
-                "14bit, 16bit, or two numbers, LOW,HIGH.",
+                help="Black and white of grey images of more than 8 bits: auto, 8bit, 10bit, "
+                "12bit, 14bit, 16bit, or two numbers, LOW,HIGH.",
             ),
         ),
         Parameter(

@@ -141,14 +141,14 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
     mean, std : float or three floats, optional
         Normalisation of pixels in [0, 1]. Default: that of the weights. With ``mean=0, std=1``
         images may have any values.
-    device : str or torch.device, optional
-        Where the network runs. Default: CUDA where there is a GPU, else the CPU.
     intensity : str or (float, float), default="auto"
         Black and white of grey images of more than 8 bits, the same for all images; those beyond
         are refused. "8bit", "10bit", "12bit", "14bit" and "16bit" are depths. "auto" is the
         smallest that the images of the first fit declare (TIFF, PNG) or need: of files all headers
         and the pixels of up to 64, of an iterable its first image. (low, high) is for float images
         too.
+    device : str or torch.device, optional
+        Where the network runs. Default: CUDA where there is a GPU, else the CPU.
     precision : {"float32", "bfloat16", "float16"}, default="float32"
         Precision of the network; the statistics are always float64.
     batch_size : int, default=32

@@ -452,7 +452,7 @@ def test_odd_pictures_score(run, model, tmp_path):
     (tmp_path / "folder.png").mkdir()
     got = run("score", model, tmp_path)
     assert (got.code, got.err) == (0, "")
-    assert len(read_rows(got.out)) == 7
+    assert len(read_rows(got.out)) == 8  # two pages of the GIF
     assert all(np.isfinite(score) for _, score in read_rows(got.out))
 
 

@@ -192,10 +192,13 @@ def as_8_bit(image: Image.Image) -> Image.Image:
         values = np.asarray(image)
         most = 1.0 if image.mode == "F" else 65535.0
         low, high = float(values.min()), float(values.max())
+        if np.isnan(low):
+            row, column = np.argwhere(np.isnan(values))[0]
+            raise ValueError(f"it contains NaN, first at row {row}, column {column}")
         if not (low >= 0 and high <= most):
             raise ValueError(
                 f"its values go from {low:.6g} to {high:.6g}, beyond [0, {most:.0f}] for its mode "
-                f"{image.mode}"
+                f"{image.mode}; fit with intensity=(low, high), or scale it first"
             )
         return Image.fromarray(np.rint(values * (255.0 / most)).astype(np.uint8))
     if image.mode == "P":

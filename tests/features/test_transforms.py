@@ -131,7 +131,7 @@ def test_a_palette_with_transparency_is_read_without_a_warning():
         (np.full((4, 4), 70000, dtype=np.int32), "70000.*mode I"),
         (np.full((4, 4), -1, dtype=np.int32), "-1.*mode I"),
         (np.full((4, 4), 255, dtype=np.float32), "255.*mode F"),
-        (np.full((4, 4), np.nan, dtype=np.float32), "nan.*mode F"),
+        (np.full((4, 4), np.nan, dtype=np.float32), "contains NaN, first at row 0, column 0"),
     ],
 )
 def test_values_beyond_the_range_of_the_mode_are_refused(values, says):

@@ -29,6 +29,7 @@ from pydfm.features.backbones import AS_SAVED
 from pydfm.features.extractor import Extractor, FeatureSpec, feature_batches
 from pydfm.features.images import image_hashes
 from pydfm.features.labels import RowLabels, as_labels, find_classes, warn_of_ignored
+from pydfm.features.pictures.intensity import resolve_intensity
 from pydfm.features.sources import (
     ImageSource,
     Skipped,
@@ -140,6 +141,12 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
     mean, std : float or three floats, optional
         Normalisation of pixels in [0, 1]. Default: that of the weights. With ``mean=0, std=1``
         images may have any values.
+    intensity : str or (float, float), default="auto"
+        Black and white of grey images of more than 8 bits, the same for all images; those beyond
+        are refused. "8bit", "10bit", "12bit", "14bit" and "16bit" are depths. "auto" is the
+        smallest that the images of the first fit declare (TIFF, PNG) or need: of files all headers
+        and the pixels of up to 64, of an iterable its first image. (low, high) is for float images
+        too.
     device : str or torch.device, optional
         Where the network runs. Default: CUDA where there is a GPU, else the CPU.
     precision : {"float32", "bfloat16", "float16"}, default="float32"
@@ -152,6 +159,9 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
     on_error : {"raise", "skip"}, default="raise"
         What happens at an image that cannot be read. With "skip" it is left out of a fit, and its
         score is NaN; a warning counts such images, and ``skipped_`` lists them.
+    max_pixels : int, optional
+        Largest number of pixels of an image file. Default: Pillow's bound, twice
+        ``PIL.Image.MAX_IMAGE_PIXELS``, and none where that is None.
     calibration : {"loo", "kfold", "split"} or None, default="loo"
         How held-out scores are made: scores of normal images under a model that has not seen them,
         from which p-values and thresholds come. What is left out is a unit: an image, or a group
@@ -244,9 +254,10 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
     Notes
     -----
     A parameter that is set after a fit counts at once if it belongs to decisions or to how things
-    are computed (score_type, alpha, device, batch_size, n_threads, on_error, verbose). Any other
-    counts at the next fit; where the model is used before, a warning says so. `partial_fit`,
-    `merge` and `forget` change the rows; the model of all rows is computed when it is next used.
+    are computed (score_type, alpha, device, batch_size, n_threads, on_error, max_pixels, verbose).
+    Any other counts at the next fit; where the model is used before, a warning says so.
+    `partial_fit`, `merge` and `forget` change the rows; the model of all rows is computed when it
+    is next used.
     `recalibrate` changes the held-out scores and keeps the model.
     Threads may share an estimator: those that change it wait for each other, and scores are those
     of the model at the call.
@@ -300,11 +311,13 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         image_size: int | tuple[int, int] | None = DEFAULTS["image_size"],
         mean: float | Sequence[float] | None = DEFAULTS["mean"],
         std: float | Sequence[float] | None = DEFAULTS["std"],
+        intensity: str | tuple[float, float] = DEFAULTS["intensity"],
         device: "str | torch.device | None" = DEFAULTS["device"],
         precision: str = DEFAULTS["precision"],
         batch_size: int = DEFAULTS["batch_size"],
         n_threads: int | None = DEFAULTS["n_threads"],
         on_error: str = DEFAULTS["on_error"],
+        max_pixels: int | None = DEFAULTS["max_pixels"],
         calibration: str | None = DEFAULTS["calibration"],
         max_memory: str | int | None = DEFAULTS["max_memory"],
         alpha: float = DEFAULTS["alpha"],
@@ -329,11 +342,13 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         self.image_size = image_size
         self.mean = mean
         self.std = std
+        self.intensity = intensity
         self.device = device
         self.precision = precision
         self.batch_size = batch_size
         self.n_threads = n_threads
         self.on_error = on_error
+        self.max_pixels = max_pixels
         self.calibration = calibration
         self.max_memory = max_memory
         self.alpha = alpha
@@ -446,7 +461,7 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         source, row_labels = open_labelled(X, self.on_error, labels)
         row_groups = open_groups(source, groups)
         seed = draw_seed(self.random_state)
-        extractor = self._build_extractor(seed) if isinstance(source, ImageSource) else None
+        extractor = self._build_extractor(seed, source) if isinstance(source, ImageSource) else None
         _check_combine(
             self.combine, outliers, 1 if extractor is None else len(extractor.spec.layers)
         )
@@ -521,7 +536,9 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         seed = 0
         if training is None:
             seed = draw_seed(self.random_state)
-            extractor = self._build_extractor(seed) if images else None
+            extractor = (
+                self._build_extractor(seed, source) if isinstance(source, ImageSource) else None
+            )
         else:
             self._check_unchanged()
             if images != (training.spec is not None):
@@ -1457,7 +1474,7 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
                 stacklevel=3,
             )
 
-    def _build_extractor(self, seed: int) -> Extractor:
+    def _build_extractor(self, seed: int, source: ImageSource) -> Extractor:
         return Extractor.build(
             self.backbone,
             self.weights,
@@ -1471,6 +1488,7 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
             random_state=seed,
             device=self.device,
             progress=self.verbose,
+            intensity=resolve_intensity(self.intensity, source.look_at()),
         )
 
     def _ready_extractor(self) -> Extractor:
@@ -1584,6 +1602,7 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
             verbose=self.verbose,
             n_features=n_features,
             checkpoint=checkpoint,
+            max_pixels=self.max_pixels,
         )
 
     def _scored(

@@ -12,6 +12,7 @@ from typing import Any, Final, Literal
 import numpy as np
 
 from pydfm.features.backbones import describe_backbones
+from pydfm.features.pictures.intensity import check_intensity
 from pydfm.runtime.checks import (
     check_choice,
     check_integer,
@@ -174,6 +175,14 @@ def draw_seed(random_state: Any) -> int:
     return int(random_state)
 
 
+def _parse_intensity(text: str) -> Any:
+    """Return the value that "12bit" or "0,4095" on the command line stands for."""
+    try:
+        return tuple(float(part) for part in text.split(",")) if "," in text else text
+    except ValueError:
+        return text  # the check names it
+
+
 def _check_flag(name: str, value: Any) -> None:
     if not isinstance(value, bool | np.bool_):
         raise ValueError(f"{name} is {value!r}; it must be True or False")
@@ -183,7 +192,7 @@ def _check_count(name: str, value: Any) -> None:
     check_integer(name, value, 1)
 
 
-def _check_threads(name: str, value: Any) -> None:
+def _check_optional_count(name: str, value: Any) -> None:
     if value is not None:
         check_integer(name, value, 1)
 
@@ -383,6 +392,19 @@ PARAMETERS: Final[dict[str, Parameter]] = {
             "Standard deviation of the pixels, divided by before the network.",
         ),
         Parameter(
+            "intensity",
+            "auto",
+            "features",
+            check_intensity,
+            "Black and white of grey images of more than 8 bits.",
+            Option(
+                metavar="DEPTH|LOW,HIGH",
+                parse=_parse_intensity,
+                help="Black and white of grey images of more than 8 bits: auto, 8bit, 10bit, "
+                "12bit, 14bit, 16bit, or two numbers, LOW,HIGH.",
+            ),
+        ),
+        Parameter(
             "device",
             None,
             "runtime",
@@ -411,7 +433,7 @@ PARAMETERS: Final[dict[str, Parameter]] = {
             "n_threads",
             None,
             "runtime",
-            _check_threads,
+            _check_optional_count,
             "Threads; default: the cores this process may use.",
             Option(int, name="threads"),
             saved=False,
@@ -429,6 +451,14 @@ PARAMETERS: Final[dict[str, Parameter]] = {
                 parse=lambda skip: "skip" if skip else "raise",
                 help="Leave out images that cannot be read.",
             ),
+        ),
+        Parameter(
+            "max_pixels",
+            None,
+            "runtime",
+            _check_optional_count,
+            "Largest number of pixels of an image file; default: Pillow's bound.",
+            Option(int),
         ),
         Parameter(
             "calibration",

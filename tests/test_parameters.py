@@ -31,7 +31,9 @@ SIGNATURE = {
     for name, parameter in inspect.signature(pydfm.DFM.__init__).parameters.items()
     if name != "self"
 }
-AT_ONCE = {"score_type", "alpha", "device", "batch_size", "n_threads", "on_error", "verbose"}
+AT_ONCE = {"score_type", "alpha", "device", "batch_size", "n_threads", "on_error", "verbose"} | {
+    "max_pixels"
+}
 
 # A value of each parameter that is none, and another one that is.
 BAD = {
@@ -45,9 +47,11 @@ BAD = {
     "image_score": "median",
     "top_share": 1.5,
     "precision": "float64",
+    "intensity": "11bit",
     "batch_size": 0,
     "n_threads": 0,
     "on_error": "ignore",
+    "max_pixels": 0,
     "calibration": "jackknife",
     "max_memory": "2 bananas",
     "alpha": 1,
@@ -70,6 +74,7 @@ OTHER = {
     "mean": 0.5,
     "std": [0.5, 0.5, 0.5],
     "precision": "bfloat16",
+    "intensity": "12bit",
     "calibration": "kfold",
     "max_memory": "1GB",
     "random_state": 1,
@@ -79,6 +84,7 @@ OTHER = {
     "batch_size": 8,
     "n_threads": 1,
     "on_error": "skip",
+    "max_pixels": 10**9,
     "verbose": True,
 }
 

@@ -18,7 +18,7 @@ MovedBackbone = Annotated[
     typer.Option(help="Where the TorchScript file is now, if elsewhere than at the fit."),
 ]
 # Options in place of what the file has.
-RUNTIME = {"device": "", "batch_size": "", "n_threads": "", "on_error": ""}
+RUNTIME = {"device": "", "batch_size": "", "n_threads": "", "on_error": "", "max_pixels": ""}
 Ray = Annotated[
     int | None,
     typer.Option("--ray", metavar="WORKERS", help="Number of workers on a running Ray cluster."),
@@ -58,4 +58,15 @@ def ray_data_set(items: list[dict[str, Any]], n_workers: int) -> Any:
 def print_error(message: str) -> None:
     """Print one line on stderr, whatever `message` contains."""
     if sys.stderr is not None:  # print would take stdout
-        print("pydfm: " + " ".join(message.split()), file=sys.stderr)
+        print("pydfm: " + printable(" ".join(message.split())), file=sys.stderr)
+
+
+def printable(text: str) -> str:
+    """Return `text` with what could steer a terminal or forge a line in Python's escapes.
+
+    Bytes that are not text stay as they are.
+    """
+    return "".join(
+        c if c.isprintable() or "\udc80" <= c <= "\udcff" else c.encode("unicode_escape").decode()
+        for c in text
+    )

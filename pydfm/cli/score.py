@@ -17,6 +17,7 @@ from pydfm.cli.options import (
     MovedWeights,
     Ray,
     load_model,
+    printable,
     ray_data_set,
 )
 
@@ -64,13 +65,14 @@ def score(
 ) -> None:
     """Score images: CSV with path, score (larger = more anomalous), p-value and verdict."""
     from pydfm.features.images import list_images
+    from pydfm.features.pictures.pages import with_pages
     from pydfm.runtime.files import check_output, write_file
 
     if output is not None:
         check_output(output)
     elif sys.stdout is None:
         raise OSError("standard output is closed; name a file with --output")
-    paths = list_images(folder)
+    paths = with_pages(list_images(folder))
     if maps is not None:
         from pydfm.report.heatmaps import check_folder
 
@@ -89,7 +91,9 @@ def score(
         with Heatmaps(folder if folder.is_dir() else folder.parent, maps) as heatmaps:
             columns = _columns(dfm, paths, use_ray, decider, heatmaps, smoothing)
             heatmaps.write()
-    table = _csv({"path": paths, **columns})
+    if "class" in columns:
+        columns["class"] = [_cell(name) for name in columns["class"]]
+    table = _csv({"path": [_cell(path) for path in paths], **columns})
     if output is None:
         sys.stdout.write(table)
     else:
@@ -184,6 +188,7 @@ def _batches(
     import numpy as np
 
     from pydfm.features.images import read_image
+    from pydfm.features.transforms import stack
     from pydfm.parallel.ray import extract
 
     data = ray_data_set([{"path": path} for path in paths], n_workers)
@@ -195,8 +200,13 @@ def _batches(
         places = found[first : first + dfm.batch_size]
         pixels = None
         if with_pixels:  # they stayed with the workers
-            pixels = np.stack([read_image(paths[i], convert) for i in places])
+            pixels = stack([read_image(paths[i], convert, dfm.max_pixels) for i in places])
         yield places, features[places], pixels
+
+
+def _cell(text: str) -> str:
+    """Return `text` as a cell that is one line, steers no terminal, and is no formula."""
+    return printable("'" + text if text.startswith(("=", "+", "-", "@")) else text)
 
 
 def _csv(columns: dict[str, list[str]]) -> str:

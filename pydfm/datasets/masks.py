@@ -5,10 +5,11 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image
 
 from pydfm.datasets.category import Category
 from pydfm.features.images import ImageError, read_image
+from pydfm.features.pictures.orientation import orientation, upright
 from pydfm.features.transforms import Preprocessing, as_8_bit
 
 
@@ -66,13 +67,15 @@ def _read(path: str, convert: Callable[[Image.Image], Any]) -> Any:
 
 
 def _rotated_size(image: Image.Image) -> tuple[int, int]:
-    """Return height and width as `Preprocessing.from_pil` sees them, without decoding the image."""
-    on_its_side = image.getexif().get(0x0112, 1) >= 5
+    """Return height and width as `Preprocessing.from_pil` sees them; only a TIFF is decoded."""
+    if image.format == "TIFF":
+        image.load()  # Pillow turns it
+    on_its_side = orientation(image) >= 5
     return (image.width, image.height) if on_its_side else (image.height, image.width)
 
 
 def _above_zero(image: Image.Image) -> NDArray[Any]:
-    image = ImageOps.exif_transpose(image)
+    image = upright(image)
     # One channel is compared unchanged: scaled to 8 bits, small values would become zero.
     one_channel = image.mode in ("1", "L", "I", "F") or image.mode.startswith("I;16")
     values = np.asarray(image if one_channel else as_8_bit(image))

@@ -18,6 +18,7 @@ import safetensors
 import safetensors.numpy
 from numpy.typing import NDArray
 
+from pydfm.features.pictures.pages import split_page
 from pydfm.features.sources import ImageSource, Skipped
 from pydfm.runtime.files import write_file
 
@@ -157,7 +158,7 @@ def _digest_of(names: list[str]) -> str:
     digest = hashlib.sha256()
     for name in names:
         try:
-            status = Path(name).stat()
+            status = Path(split_page(name)[0]).stat()
             state = f"{status.st_size} {status.st_mtime_ns}"
         except OSError:  # reported or skipped when it is read
             state = "none"

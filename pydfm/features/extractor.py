@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
@@ -133,6 +133,7 @@ class Extractor:
         random_state: int,
         device: "str | torch.device | None",
         progress: bool,
+        intensity: str | tuple[float, float] | None = None,
     ) -> "Extractor":
         """Build an extractor from the parameters of a `DFM`; see there."""
         from pydfm.features.network import Backbone
@@ -142,7 +143,9 @@ class Extractor:
         network = load_network(
             backbone, weights, layers, random_state=random_state, progress=progress
         )
-        preprocessing = network.preprocessing.with_changes(image_size, mean, std)
+        preprocessing = replace(
+            network.preprocessing.with_changes(image_size, mean, std), intensity=intensity
+        )
         ready = Backbone(
             network,
             preprocessing,
@@ -240,7 +243,19 @@ class Extractor:
             Number of threads that decode images.
         """
         for batch in source.batches(self.spec.preprocessing, batch_size, n_threads):
-            yield batch, self._backbone(batch.pixels)
+            features = self._backbone(batch.pixels)
+            finite = np.isfinite(features).all(axis=1)
+            if not finite.all():
+                for i in np.flatnonzero(~finite):
+                    place = source.place(batch.indices[i])
+                    source.skip(
+                        batch.indices[i], f"the network gives NaN or infinity for image {place}"
+                    )
+                kept = np.flatnonzero(finite).tolist()
+                features = features[kept]
+                batch = Batch(batch.pixels[kept], [batch.indices[i] for i in kept])
+            if batch.indices:
+                yield batch, features
 
 
 def feature_batches(
@@ -253,6 +268,7 @@ def feature_batches(
     verbose: bool,
     n_features: int | None = None,
     checkpoint: "str | os.PathLike[str] | None" = None,
+    max_pixels: int | None = None,
 ) -> Iterator[FeatureBatch]:
     """Yield the features of a source, batch by batch.
 
@@ -275,6 +291,8 @@ def feature_batches(
     checkpoint : path, optional
         Folder of a `Checkpoint`, which keeps the features of images. Those that are there come
         first and are not computed again.
+    max_pixels : int, optional
+        Largest number of pixels of a file; None for Pillow's bound.
 
     Yields
     ------
@@ -287,6 +305,8 @@ def feature_batches(
 
     Raises
     ------
+    ImageError
+        If the network gives NaN for an image, unless images are skipped.
     ValueError, TypeError
         If a row or image is wrong, or the checkpoint is of something else.
     """
@@ -295,6 +315,7 @@ def feature_batches(
             yield slice(source.count - len(features), source.count), features, None
         return
     assert extractor is not None
+    source.max_pixels = max_pixels
     from tqdm import tqdm
 
     size = check_integer("batch_size", batch_size, 1)

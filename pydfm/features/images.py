@@ -1,5 +1,6 @@
 """One image: files found by folder, opened and decoded."""
 
+import functools
 import hashlib
 import os
 import warnings
@@ -9,12 +10,22 @@ from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
-EXTENSIONS: Final = frozenset(
-    {".bmp", ".gif", ".jfif", ".jp2", ".jpeg", ".jpg", ".pbm", ".pgm"}
-    | {".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp"}
-)
+from pydfm.features.pictures.limits import check_pixels, pillow_without_bound
+from pydfm.features.pictures.pages import seek_page, split_page
+from pydfm.features.pictures.tiff import is_misread, is_tiff, read_tiff
+
+# Pillow names these formats, but does not read their pixels by itself.
+_NOT_READ: Final = frozenset({"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"})
+_NO_WORD_NEEDED: Final = frozenset({"thumbs.db", "desktop.ini"})
+
+
+@functools.cache
+def extensions() -> frozenset[str]:
+    """Return the endings of the files that Pillow can read, in lower case."""
+    known = Image.registered_extensions()
+    return frozenset(e for e, kind in known.items() if kind in Image.OPEN and kind not in _NOT_READ)
 
 
 class ImageError(ValueError):
@@ -25,7 +36,7 @@ def list_images(path: str | os.PathLike[str]) -> list[str]:
     """Return the paths of the images in the folder `path`, or `path` alone if it is a file.
 
     Subfolders are searched too, and the paths are sorted. Hidden files and folders are left out,
-    links are followed, and an image is recognised by its extension.
+    links are followed, and an image is recognised by its extension. A warning counts other files.
 
     Raises
     ------
@@ -35,12 +46,12 @@ def list_images(path: str | os.PathLike[str]) -> list[str]:
         If the folder has no images.
     """
     root = Path(path)
-    if root.is_file():
+    if root.is_file() or split_page(path)[1] is not None:
         return [str(root)]
     if not root.is_dir():
         raise FileNotFoundError(f"there is no file or folder '{root}'")
     found: list[str] = []
-    others = 0
+    others: list[str] = []
     seen: set[str] = set()
     for folder, subfolders, files in os.walk(root, onerror=_warn_of, followlinks=True):
         real = os.path.realpath(folder)
@@ -52,21 +63,32 @@ def list_images(path: str | os.PathLike[str]) -> list[str]:
         for name in files:
             if name.startswith("."):
                 continue
-            if Path(name).suffix.lower() in EXTENSIONS:
+            if Path(name).suffix.lower() in extensions():
                 found.append(str(Path(folder) / name))
-            else:
-                others += 1
+            elif name.lower() not in _NO_WORD_NEEDED:
+                others.append(str(Path(folder) / name))
     if not found:
-        beside = f" (only {others} other files)" if others else ""
+        beside = f" (only {len(others)} other files)" if others else ""
         raise ValueError(
             f"the folder '{root}' holds no images{beside}; it must hold files that end in "
-            + ", ".join(sorted(EXTENSIONS))
+            + ", ".join(sorted(extensions()))
+        )
+    if others:
+        warnings.warn(
+            f"{len(others)} files in '{root}' are no images by their endings and are left out; the "
+            f"first: '{min(others)}'",
+            stacklevel=2,
         )
     return sorted(found)
 
 
-def read_image(source: Any, convert: Callable[[Image.Image], Any]) -> Any:
-    """Open `source` (a path or a PIL image) and return what `convert` makes of it.
+def read_image(
+    source: Any, convert: Callable[[Image.Image], Any], max_pixels: int | None = None
+) -> Any:
+    """Open `source` and return what `convert` makes of it.
+
+    It is a path, a page FILE#NUMBER, an open file or a PIL image.
+    `max_pixels` bounds the size of files; None is Pillow's bound.
 
     Raises
     ------
@@ -76,10 +98,22 @@ def read_image(source: Any, convert: Callable[[Image.Image], Any]) -> Any:
     try:
         if isinstance(source, Image.Image):
             return convert(source)
-        if Path(source).exists() and not Path(source).is_file():  # a pipe may wait for ever
-            raise ImageError("it is not a file")
-        with Image.open(source) as image:
-            return convert(image)
+        is_path = isinstance(source, str | os.PathLike)
+        if is_path and Path(source).exists() and not Path(source).is_file():
+            raise ImageError("it is not a file")  # a pipe may wait for ever
+        file, page = split_page(source) if is_path else (source, None)
+        with pillow_without_bound() as bound, Image.open(file) as image:
+            if page is not None:
+                seek_page(image, page)
+            check_pixels(image.size, bound if max_pixels is None else max_pixels)
+            return convert(read_tiff(file, page) if is_misread(image) else image)
+    except UnidentifiedImageError as error:
+        try:
+            if is_tiff(file):
+                return convert(read_tiff(file, page))
+        except Exception as unknown:
+            raise ImageError(str(unknown) or type(unknown).__name__) from unknown
+        raise ImageError("it is not an image") from error
     except Exception as error:  # PIL raises nearly everything for one broken file or another
         reason = "it is not an image" if "cannot identify" in str(error) else str(error)
         reason = "there is no such file" if isinstance(error, FileNotFoundError) else reason

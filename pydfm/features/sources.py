@@ -1,12 +1,15 @@
 """Sources of features or images, read in batches: folders, files, PIL images, arrays, loaders."""
 
+import io
 import os
 import warnings
-from collections import deque
+from bisect import insort
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import chain, islice
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,7 +19,8 @@ from PIL import Image
 from pydfm.features.arrays import FeatureSource, as_array, is_array
 from pydfm.features.images import ImageError, list_images, read_image
 from pydfm.features.labels import RowLabels
-from pydfm.features.transforms import Preprocessing
+from pydfm.features.pictures.pages import split_page, with_pages
+from pydfm.features.transforms import Preprocessing, stack
 from pydfm.runtime.checks import check_choice
 
 _FORMS = (
@@ -68,6 +72,8 @@ class ImageSource:
         Whether an image that cannot be read raises an error or is skipped.
     total : int, optional
         Number of images, where it is known beforehand and X has no length.
+    first : object, optional
+        First image of an iterable, which is in X too.
 
     Attributes
     ----------
@@ -79,13 +85,19 @@ class ImageSource:
         Number of images read or skipped so far; files are read from there on.
     skipped : list of Skipped
         Images skipped so far.
+    max_pixels : int or None
+        Largest number of pixels of a file; None for Pillow's bound.
     """
 
-    def __init__(self, X: Any, on_error: str = "raise", total: int | None = None) -> None:
+    def __init__(
+        self, X: Any, on_error: str = "raise", total: int | None = None, first: Any = None
+    ) -> None:
+        self._first = first
         self.names: list[str] | None = None
         self.total = total
         self.count = 0
         self.skipped: list[Skipped] = []
+        self.max_pixels: int | None = None
         self._skip = on_error == "skip"
         if is_array(X):
             X = X[None] if X.ndim == 3 else X
@@ -95,7 +107,9 @@ class ImageSource:
         elif isinstance(X, list | tuple):
             self.total = sum(len(x) if getattr(x, "ndim", 0) == 4 else 1 for x in X)
             if all(isinstance(path, str | os.PathLike) for path in X):
-                self.names = [os.fspath(path) for path in X]
+                self.names = with_pages(os.fspath(path) for path in X)
+                self.total = len(self.names)
+            _check_frames(X)
         self._elements: Iterable[Any] = X
         if self.total == 0:
             raise ValueError(f"X is empty; it must be {_FORMS}")
@@ -115,13 +129,32 @@ class ImageSource:
         if self.names is not None:
             yield from self._read(self.names[self.count :], preprocessing, batch_size, n_threads)
             return
-        for group in _grouped(self._elements, batch_size):
+        # What a generator yields may be one buffer, filled anew for the next image.
+        lasting = isinstance(self._elements, list | tuple)
+        for group in _grouped(self._elements, batch_size, copy=not lasting):
             if isinstance(group, list):
                 yield from self._read(group, preprocessing, batch_size, n_threads)
                 continue
             for begin in range(0, len(group), batch_size):
                 part = group[begin : begin + batch_size]
                 yield from self._convert(part, preprocessing, batch_size, n_threads)
+
+    def look_at(self) -> list[Any]:
+        """Return what can be looked at before reading: paths, or PIL images of a list."""
+        if self.names is not None:
+            return list(self.names)
+        known = self._elements if isinstance(self._elements, list | tuple) else [self._first]
+        return [one for one in known if isinstance(one, str | os.PathLike | Image.Image)]
+
+    def place(self, index: int) -> str:
+        """Return an image's name for messages: its path, or its number."""
+        return f"'{self.names[index]}'" if self.names is not None else f"{index} of X"
+
+    def skip(self, index: int, reason: str, cause: Exception | None = None) -> None:
+        """Skip the image `index`, or raise ImageError if images are not skipped."""
+        if not self._skip:
+            raise ImageError(reason) from cause
+        insort(self.skipped, Skipped(index, reason), key=lambda one: one.index)
 
     def _convert(
         self, part: Any, preprocessing: Preprocessing, batch_size: int, n_threads: int
@@ -146,26 +179,25 @@ class ImageSource:
     def _read(
         self, items: Sequence[Any], preprocessing: Preprocessing, batch_size: int, n_threads: int
     ) -> Iterator[Batch]:
-        pixels: list[NDArray[np.uint8]] = []
+        pixels: list[NDArray[Any]] = []
         indices: list[int] = []
         for result in _ahead(
-            lambda item: read_image(item, preprocessing.from_pil), items, n_threads, 2 * batch_size
+            lambda item: _read_one(item, preprocessing.from_pil, self.max_pixels),
+            items,
+            n_threads,
+            2 * batch_size,
         ):
             (index,) = self._next_indices(1)
             try:
                 pixels.append(result())
                 indices.append(index)
             except ImageError as error:
-                place = f"'{self.names[index]}'" if self.names is not None else f"{index} of X"
-                reason = f"cannot read image {place}: {error}"
-                if not self._skip:
-                    raise ImageError(reason) from error
-                self.skipped.append(Skipped(index, reason))
+                self.skip(index, f"cannot read image {self.place(index)}: {error}", error)
             if len(pixels) == batch_size:
-                yield Batch(np.stack(pixels), indices)
+                yield Batch(stack(pixels), indices)
                 pixels, indices = [], []
         if pixels:
-            yield Batch(np.stack(pixels), indices)
+            yield Batch(stack(pixels), indices)
 
 
 def open_source(
@@ -228,7 +260,8 @@ def open_source(
     data = without_labels(first)
     if is_array(data) and data.ndim == 2:
         return FeatureSource(map(without_labels, everything))
-    return ImageSource(everything, on_error, total=_length(getattr(X, "dataset", X)))
+    total = _length(getattr(X, "dataset", X))
+    return ImageSource(everything, on_error, total=total, first=data)
 
 
 def open_labelled(
@@ -326,8 +359,35 @@ def _with_labels_kept(elements: Iterable[Any], labels: list[Any]) -> Iterator[An
         yield data
 
 
-def _grouped(batches: Iterable[Any], batch_size: int) -> Iterator[Any]:
-    """Yield a loader's images as arrays (B, 3, H, W), or as lists of paths and PIL images."""
+def _read_one(
+    item: Any, convert: Callable[[Image.Image], Any], max_pixels: int | None
+) -> NDArray[Any]:
+    """Return the pixels of an image, which may be the error that came when it was taken."""
+    if isinstance(item, ImageError):
+        raise item
+    return np.asarray(read_image(item, convert, max_pixels))
+
+
+def _taken(data: Any) -> Any:
+    """Return a copy of a path's file or of a PIL image, or the ImageError at that."""
+    try:
+        if isinstance(data, Image.Image):
+            return read_image(data, Image.Image.copy)
+        if split_page(data)[1] is not None:
+            return read_image(data, Image.Image.copy)
+        path = Path(data)
+        return io.BytesIO(path.read_bytes()) if path.is_file() else data
+    except ImageError as error:
+        return error
+    except OSError as error:
+        return ImageError(str(error))
+
+
+def _grouped(batches: Iterable[Any], batch_size: int, *, copy: bool) -> Iterator[Any]:
+    """Yield a loader's images as arrays (B, 3, H, W), or as lists of paths and PIL images.
+
+    With `copy`, each single image is copied before the next is asked for.
+    """
     singles: list[Any] = []
     kind: Any = None
 
@@ -340,12 +400,20 @@ def _grouped(batches: Iterable[Any], batch_size: int) -> Iterator[Any]:
         data = without_labels(element)
         if isinstance(data, str | os.PathLike | Image.Image):
             new_kind: Any = "to decode"
+            if isinstance(data, str | os.PathLike):
+                pages = with_pages([os.fspath(data)])
+                if len(pages) > 1:
+                    yield from flush()
+                    yield [_taken(page) for page in pages]
+                    continue
+                data = pages[0]
+            data = _taken(data) if copy else data
         elif is_array(data) and data.ndim == 4:
             yield from flush()
             yield data
             continue
         elif is_array(data) and data.ndim == 3:
-            data = _to_numpy(data)
+            data = np.array(_to_numpy(data)) if copy else _to_numpy(data)
             new_kind = (data.shape, data.dtype)
         else:
             found = f"the shape {tuple(data.shape)}" if is_array(data) else type(data).__name__
@@ -358,6 +426,19 @@ def _grouped(batches: Iterable[Any], batch_size: int) -> Iterator[Any]:
             kind = new_kind
         singles.append(data)
     yield from flush()
+
+
+def _check_frames(images: Sequence[Any]) -> None:
+    """Raise ValueError if one open file of several pages stands for several images."""
+    counts = Counter(id(image) for image in images if isinstance(image, Image.Image))
+    for image in images:
+        count = counts[id(image)]
+        if count < 2 or getattr(image, "n_frames", 1) < 2:
+            continue
+        raise ValueError(
+            f"X holds one open file {count} times, and it is at one page only; pass the path, "
+            "which stands for all its pages, or copies of the pages (image.copy())"
+        )
 
 
 def _check_images(array: Any) -> None:

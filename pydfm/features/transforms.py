@@ -6,8 +6,10 @@ from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image
 
+from pydfm.features.pictures.intensity import as_shares, is_deep
+from pydfm.features.pictures.orientation import upright
 from pydfm.runtime.checks import check_integer
 
 IMAGENET_MEAN: Final = (0.485, 0.456, 0.406)
@@ -34,12 +36,16 @@ class Preprocessing:
     mean, std : tuple of 3 floats
         Mean and standard deviation per channel (RGB), for pixels in [0, 1]. The network sees
         (pixel - mean) / std.
+    intensity : str, (float, float) or None
+        Black and white of grey images of more than 8 bits: a depth such as "12bit", or two
+        numbers. They become floats. None rounds them to 8 bits by the full range of their mode.
     """
 
     resize: int | tuple[int, int] = 256
     crop: tuple[int, int] | None = (224, 224)
     mean: tuple[float, float, float] = IMAGENET_MEAN
     std: tuple[float, float, float] = IMAGENET_STD
+    intensity: str | tuple[float, float] | None = None
 
     @property
     def size(self) -> tuple[int, int]:
@@ -78,14 +84,18 @@ class Preprocessing:
             crop=crop,
             mean=self.mean if mean is None else _check_channels("mean", mean),
             std=self.std if std is None else _check_channels("std", std, positive=True),
+            intensity=self.intensity,
         )
 
-    def from_pil(self, image: Image.Image) -> NDArray[np.uint8]:
+    def from_pil(self, image: Image.Image) -> NDArray[Any]:
         """Return the pixels (3, height, width) of an image of any mode and size.
 
-        The image is rotated as its EXIF orientation says.
+        The image is rotated as its EXIF orientation says. They are uint8, or float32 in [0, 1] of a
+        grey image of more than 8 bits where `intensity` is given.
         """
-        image = as_8_bit(ImageOps.exif_transpose(image))
+        image = upright(image)
+        deep = self.intensity is not None and is_deep(image)
+        image = as_shares(image, self.intensity) if deep else as_8_bit(image)
         height, width = self._resized(image.height, image.width)
         top, left, bottom, right = self._box(height, width)
         if max(height, width) <= _LONGEST:
@@ -97,6 +107,9 @@ class Preprocessing:
             x, y = image.width / width, image.height / height
             box = (left * x, top * y, min(right * x, image.width), min(bottom * y, image.height))
             image = image.resize((right - left, bottom - top), Image.Resampling.BILINEAR, box)
+        if deep:
+            grey = np.clip(np.asarray(image, dtype=np.float32), 0, 1)
+            return np.repeat(grey[np.newaxis], 3, axis=0)
         return np.asarray(image.convert("RGB")).transpose(2, 0, 1)
 
     def from_mask(self, mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
@@ -158,6 +171,13 @@ class Preprocessing:
         return top, left, top + self.crop[0], left + self.crop[1]
 
 
+def stack(pixels: Sequence[NDArray[Any]]) -> NDArray[Any]:
+    """Return pixels (3, h, w) as one batch, float32 in [0, 1] if one of them is."""
+    if all(one.dtype == np.uint8 for one in pixels):
+        return np.stack(pixels)
+    return np.stack([np.float32(p / 255) if p.dtype == np.uint8 else p for p in pixels])
+
+
 def as_8_bit(image: Image.Image) -> Image.Image:
     """Return `image` in mode L or RGB; 16-bit grey is scaled to 8 bits, alpha is dropped.
 
@@ -172,10 +192,13 @@ def as_8_bit(image: Image.Image) -> Image.Image:
         values = np.asarray(image)
         most = 1.0 if image.mode == "F" else 65535.0
         low, high = float(values.min()), float(values.max())
+        if np.isnan(low):
+            row, column = np.argwhere(np.isnan(values))[0]
+            raise ValueError(f"it contains NaN, first at row {row}, column {column}")
         if not (low >= 0 and high <= most):
             raise ValueError(
                 f"its values go from {low:.6g} to {high:.6g}, beyond [0, {most:.0f}] for its mode "
-                f"{image.mode}"
+                f"{image.mode}; fit with intensity=(low, high), or scale it first"
             )
         return Image.fromarray(np.rint(values * (255.0 / most)).astype(np.uint8))
     if image.mode == "P":

@@ -100,7 +100,8 @@ class Heatmaps:
         self._highest = max(self._highest, float(maps.max()))
         for path, own, image in zip(paths, maps, pixels, strict=True):
             self._file.write(own.astype(np.float32).tobytes())
-            self._file.write(image.tobytes())
+            drawn = image if image.dtype == np.uint8 else np.rint(255 * image).astype(np.uint8)
+            self._file.write(drawn.tobytes())
             self._entries.append((path, own.shape))
 
     def write(self) -> None:

@@ -48,7 +48,7 @@ def test_score_takes_one_picture_and_options(run, model, script, picture_folder,
         assert score == pytest.approx(want)
 
 
-@pytest.mark.filterwarnings("default:.*images were skipped")
+@pytest.mark.filterwarnings("default:.*images were skipped", "default:.*are left out")
 @pytest.mark.filterwarnings("ignore:alpha is 0.01")
 def test_options_that_are_not_given_are_those_of_the_file(
     run, model, pictures, tmp_path, monkeypatch
@@ -403,6 +403,7 @@ ODD = [b"a,b.png", b"new\nline.png", b'quo"te.png', "größe 中.png".encode(), 
 
 @pytest.mark.skipif(sys.platform == "darwin", reason="needs a file system that takes any bytes")
 @pytest.mark.filterwarnings("ignore:alpha is 0.01", "ignore:X holds rows that are not independent")
+@pytest.mark.filterwarnings("ignore:.*are left out")
 def test_paths_of_any_bytes_come_out_as_they_are(run, model, script, pictures, tmp_path):
     folder = tmp_path / os.fsdecode(b"in\xff")
     folder.mkdir()
@@ -411,7 +412,7 @@ def test_paths_of_any_bytes_come_out_as_they_are(run, model, script, pictures, t
     got = run("score", model, folder)
     assert (got.code, got.err) == (0, "")
     found = {os.fsencode(path).rpartition(b"/")[2] for path, _ in read_rows(got.out)}
-    assert found == set(ODD)
+    assert found == {name.replace(b"\n", rb"\n") for name in ODD}
     assert {os.fsencode(path).rpartition(b"/")[0] for path, _ in read_rows(got.out)} == {
         os.fsencode(folder)
     }
@@ -451,7 +452,7 @@ def test_odd_pictures_score(run, model, tmp_path):
     (tmp_path / "folder.png").mkdir()
     got = run("score", model, tmp_path)
     assert (got.code, got.err) == (0, "")
-    assert len(read_rows(got.out)) == 7
+    assert len(read_rows(got.out)) == 8  # two pages of the GIF
     assert all(np.isfinite(score) for _, score in read_rows(got.out))
 
 
@@ -473,3 +474,39 @@ def test_what_is_no_picture_is_skipped(run, model, picture_folder, tmp_path):
     assert got.code == 0
     assert f"{count} of {count + 1} images were skipped" in got.err
     assert [np.isfinite(score) for _, score in read_rows(got.out)] == [False] * count + [True]
+
+
+@pytest.mark.filterwarnings("ignore:alpha is 0.01")
+@pytest.mark.parametrize(
+    ("name", "cell"),
+    [
+        ("=1+1.png", "'=1+1.png"),
+        ("+x.png", "'+x.png"),
+        ("-x.png", "'-x.png"),
+        ("@x.png", "'@x.png"),
+        ("a\nb,0,1,ok.png", "a\\nb,0,1,ok.png"),
+        ("a\r\x1b[31m.png", "a\\r\\x1b[31m.png"),
+        ("a\u202e.png", "a\\u202e.png"),
+        ('a"b.png', 'a"b.png'),
+    ],
+)
+def test_a_name_cannot_forge_a_row_a_formula_or_a_colour(
+    run, model, pictures, tmp_path, monkeypatch, name, cell
+):
+    monkeypatch.chdir(tmp_path)
+    pictures[0].save(tmp_path / name)
+    target = ("--", name) if name.startswith("-") else (name,)
+    got = run("score", model, *target)
+    lines = list(csv.reader(io.StringIO(got.out.decode())))
+    assert [line[0] for line in lines] == ["path", cell]
+    (tmp_path / name).write_bytes(b"text")
+    told = run("score", model, *target).err
+    assert told.count("\n") == 1
+    assert told.strip("\n").isprintable()
+
+
+@pytest.mark.filterwarnings("ignore:alpha is 0.01")
+def test_max_pixels_is_an_option(run, model, picture_folder):
+    picture = picture_folder / "03.png"
+    assert_error(run("score", model, picture, "--max-pixels", "99"), "more than max_pixels, 99")
+    assert run("score", model, picture, "--max-pixels", "99999").code == 0

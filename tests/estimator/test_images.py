@@ -364,3 +364,39 @@ def test_images_are_let_go_after_the_fit(dfm, pictures):
     del picture
     gc.collect()
     assert gone() is None
+
+
+# Features that are not finite
+
+
+class DividesByContrast(torch.nn.Module):
+    """Gives NaN for an image of one colour."""
+
+    def forward(self, batch):
+        return (batch / batch.std((2, 3), keepdim=True)).amax((2, 3))
+
+
+@pytest.fixture
+def by_contrast(textures):
+    dfm = pydfm.DFM(2, backbone=DividesByContrast(), image_size=(40, 48), batch_size=4)
+    return dfm.fit(textures)
+
+
+@pytest.mark.parametrize("method", ["score", "fit", "partial_fit", "extract"])
+def test_an_image_of_which_the_network_makes_nan_is_named_or_skipped(
+    by_contrast, textures, pictures, tmp_path, method
+):
+    black = textures.copy()
+    black[9] = 0
+    with pytest.raises(pydfm.ImageError, match=r"^the network gives NaN or infinity for image 9 "):
+        getattr(by_contrast, method)(black)
+    for i, picture in enumerate(pictures):
+        (picture if i != 9 else Image.new("RGB", picture.size)).save(tmp_path / f"{i:02}.png")
+    with pytest.raises(pydfm.ImageError, match=r"gives NaN or infinity for image '.*09\.png'$"):
+        getattr(by_contrast, method)(tmp_path)
+    by_contrast.set_params(on_error="skip")
+    with pytest.warns(UserWarning, match=r"1 of 12 images were skipped; .* gives NaN"):
+        found = getattr(by_contrast, method)(tmp_path)
+    assert [one.index for one in by_contrast.skipped_] == [9]
+    if method == "score":
+        assert np.isnan(found).nonzero()[0].tolist() == [9]

@@ -45,9 +45,9 @@ def counted(monkeypatch):
     read = []
     plain = sources.read_image
 
-    def counting(source, convert):
+    def counting(source, *how):
         read.append(source)
-        return plain(source, convert)
+        return plain(source, *how)
 
     monkeypatch.setattr(sources, "read_image", counting)
     return read

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pydfm.features.images import EXTENSIONS, ImageError, list_images, read_image
+from pydfm.features.images import ImageError, extensions, list_images, read_image
 
 
 def write(path, *, content=None):
@@ -23,7 +23,6 @@ def test_a_folder_is_searched_in_depth_and_sorted(tmp_path):
     wanted = ["a/10.PNG", "a/9.png", "b.jpg", "b/deep/er/x.tiff", "c.bmp"]
     for name in [*reversed(wanted), ".hidden.png", ".git/x.png", "a/.thumbs/y.png"]:
         write(tmp_path / name)
-    write(tmp_path / "notes.txt", content=b"not an image")
     assert list_images(tmp_path) == [str(tmp_path / name) for name in sorted(wanted)]
 
 
@@ -67,8 +66,21 @@ def test_a_folder_without_pictures_is_told(tmp_path):
         list_images(str(tmp_path))
 
 
-def test_extensions_are_those_that_pillow_knows():
-    assert set(Image.registered_extensions()) >= EXTENSIONS
+def test_every_ending_that_pillow_reads_is_searched(tmp_path):
+    endings = {"png": "png", "tga": "tga", "jpe": "jpeg", "dib": "dib", "qoi": "qoi", "TIF": "tiff"}
+    for ending, kind in endings.items():
+        Image.new("RGB", (8, 8)).save(tmp_path / f"x.{ending}", kind)
+    assert len(list_images(tmp_path)) == len(endings)
+    assert not {".h5", ".eps", ".mpg", ".txt"} & extensions()
+
+
+def test_files_that_are_no_images_are_counted_in_one_line(tmp_path):
+    for name in ("a.txt", "sub/b.csv", "Thumbs.db", ".DS_Store"):
+        write(tmp_path / name, content=b"x")
+    write(tmp_path / "x.png")
+    with pytest.warns(UserWarning, match=r"2 files in .* left out; the first: '.*a\.txt'") as told:
+        assert list_images(tmp_path) == [str(tmp_path / "x.png")]
+    assert len(told) == 1
 
 
 # Files
@@ -103,3 +115,16 @@ def test_a_path_that_is_no_image_is_told(tmp_path, kind):
     says = {"nothing": "^there is no such file$", "text": "^it is not an image$"}
     with pytest.raises(ImageError, match=says.get(kind, "^it is not a file$")):
         read_image(path, np.asarray)
+
+
+def test_a_file_beyond_max_pixels_is_refused_with_its_remedy(tmp_path, monkeypatch):
+    write(tmp_path / "x.png")
+    with pytest.raises(ImageError, match=r"^it has 64 pixels, more than max_pixels, 63; pass"):
+        read_image(tmp_path / "x.png", np.asarray, 63)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 31)  # Pillow raises beyond twice this
+    with pytest.raises(ImageError, match="more than max_pixels, 62"):
+        read_image(tmp_path / "x.png", np.asarray)
+    assert read_image(tmp_path / "x.png", np.asarray, 64).shape == (8, 8, 3)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 40)  # and warns beyond once this
+    assert read_image(tmp_path / "x.png", np.asarray).shape == (8, 8, 3)
+    assert Image.MAX_IMAGE_PIXELS == 40

@@ -403,3 +403,48 @@ def test_the_warning_of_skipped_images_names_the_line_of_the_caller(tmp_path):
     with pytest.warns(UserWarning, match="skipped") as got:
         method()
     assert got[0].lineno == method.__code__.co_firstlineno + 4
+
+
+# One buffer, filled again and again
+
+
+def _in_one_array(frames):
+    buffer = np.empty_like(frames[0])
+    for frame in frames:
+        buffer[:] = frame
+        yield buffer
+
+
+def _in_one_tensor(frames):
+    buffer = torch.empty(frames[0].shape, dtype=torch.uint8)
+    for frame in frames:
+        buffer.copy_(torch.from_numpy(frame))
+        yield buffer
+
+
+def _in_one_picture(frames):
+    picture = Image.new("RGB", frames.shape[:1:-1])
+    for frame in frames:
+        picture.paste(Image.fromarray(np.ascontiguousarray(frame.transpose(1, 2, 0))))
+        yield picture
+
+
+def _in_one_file(path):
+    def write_anew(frames):
+        for picture in _in_one_picture(frames):
+            picture.save(path)
+            yield path
+
+    return write_anew
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 32])
+@pytest.mark.parametrize("camera", ["array", "floats", "tensor", "picture", "file"])
+def test_what_a_generator_yields_in_one_buffer_is_copied(tmp_path, camera, batch_size):
+    frames = np.random.default_rng(0).integers(0, 255, (5, 3, 40, 48), dtype=np.uint8)
+    if camera == "floats":
+        frames = np.float32(frames / 255)
+    cameras = {"tensor": _in_one_tensor, "picture": _in_one_picture}
+    cameras["file"] = _in_one_file(tmp_path / "frame.png")
+    found = read(cameras.get(camera, _in_one_array)(frames), batch_size).pixels
+    assert np.array_equal(found, frames)

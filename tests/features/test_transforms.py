@@ -1,4 +1,5 @@
 import io
+import struct
 import warnings
 
 import numpy as np
@@ -130,7 +131,7 @@ def test_a_palette_with_transparency_is_read_without_a_warning():
         (np.full((4, 4), 70000, dtype=np.int32), "70000.*mode I"),
         (np.full((4, 4), -1, dtype=np.int32), "-1.*mode I"),
         (np.full((4, 4), 255, dtype=np.float32), "255.*mode F"),
-        (np.full((4, 4), np.nan, dtype=np.float32), "nan.*mode F"),
+        (np.full((4, 4), np.nan, dtype=np.float32), "contains NaN, first at row 0, column 0"),
     ],
 )
 def test_values_beyond_the_range_of_the_mode_are_refused(values, says):
@@ -203,3 +204,16 @@ def test_a_normalisation_that_is_none_is_refused(name, value):
 def test_a_deviation_must_be_positive(std):
     with pytest.raises(ValueError, match=r"^std is .* positive"):
         Preprocessing().with_changes(None, None, std)
+
+
+@pytest.mark.parametrize("kind", ["jpeg", "png", "webp"])
+def test_odd_exif_tags_do_not_make_a_picture_unreadable(kind):
+    block = b"Exif\0\0II*\0" + struct.pack("<IH", 8, 2)
+    block += struct.pack("<HHIHH", 0x0112, 3, 1, 6, 0)
+    # The resolution is the signed rational -1/0, which cannot be written again.
+    block += struct.pack("<HHII", 0x011A, 10, 1, 38) + struct.pack("<Iii", 0, -1, 0)
+    stream, plain = io.BytesIO(), io.BytesIO()
+    noise(20, 30).save(stream, kind, exif=block)
+    noise(20, 30).save(plain, kind)
+    want = Image.open(plain).convert("RGB").transpose(Image.Transpose.ROTATE_270)
+    assert np.array_equal(SMALL.from_pil(Image.open(stream)), SMALL.from_pil(want))

@@ -1,0 +1,85 @@
+"""TIFFs that Pillow reads wrongly, or not at all, read through tifffile (the extra `tiff`)."""
+
+from typing import Any, Final
+
+import numpy as np
+from PIL import Image
+
+from pydfm.features.pictures.orientation import turned
+
+_BITS, _COMPRESSION, _PHOTOMETRIC, _ORIENTATION, _PLANES = 258, 259, 262, 274, 284
+_HEADS: Final = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+
+
+def is_misread(image: Image.Image) -> bool:
+    """Whether Pillow gives wrong pixels of `image`: 16 bits, white as zero or in raw planes."""
+    tags = getattr(image, "tag_v2", None)
+    if image.format != "TIFF" or tags is None:
+        return False
+    bits = tags.get(_BITS, (1,))
+    if max(bits if isinstance(bits, tuple) else (bits,)) <= 8:
+        return False
+    white_is_zero = tags.get(_PHOTOMETRIC) == 0
+    raw_planes = tags.get(_PLANES) == 2 and tags.get(_COMPRESSION, 1) == 1 and len(bits) > 1
+    return bool(white_is_zero or raw_planes)
+
+
+def is_tiff(file: Any) -> bool:
+    """Whether the path or open file `file` begins as a TIFF does."""
+    if hasattr(file, "read"):
+        file.seek(0)
+        head = file.read(4)
+        file.seek(0)
+        return head in _HEADS
+    with open(file, "rb") as opened:  # noqa: PTH123
+        return opened.read(4) in _HEADS
+
+
+def read_tiff(file: Any, page: int | None) -> Image.Image:
+    """Return a page of a TIFF, counted from 1, upright; default the first.
+
+    Raises
+    ------
+    ValueError
+        If tifffile is not installed, or the page has no form that an image can have here.
+    """
+    try:
+        import tifffile
+    except ImportError:
+        raise ValueError(
+            "Pillow cannot read this kind of TIFF; install tifffile (the extra 'tiff')"
+        ) from None
+    with tifffile.TiffFile(file) as opened:
+        own = opened.pages[(page or 1) - 1]
+        tags: Any = own.tags  # type: ignore[union-attr]
+        planes = tags.valueof(_PLANES, 1) == 2
+        values = own.asarray()
+        if tags.valueof(_PHOTOMETRIC) == 0:
+            if values.dtype.kind != "u":
+                raise ValueError(
+                    f"it is a TIFF of {values.dtype} in which white is zero, which has no range; "
+                    "save it with black as zero"
+                )
+            bits = tags.valueof(_BITS, 1)
+            values = np.asarray((1 << bits) - 1 - values, dtype=values.dtype)
+        orientation = tags.valueof(_ORIENTATION, 1)
+    if planes and values.ndim == 3:
+        values = values.transpose(1, 2, 0)
+    return turned(_as_image(values), orientation)
+
+
+def _as_image(values: Any) -> Image.Image:
+    kind = values.dtype.kind
+    if values.ndim == 2 and kind == "f":
+        return Image.fromarray(values.astype(np.float32))
+    if values.ndim == 2 and values.dtype == np.uint16:
+        return Image.fromarray(values)
+    if values.ndim == 3 and values.shape[2] == 3 and values.dtype in (np.uint8, np.uint16):
+        # Pillow has no colours of 16 bits, and takes their upper 8, as here.
+        eight = values if values.dtype == np.uint8 else values >> 8
+        return Image.fromarray(np.ascontiguousarray(eight.astype(np.uint8)))
+    channels = values.shape[2] if values.ndim == 3 else 1
+    raise ValueError(
+        f"it is a TIFF of {values.dtype} with {channels} channels, which is no grey or RGB image "
+        "here; convert it, or pass arrays (N, 3, H, W) in [0, 1]"
+    )

@@ -1,0 +1,95 @@
+import csv
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import pydfm
+from pydfm.features.images import ImageError, list_images, read_image
+from pydfm.features.pictures.pages import split_page, with_pages
+from pydfm.features.sources import open_source
+
+KINDS = {"tif": "tiff", "gif": "gif", "png": "png", "webp": "webp"}
+
+
+def page(seed, size=(48, 40)):
+    noise = np.random.default_rng(seed).integers(0, 255, size[::-1], dtype=np.uint8)
+    return Image.fromarray(noise)
+
+
+def write(path, pages, kind="tiff", **how):
+    if kind == "webp":
+        how["lossless"] = True
+    pages[0].save(path, kind, save_all=True, append_images=pages[1:], **how)
+    return str(path)
+
+
+@pytest.mark.parametrize("ending", KINDS)
+def test_each_page_is_an_image_of_its_own(tmp_path, ending):
+    pages = [page(i) for i in range(3)]
+    path = write(tmp_path / f"burst.{ending}", pages, KINDS[ending])
+    names = [f"{path}#{i}" for i in (1, 2, 3)]
+    assert with_pages(list_images(tmp_path)) == names
+    assert with_pages(names) == names
+    for name, want in zip(names, pages, strict=True):
+        assert list_images(name) == [name]
+        found = read_image(name, lambda image: np.asarray(image.convert("L")))
+        assert np.array_equal(found, np.asarray(want))
+    with pytest.raises(ImageError, match=r"^there is no page 4: the file has 3$"):
+        read_image(f"{path}#4", np.asarray)
+
+
+def test_pages_smaller_than_the_largest_are_left_out_in_one_warning(tmp_path):
+    pyramid = write(tmp_path / "a.tif", [page(0), page(1, (24, 20)), page(2, (12, 10))])
+    preview = write(tmp_path / "b.tif", [page(0, (24, 20)), page(1), page(2)])
+    with pytest.warns(UserWarning, match=r"3 pages are smaller .*; the first: '.*a\.tif#2'") as w:
+        assert with_pages([pyramid, preview]) == [pyramid, f"{preview}#2", f"{preview}#3"]
+    assert len(w) == 1
+
+
+def test_a_file_of_that_name_is_no_page(tmp_path):
+    path = write(tmp_path / "a.tif", [page(0), page(1)])
+    page(2).save(tmp_path / "a.tif#2", "png")
+    assert split_page(f"{path}#2") == (f"{path}#2", None)
+    assert split_page(f"{path}#1") == (path, 1)
+    assert split_page(f"{path}#0") == (f"{path}#0", None)
+
+
+def test_paths_of_a_generator_have_all_their_pages(tmp_path):
+    burst = write(tmp_path / "a.tif", [page(0), page(1)])
+    page(2).save(tmp_path / "b.png")
+    source = open_source(iter([burst, tmp_path / "b.png"]), "raise")
+    batch = source.batches(pydfm.Preprocessing((40, 48), None), 2, 1)
+    found = np.concatenate([one.pixels for one in batch])
+    assert np.array_equal(found[:, 0], [np.asarray(page(i)) for i in range(3)])
+
+
+def test_one_open_file_in_place_of_its_pages_is_refused(tmp_path):
+    film = Image.open(write(tmp_path / "a.tif", [page(0), page(1)]))
+    with film, pytest.raises(ValueError, match="X holds one open file 2 times"):
+        open_source([film, film], "raise")
+    assert open_source([page(0)] * 2, "raise").total == 2
+
+
+@pytest.mark.filterwarnings("ignore:alpha is 0.01")
+def test_pages_have_a_score_a_row_and_a_map_each(tmp_path):
+    from pydfm.cli.main import main
+
+    pages = [page(i) for i in range(6)]
+    (tmp_path / "in").mkdir()
+    path = write(tmp_path / "in" / "a.tif", pages)
+    dfm = pydfm.DFM(2, weights=None, layers="layer1", pool=2, image_size=32, alpha=0.2)
+    assert dfm.fit(tmp_path / "in").n_samples_ == 6
+    assert dfm.held_out_names_.tolist() == [f"{path}#{i}" for i in range(1, 7)]
+    np.testing.assert_allclose(dfm.score(path), dfm.score(pages), rtol=1e-4)
+    np.testing.assert_allclose(dfm.score(f"{path}#3"), dfm.score(pages[2]), rtol=1e-4)
+    groups = dfm.fit(tmp_path / "in", groups=lambda name: int(name.rpartition("#")[2]) // 2)
+    groups.save(tmp_path / "m")
+    args = ["score", tmp_path / "m", tmp_path / "in", "-o", tmp_path / "s.csv"]
+    assert main([*map(str, args), "--maps", str(tmp_path / "maps")]) == 0
+    rows = list(csv.reader(io.StringIO((tmp_path / "s.csv").read_text())))
+    assert [row[0] for row in rows[1:]] == [f"{path}#{i}" for i in range(1, 7)]
+    assert sorted(p.name for p in (tmp_path / "maps").iterdir()) == [
+        f"a.tif#{i}.png" for i in range(1, 7)
+    ]

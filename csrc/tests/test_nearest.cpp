@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstddef>
+#include <cstdint>
 #include <limits>
 #include <string>
 #include <utility>
@@ -138,6 +139,93 @@ void rows_that_are_not_finite_have_no_class() {
   }
 }
 
+// Held-out scores of each class: some of its own, of units of one to three rows; class 1 has none.
+struct HeldOut {
+  HeldOut(const Classes& all, ScoreType type) {
+    const auto n = static_cast<Index>(all.pointers.size());
+    n_units.resize(n);
+    thresholds.resize(n);
+    starts.push_back(0);
+    for (Index c = 0; c < n; ++c) {
+      const RandomClass& own = all.classes[static_cast<std::size_t>(c)];
+      const Index count = c == 1 ? 0 : 3 + 2 * c;
+      std::vector<float> some;
+      for (Index i = 0; i < count; ++i) {
+        Eigen::RowVectorXd row =
+            own.mean.transpose() +
+            normal(1, own.components.rows(), static_cast<unsigned>(i + 7)) * own.components;
+        row += 0.1 * normal(1, row.size(), static_cast<unsigned>(i + 50));
+        some.push_back(static_cast<float>(own.scores(row)[static_cast<Index>(type)]));
+      }
+      std::sort(some.begin(), some.end());
+      scores.insert(scores.end(), some.begin(), some.end());
+      const double weight = 1 / (1.0 + static_cast<double>(c % 3));
+      for (Index i = count; i >= 0; --i) weights.push_back(weight * static_cast<double>(i));
+      n_units[c] = weight * static_cast<double>(count);
+      thresholds[c] = count > 0 ? static_cast<double>(some[some.size() - 2]) : std::nan("");
+      starts.push_back(static_cast<std::int64_t>(scores.size()));
+    }
+  }
+
+  pydfm::HeldOutScores view() const {
+    return {scores.data(), weights.data(), starts.data(), pydfm::view(n_units),
+            pydfm::view(thresholds)};
+  }
+
+  std::vector<float> scores;
+  std::vector<double> weights;
+  std::vector<std::int64_t> starts;
+  pydfm::Vector<double> n_units, thresholds;
+};
+
+// Class after class, by the definitions.
+void rows_are_judged_as_under_every_class() {
+  for (const double spread : {0.0, 0.3, 2.0}) {
+    const Classes all = some_classes(9, 70, 5, spread);
+    Matrix<float> rows = rows_of(all, 80);
+    rows.row(7) *= 1e3F;
+    rows.row(8) *= 1e15F;
+    rows(9, 3) = std::numeric_limits<float>::quiet_NaN();
+    const Bounds bounds(all.pointers, 1);
+    for (const ScoreType type : kTypes) {
+      const HeldOut held_out(all, type);
+      const pydfm::HeldOutScores view = held_out.view();
+      for (const Bounds* some : {static_cast<const Bounds*>(nullptr), &bounds}) {
+        const auto got = pydfm::judge(as_rows(rows), all.pointers, some, type, view, 2);
+        const auto nearest = pydfm::score_nearest(as_rows(rows), all.pointers, some, {type}, 2);
+        check(((got.nearest.scores.array() == nearest.scores.array()) ||
+               nearest.scores.array().isNaN())
+                  .all(),
+              "scores that are judged");
+        check(got.nearest.classes == nearest.classes, "classes that are judged");
+        for (Index i = 0; i < rows.rows(); ++i) {
+          double p = std::nan(""), margin = std::nan("");
+          for (std::size_t c = 0; c < all.pointers.size(); ++c) {
+            const Matrix<float> row = rows.row(i);
+            const float score = pydfm::score(as_rows(row), *all.pointers[c], {type}, 1)(0, 0);
+            const auto own = static_cast<Index>(c);
+            const auto begin = held_out.starts[c], end = held_out.starts[c + 1];
+            double above = 0;
+            for (auto j = begin; j < end && above == 0; ++j) {
+              if (held_out.scores[static_cast<std::size_t>(j)] >= score) {
+                above = held_out.weights[static_cast<std::size_t>(j + own)];
+              }
+            }
+            if (begin == end || std::isnan(score)) continue;
+            p = std::fmax(p, (1 + above) / (held_out.n_units[own] + 1));
+            margin = std::fmax(margin, held_out.thresholds[own] - static_cast<double>(score));
+          }
+          const std::string name = "row " + std::to_string(i);
+          check(got.p_values[i] == p || (std::isnan(p) && std::isnan(got.p_values[i])),
+                "p-value of " + name);
+          check(got.margins[i] == margin || (std::isnan(margin) && std::isnan(got.margins[i])),
+                "margin of " + name);
+        }
+      }
+    }
+  }
+}
+
 }  // namespace
 
 int main() {
@@ -145,5 +233,6 @@ int main() {
   bounds_are_below_what_they_bound();
   rows_at_the_ends_of_float_are_measured();
   rows_that_are_not_finite_have_no_class();
+  rows_are_judged_as_under_every_class();
   return pydfm::testing::result();
 }

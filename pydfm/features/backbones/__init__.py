@@ -97,7 +97,7 @@ def family_saved_as(saved: str) -> Family:
 
 def load_network(
     backbone: "str | os.PathLike[str] | nn.Module",
-    weights: "str | os.PathLike[str] | None" = "imagenet",
+    weights: "str | os.PathLike[str] | None" = "auto",
     layers: str | Sequence[str] | None = None,
     *,
     random_state: int = 0,
@@ -109,9 +109,10 @@ def load_network(
     ----------
     backbone : str, path or nn.Module
         One of `backbone_names`, the path of a TorchScript file, or a module of the caller's.
-    weights : {"imagenet"}, path or None
-        For a torchvision network: "imagenet" for IMAGENET1K_V1 (or any other name that torchvision
-        has for its weights), downloaded once and kept in torch's cache; a file (.safetensors, or
+    weights : {"auto", "imagenet"}, path or None
+        "auto": ImageNet weights that are here, in torch's cache or an installed package, else
+        downloaded. For a torchvision network: "imagenet" for IMAGENET1K_V1 (or any other name that
+        torchvision has for its weights), downloaded once and kept in torch's cache; a file (.safetensors, or
         any other name for a state dict written by ``torch.save``); or None for random weights
         seeded by `random_state`. A module keeps the weights it has, unless a path is given; a
         TorchScript file contains its own.

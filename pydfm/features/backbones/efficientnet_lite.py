@@ -205,7 +205,7 @@ def _build(name: str) -> Any:
 
         def forward(self, images: torch.Tensor) -> torch.Tensor:
             found: torch.Tensor = self.bn(self.conv(images))
-            return nn.functional.relu6(found)
+            return cast("torch.Tensor", nn.functional.relu6(found))
 
     class Lite(nn.Module):
         def __init__(self, width: float, depth: float) -> None:

@@ -110,6 +110,7 @@ class Family(ABC):
 
     def check_size(self, module: "nn.Module", size: tuple[int, int]) -> None:
         """Raise ValueError unless `module` takes images of this height and width."""
+        return
 
     def to_map(self, module: "nn.Module", layer: str, output: Any, size: tuple[int, int]) -> Any:
         """Return the output of a layer as a map (B, C, H, W), or as vectors (B, D).

@@ -30,7 +30,10 @@ def test_config_help_and_version_are_printed(run):
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        ((), r"a command is needed: fit, score, eval, benchmark, demo or config \(see pydfm"),
+        (
+            (),
+            r"a command is needed: fit, score, eval, benchmark, demo, weights or config \(see pydfm",
+        ),
         (("fits",), r"No such command 'fits'.* \(see pydfm --help\)"),
         (("--colour",), r"No such option: --colour \(see pydfm --help\)"),
         (("fit",), r"Missing argument 'FOLDER' \(see pydfm fit --help\)"),

@@ -196,7 +196,7 @@ def _build(name: str) -> Any:
             x = relu6(self.bn0(self.expand_conv(images))) if self.expands else images
             x = relu6(self.bn1(self.depthwise_conv(x)))
             x = self.bn2(self.project_conv(x))
-            return x + images if self.adds else x
+            return cast("torch.Tensor", x + images if self.adds else x)
 
     class Stem(nn.Module):
         def __init__(self, n_in: int, n_out: int, kernel: int, stride: int) -> None:
@@ -205,7 +205,7 @@ def _build(name: str) -> Any:
 
         def forward(self, images: torch.Tensor) -> torch.Tensor:
             found: torch.Tensor = self.bn(self.conv(images))
-            return cast("torch.Tensor", nn.functional.relu6(found))
+            return nn.functional.relu6(found)
 
     class Lite(nn.Module):
         def __init__(self, width: float, depth: float) -> None:

@@ -47,5 +47,5 @@ def test_every_command_has_a_help_text(run, command):
 
 def test_names_are_given_once():
     modules = [info.name for info in pkgutil.iter_modules(pydfm.cli.__path__)]
-    assert {"fit", "score", "evaluate", "benchmark", "demo", "config"} <= set(modules)
+    assert {"fit", "score", "evaluate", "benchmark", "demo", "weights", "config"} <= set(modules)
     assert all(isinstance(command, Command) for command in commands())

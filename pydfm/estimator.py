@@ -100,16 +100,18 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         Regularization of the variances: oracle approximating shrinkage towards their mean, or a
         floor as a share of the largest.
     backbone : str, path or torch.nn.Module, default="resnet18"
-        "resnet18", "resnet34", "resnet50" or "wide_resnet50_2", the path of a TorchScript file, or
-        a module of your own that takes (B, 3, H, W). Unused for features.
-    weights : str, path or None, default="imagenet"
-        "imagenet" (torchvision's IMAGENET1K_V1, downloaded once), a file with a state dict (.pth,
+        A network's name, such as "resnet18" or "efficientnet_lite0" (``pydfm weights`` lists them),
+        the path of a TorchScript file, or a module of your own that takes (B, 3, H, W). Unused for
+        features.
+    weights : str, path or None, default="auto"
+        "auto" (ImageNet weights that are here, in torch's cache or an installed package, else
+        downloaded once), "imagenet" (torchvision's IMAGENET1K_V1), a file with a state dict (.pth,
         read with ``weights_only``, or .safetensors), or None for random weights from
         `random_state`. A module of your own keeps its weights unless a path is given.
     layers : str or sequence of str, optional
         Submodules whose outputs are the features, or "output" for what the network returns; each
-        has a model of its own. Default "avgpool", the penultimate layer, for the networks named
-        above and "output" otherwise.
+        has a model of its own. Default "avgpool", the penultimate layer, for networks with
+        names and "output" otherwise.
     combine : {"sum", "max", "logistic"}, default="sum"
         How the scores of several layers, each standardised by the held-out scores of fitted images,
         make one: their sum, the largest, or a logistic regression against outliers that are given

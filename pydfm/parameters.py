@@ -297,13 +297,14 @@ PARAMETERS: Final[dict[str, Parameter]] = {
         ),
         Parameter(
             "weights",
-            "imagenet",
+            "auto",
             "features",
             _at_the_fit,
             "The weights of the network.",
             Option(
                 parse=none_or,
-                help="imagenet (downloaded once), a file, or none for random weights.",
+                help="auto (those that are here, else downloaded once), imagenet, a file, or "
+                "none for random weights.",
             ),
         ),
         Parameter(

@@ -69,6 +69,7 @@ class Backbone:
         self._mean = torch.tensor(preprocessing.mean, device=self.device).view(shape)
         self._std = torch.tensor(preprocessing.std, device=self.device).view(shape)
 
+        network.family.check_size(network.module, preprocessing.size)
         module = network.module.to(self.device, self._dtype)
         taps = _Taps(network, kernels, preprocessing.size, average=spatial == "mean").eval()
         example = torch.zeros((2, 3, *preprocessing.size), dtype=self._dtype, device=self.device)

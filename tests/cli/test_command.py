@@ -24,7 +24,7 @@ def test_a_module_with_a_command_is_enough(run, tmp_path, monkeypatch):
         names = [command.name for command in commands()]
         assert names[:3] == ["fit", "hello", "score"]
         assert b"  hello      Say hello." in run("--help").out
-        assert_error(run(), "fit, hello, score, eval, benchmark, demo or config")
+        assert_error(run(), "fit, hello, score, eval, benchmark, demo, weights or config")
         assert b"A rate." in run("hello", "--help").out
         got = run("hello", "--threads", "2", "--skip-unreadable")
         assert got.out.decode() == (
@@ -47,5 +47,5 @@ def test_every_command_has_a_help_text(run, command):
 
 def test_names_are_given_once():
     modules = [info.name for info in pkgutil.iter_modules(pydfm.cli.__path__)]
-    assert {"fit", "score", "evaluate", "benchmark", "demo", "config"} <= set(modules)
+    assert {"fit", "score", "evaluate", "benchmark", "demo", "weights", "config"} <= set(modules)
     assert all(isinstance(command, Command) for command in commands())

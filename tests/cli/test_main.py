@@ -30,7 +30,10 @@ def test_config_help_and_version_are_printed(run):
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        ((), r"a command is needed: fit, score, eval, benchmark, demo or config \(see pydfm"),
+        (
+            (),
+            r"needed: fit, score, eval, benchmark, demo, weights or config \(see pydfm",
+        ),
         (("fits",), r"No such command 'fits'.* \(see pydfm --help\)"),
         (("--colour",), r"No such option: --colour \(see pydfm --help\)"),
         (("fit",), r"Missing argument 'FOLDER' \(see pydfm fit --help\)"),
@@ -259,4 +262,4 @@ print({"torch", "sklearn", "scipy", "tqdm", "matplotlib"} & set(sys.modules))
 def test_commands_are_listed_in_their_order(run):
     shown = run("--help").out.decode().partition("Commands:")[2]
     listed = re.findall(r"^  (\w+) ", shown, re.MULTILINE)
-    assert listed == ["fit", "score", "eval", "benchmark", "demo", "config"]
+    assert listed == ["fit", "score", "eval", "benchmark", "demo", "weights", "config"]

@@ -5,6 +5,7 @@ Importing this package, or any family, does not import torch, so that the comman
 messages can read the names at once.
 """
 
+import difflib
 import importlib
 import os
 import pkgutil
@@ -75,7 +76,9 @@ def family_of(backbone: Any) -> Family:
     for family in families():
         if family.claims(backbone):
             return family
-    raise ValueError(f"backbone is {backbone!r}; it must be one of {describe_backbones()}")
+    near = difflib.get_close_matches(str(backbone), backbone_names(), 3)
+    meant = f" (did you mean {' or '.join(near)}?)" if near else ""
+    raise ValueError(f"backbone is {backbone!r}{meant}; it must be one of {describe_backbones()}")
 
 
 def family_saved_as(saved: str) -> Family:
@@ -97,7 +100,7 @@ def family_saved_as(saved: str) -> Family:
 
 def load_network(
     backbone: "str | os.PathLike[str] | nn.Module",
-    weights: "str | os.PathLike[str] | None" = "imagenet",
+    weights: "str | os.PathLike[str] | None" = "auto",
     layers: str | Sequence[str] | None = None,
     *,
     random_state: int = 0,
@@ -109,12 +112,13 @@ def load_network(
     ----------
     backbone : str, path or nn.Module
         One of `backbone_names`, the path of a TorchScript file, or a module of the caller's.
-    weights : {"imagenet"}, path or None
-        For a torchvision network: "imagenet" for IMAGENET1K_V1 (or any other name that torchvision
-        has for its weights), downloaded once and kept in torch's cache; a file (.safetensors, or
-        any other name for a state dict written by ``torch.save``); or None for random weights
-        seeded by `random_state`. A module keeps the weights it has, unless a path is given; a
-        TorchScript file contains its own.
+    weights : {"auto", "imagenet"}, path or None
+        "auto": ImageNet weights that are here, in torch's cache or an installed package, else
+        downloaded. For a torchvision network: "imagenet" for IMAGENET1K_V1 (or any other name that
+        torchvision has for its weights), downloaded once and kept in torch's cache; a file
+        (.safetensors, or any other name for a state dict written by ``torch.save``); or None for
+        random weights seeded by `random_state`. A module keeps the weights it has, unless a path
+        is given; a TorchScript file contains its own.
     layers : str or sequence of str, optional
         Names of submodules (see ``nn.Module.named_modules``), or "output". Default "avgpool" for a
         torchvision network, "output" otherwise.

@@ -85,6 +85,17 @@ class Family(ABC):
         """Whether a model file stores backbones of this family as `saved`."""
         return saved in self.names
 
+    def map_layers(self, backbone: str) -> tuple[str, str] | None:
+        """Return the layers of `backbone` whose maps have stride 8 and 16, where they are known."""
+        return None
+
+    def weights_place(self, backbone: str) -> tuple[str, str] | None:
+        """Return where ImageNet weights of `backbone` are, and what brings them, where it has any.
+
+        The first is "cache", "package" or "not here"; the second is an address or a command.
+        """
+        return None
+
     @abstractmethod
     def load(
         self,
@@ -96,6 +107,10 @@ class Family(ABC):
         progress: bool,
     ) -> Network:
         """Load `backbone`, which this family claims; see `load_network` for the parameters."""
+
+    def check_size(self, module: "nn.Module", size: tuple[int, int]) -> None:
+        """Raise ValueError unless `module` takes images of this height and width."""
+        return
 
     def to_map(self, module: "nn.Module", layer: str, output: Any, size: tuple[int, int]) -> Any:
         """Return the output of a layer as a map (B, C, H, W), or as vectors (B, D).

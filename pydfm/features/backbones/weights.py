@@ -1,6 +1,7 @@
 """Weights of a network: state dicts read from files, and the hash that identifies them."""
 
 import hashlib
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -8,7 +9,13 @@ if TYPE_CHECKING:
     from torch import nn
 
 
-def load_state(module: "nn.Module", path: str, name: str, full: set[str] | None = None) -> None:
+def load_state(
+    module: "nn.Module",
+    path: str,
+    name: str,
+    full: set[str] | None = None,
+    rename: Callable[[str], str] | None = None,
+) -> None:
     """Load the state dict in the file `path` into `module`.
 
     Parameters
@@ -22,6 +29,8 @@ def load_state(module: "nn.Module", path: str, name: str, full: set[str] | None 
     full : set of str, optional
         Keys that the file may contain: those of the network before layers were removed from it.
         Default those of `module`.
+    rename : callable, optional
+        Makes a key of `module` from a key of the file.
 
     Raises
     ------
@@ -29,6 +38,8 @@ def load_state(module: "nn.Module", path: str, name: str, full: set[str] | None 
         If the file cannot be read, or is for another network.
     """
     state = _read_state(path)
+    if rename is not None:
+        state = {rename(key): value for key, value in state.items()}
     own = module.state_dict()
     needed = {key for key in own if not key.endswith("num_batches_tracked")}
     missing = sorted(needed - set(state))

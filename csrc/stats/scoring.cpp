@@ -118,6 +118,10 @@ std::vector<Energies> Scorer::measure_exactly(const RowsView& rows,
   }
   for (Index i = 0; i < n; ++i) {
     Energies& e = energies[static_cast<std::size_t>(i)];
+    if (!std::isfinite(e.total)) {  // as far as can be: a difference of infinities is no number
+      e.total = e.residual = e.mahalanobis = std::numeric_limits<double>::max();
+      continue;
+    }
     e.residual = e.total - z.row(i).squaredNorm();
     e.mahalanobis = (z.row(i).array().square() / subspace_.variances.transpose().array()).sum();
     if (e.residual < kLeastShare * e.total) {

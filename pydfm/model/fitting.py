@@ -22,7 +22,7 @@ from pydfm.model.layer import LayerModel
 from pydfm.model.model import Model
 from pydfm.model.row_scores import RowScores
 from pydfm.model.training import TrainingState
-from pydfm.stats.density import fit_density
+from pydfm.stats.density import DensityFit, fit_density
 from pydfm.stats.scores import SCORES
 
 RECALIBRATED: Final = "recalibrated"
@@ -149,6 +149,8 @@ def freeze(
         )
         for i in range(len(state.layers))
     )
+    if any(SCORES[kind].inputs == ("fre",) for kind in score_types):
+        _warn_of_no_residual(fits)
     layers = tuple(
         LayerModel(
             name=layer.name,
@@ -174,6 +176,18 @@ def freeze(
         model = _combined(model, settings.combine, found, outliers, n_threads)
     pending = None if settings.how is None else PendingScores(fit.forget_pairs(), found)
     return FittedDFM(state.spec, model, settings.how, pending)
+
+
+def _warn_of_no_residual(fits: Sequence[DensityFit]) -> None:
+    """Warn where every direction is a component, so that no row has a residual."""
+    subspaces = [subspace for fit in fits for subspace in fit.density.subspaces]
+    if all(len(subspace.components) == len(subspace.mean) for subspace in subspaces):
+        warnings.warn(
+            f"score_type is 'fre', and all {len(subspaces[0].mean)} directions of the features are "
+            "components, so that no row has a residual and every score is 0; take fewer "
+            "n_components, or score_type='mahalanobis'",
+            stacklevel=4,
+        )
 
 
 def _check_groups(state: TrainingState, classes: Sequence[Any] | None, order: list[int]) -> None:

@@ -11,6 +11,7 @@ share does not. It may be negative.
 
 import contextlib
 import functools
+import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -27,6 +28,9 @@ from pydfm.stats.mixture import Mixture, fit_mixture
 from pydfm.stats.sample import RowSample
 from pydfm.stats.scores import CORE_SCORES, SCORES
 from pydfm.stats.subspace import Spectrum, Subspace, SubspaceFit
+
+# Total variances whose squared distances, and 1e6 times larger or smaller ones, float32 can hold.
+_LEAST_VARIANCE, _MOST_VARIANCE = 1e-30, 1e31
 
 _CORE = frozenset(CORE_SCORES)
 
@@ -351,6 +355,7 @@ def fit_density(
                 regularization=regularization,
                 n_threads=n_threads,
             )
+        _check_scale(subspaces)
         _warn_of_sketch(subspaces)
         _check_components(subspaces, n_components, tied, n_samples, classes)
         mixtures = None
@@ -384,6 +389,18 @@ def fit_background(
         together = together.merge(cell, one, n_threads=n_threads)
     assert together is not None
     return Spectrum.of(together, n_threads).fit(n_components, regularization, n_threads)
+
+
+def _check_scale(subspaces: tuple[Subspace, ...]) -> None:
+    """Raise ValueError where squared distances leave what float32 scores can hold."""
+    variances = [own.total_variance for own in subspaces if len(own.components)]
+    largest = max(variances, default=1.0)
+    if not _LEAST_VARIANCE <= largest <= _MOST_VARIANCE:
+        size = math.sqrt(largest / len(subspaces[0].mean))
+        raise ValueError(
+            f"X varies by about {size:.1e} in each feature, and squares of that leave the range of "
+            f"float32, which scores are in; multiply all features by about {1 / size:.0e}"
+        )
 
 
 def _warn_of_sketch(subspaces: tuple[Subspace, ...]) -> None:

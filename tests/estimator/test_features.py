@@ -265,6 +265,7 @@ def test_scores_near_zero_keep_their_digits_where_many_rows_are_fitted():
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("offset", [0.0, 1000.0])
+@pytest.mark.filterwarnings("ignore:.*no row has a residual")
 def test_rounding_is_no_distance(dtype, offset):
     # All directions have variance and are kept: rows have no residual, and are as normal as others.
     rng = np.random.default_rng(0)
@@ -278,3 +279,39 @@ def test_rounding_is_no_distance(dtype, offset):
     constant[0, -1] += 1
     assert dfm.score(constant[:1])[0] == pytest.approx(1, rel=1e-4)
     assert dfm.predict(constant[:1])[0] == -1
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e-24, 1e20])
+def test_a_scale_whose_squares_leave_float32_is_told(scale):
+    rows = falling_rows(60, 12) * scale
+    says = r"X varies by about .* in each feature, and squares of that .*; multiply all features by"
+    with pytest.raises(ValueError, match=says):
+        pydfm.DFM().fit(rows)
+    with pytest.raises(ValueError, match="multiply all features by"):
+        pydfm.DFM().fit(rows, labels=np.arange(60) % 2)
+
+
+@pytest.mark.parametrize("scale", [1e-14, 1e-5, 1e5, 1e14])
+def test_verdicts_do_not_depend_on_the_scale(scale):
+    rows, others = falling_rows(60, 12), 9 * falling_rows(20, 12, seed=1, decay=0.0)
+    for kind in ("fre", "nll"):
+        want = pydfm.DFM(3, alpha=0.05, score_type=kind).fit(rows).p_value(others)
+        got = pydfm.DFM(3, alpha=0.05, score_type=kind).fit(rows * scale).p_value(others * scale)
+        np.testing.assert_allclose(got, want)
+        assert want.min() < 0.05
+
+
+def test_a_fit_whose_rows_have_no_residual_says_so():
+    rows = np.random.default_rng(0).normal(size=(500, 10))
+    with pytest.warns(UserWarning, match="all 10 directions .*no row has a residual"):
+        pydfm.DFM().fit(rows)
+    pydfm.DFM(score_type="mahalanobis").fit(rows)
+    pydfm.DFM(9).fit(rows)
+
+
+@pytest.mark.parametrize("kind", ["fre", "mahalanobis", "nll", "ppca"])
+def test_finite_rows_however_large_are_anomalous(kind):
+    dfm = pydfm.DFM(5, alpha=0.1, score_type=kind).fit(falling_rows(60, 12))
+    far = np.repeat([[1e150], [1e155], [-1e300]], 12, axis=1)
+    assert np.array_equal(dfm.score(far), np.full(3, np.finfo(np.float32).max))
+    assert np.array_equal(dfm.predict(far), [-1, -1, -1])

@@ -12,18 +12,19 @@ namespace pydfm {
 
 namespace {
 
-// Squares of a slice are summed up in float32 in this many parts.
+// Squares of a slice are summed up in this many parts: in float64, since those of constant rows
+// would all be rounded the same way.
 constexpr Index kLanes = 16;
 using Lanes = Eigen::Array<float, kLanes, 1>;
 
 // v = x - centre for `depth` features; returns |v|^2.
 template <typename Subtract>
 double subtract_lanes(Index depth, float* v, const Subtract& subtract) {
-  Lanes squares = Lanes::Zero();
+  Eigen::Array<double, kLanes, 1> squares = Eigen::Array<double, kLanes, 1>::Zero();
   Index p = 0;
   for (; p + kLanes <= depth; p += kLanes) {
     const Lanes lanes = subtract(p, std::integral_constant<Index, kLanes>{});
-    squares += lanes * lanes;
+    squares += lanes.template cast<double>().square();
     Eigen::Map<Lanes>(v + p) = lanes;
   }
   double energy = 0;
@@ -31,8 +32,7 @@ double subtract_lanes(Index depth, float* v, const Subtract& subtract) {
     v[p] = subtract(p, std::integral_constant<Index, 1>{}).value();
     energy += static_cast<double>(v[p]) * v[p];
   }
-  for (Index i = 0; i < kLanes; ++i) energy += squares[i];
-  return energy;
+  return energy + squares.sum();
 }
 
 }  // namespace

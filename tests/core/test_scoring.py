@@ -233,3 +233,37 @@ def test_bad_arguments_are_told():
         _core.score(rows, scorer(model), score_types=["distance"], n_threads=1)
     with pytest.raises(TypeError, match="pickle"):
         pickle.dumps(scorer(model))
+
+
+def worst_rows(model, n_features):
+    """Rows less their mean whose rounding errors may agree: alike, of one feature, with signs."""
+    rng = np.random.default_rng(1)
+    odd = 1e-3 * rng.normal(size=n_features)
+    odd[n_features // 3] = 1.1
+    signs = np.sign(model.components[0])
+    steps = np.where(np.arange(n_features) % 2 == 0, 1.1, 0.7)
+    return np.stack([np.full(n_features, 1.1), np.full(n_features, 1 / 3), odd, signs / 3, steps])
+
+
+@pytest.mark.parametrize("n_features", [512, 4096, 16384, 65536])
+@pytest.mark.parametrize("n_components", [1, 24])
+def test_errors_are_within_what_is_proven(n_features, n_components):
+    model = random_class(n_features, n_components, n_features, spread=0.0)
+    d = worst_rows(model, n_features).astype(np.float32).astype(np.float64)
+    z = d @ model.components.T
+    total, kept = np.square(d).sum(axis=1), np.square(z).sum(axis=1)
+    residual = np.square(d - z @ model.components).sum(axis=1)
+    distance = (np.square(z) / model.variances).sum(axis=1)
+    unit = 2.0**-24
+    g = 70 * unit / (1 - 70 * unit) * np.sqrt(n_components)
+    bound = 2 * g * np.sqrt(total * kept) + g**2 * total
+    of_squares = 5 * unit / (1 - 5 * unit) * total
+    rows = d.astype(np.float32)
+    for kinds in (["fre"], ["mahalanobis"]):
+        got = _core.score(rows, scorer(model), score_types=kinds, n_threads=1)[0]
+        if kinds == ["fre"]:
+            want, most = residual, bound + of_squares
+        else:
+            want, most = distance, bound / model.variances.min()
+        # The score itself is rounded to float32.
+        assert (np.abs(got - want) <= most + unit * want).all()

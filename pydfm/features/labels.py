@@ -159,7 +159,11 @@ def as_labels(labels: Any, name: str = "labels") -> NDArray[Any]:
             if large:
                 raise ValueError(f"{name} has {large[0]}, which exceeds 64 bits; pass strings")
             return array.astype(np.int64)
-        missing = [i for i, v in enumerate(array) if type(v).__name__ == "NAType"]
+        missing = [
+            i
+            for i, value in enumerate(array)
+            if type(value).__name__ == "NAType" or (isinstance(value, float) and np.isnan(value))
+        ]
         if missing:
             raise ValueError(
                 f"{name} has {array[missing[0]]} in row {missing[0]}; give one for each row"

@@ -137,6 +137,9 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
     pool : int or sequence of int, optional
         Kernel and stride of an average pooling of the layers' maps, one for all layers or one for
         each.
+    layout : {"auto", "channels_first", "channels_last"}
+        Order of the sides of the layers' maps: (B, C, H, W) or (B, H, W, C). "auto" tells it by the
+        aspect ratio of the images; a layer of neither is refused.
     image_size : int or (int, int), optional
         Height and width that images are resized to. Default: as the weights were trained, a resize
         of the shorter side to 256 pixels and the central 224 x 224.
@@ -310,6 +313,7 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         image_score: str | None = DEFAULTS["image_score"],
         top_share: float = DEFAULTS["top_share"],
         pool: int | Sequence[int] | None = DEFAULTS["pool"],
+        layout: str = DEFAULTS["layout"],
         image_size: int | tuple[int, int] | None = DEFAULTS["image_size"],
         mean: float | Sequence[float] | None = DEFAULTS["mean"],
         std: float | Sequence[float] | None = DEFAULTS["std"],
@@ -341,6 +345,7 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         self.image_score = image_score
         self.top_share = top_share
         self.pool = pool
+        self.layout = layout
         self.image_size = image_size
         self.mean = mean
         self.std = std
@@ -1487,6 +1492,7 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
             mean=self.mean,
             std=self.std,
             precision=self.precision,
+            layout=self.layout,
             random_state=seed,
             device=self.device,
             progress=self.verbose,

@@ -38,6 +38,7 @@ COMBINATIONS: Final = ("sum", "max", "logistic")
 SPATIAL_FORMS: Final = ("flatten", "mean", "patch")
 IMAGE_SCORES: Final = ("calibrated", *PATCH_RULES)
 PRECISIONS: Final = ("float32", "bfloat16", "float16")
+LAYOUTS: Final = ("auto", "channels_first", "channels_last")
 CALIBRATIONS: Final = ("loo", "kfold", "split")
 ON_ERROR: Final = ("raise", "skip")
 
@@ -369,6 +370,14 @@ PARAMETERS: Final[dict[str, Parameter]] = {
                 parse=lambda ns: (ns[0] if len(ns) == 1 else tuple(ns)) if ns else None,
                 help="Kernel of the average pooling; repeated, one for each layer.",
             ),
+        ),
+        Parameter(
+            "layout",
+            "auto",
+            "features",
+            _one_of(LAYOUTS),
+            "Order of the sides of the layers' maps: told by the image's aspect ratio, or given.",
+            Option(_choice(LAYOUTS)),
         ),
         Parameter(
             "image_size",

@@ -40,7 +40,7 @@ class FeatureSource:
             Number of features per row. Default that of the first array.
         """
         for X in self._arrays:
-            features = as_features(X, n_features)
+            features = as_features(X, n_features, self.count)
             n_features = features.shape[1]
             self.count += len(features)
             # A loader may write its next batch into the same memory.
@@ -52,7 +52,50 @@ def is_array(value: Any) -> bool:
     return isinstance(value, np.ndarray) or (hasattr(value, "detach") and hasattr(value, "ndim"))
 
 
-def as_features(X: Any, n_features: int | None = None) -> NDArray[Any]:
+def plain(value: Any, *, frames: bool = False) -> Any:
+    """Return `value`, or an array in place of what only has the interface of one.
+
+    Parameters
+    ----------
+    value : object
+        Anything. What has ``__array__`` or ``__dlpack__`` is made an array, except sparse matrices.
+    frames : bool
+        Make arrays of data frames too, which loses the names of their columns.
+    """
+    if is_array(value) or isinstance(value, str | bytes | type):
+        return value
+    if (hasattr(value, "columns") and not frames) or hasattr(value, "toarray"):
+        return value
+    if hasattr(value, "__array__") or hasattr(value, "__dlpack__"):
+        return as_array(value)
+    return value
+
+
+def check_unmasked(values: Any, name: str = "X", first: int = 0) -> None:
+    """Raise ValueError if `values`, called `name`, are a masked array with a masked value.
+
+    Parameters
+    ----------
+    first : int
+        Index of the first row or image, for the message.
+    """
+    if not isinstance(values, np.ma.MaskedArray) or values.mask is np.ma.nomask:
+        return
+    mask = np.ma.getmaskarray(values)
+    if not mask.any():
+        return
+    place = [int(i) for i in np.unravel_index(int(np.argmax(mask)), mask.shape)]
+    row = first + (place[0] if place else 0)
+    where = f"row {row}, column {place[1]}" if mask.ndim == 2 else f"row {row}"
+    if mask.ndim > 2:
+        where = f"image {row}"
+    raise ValueError(
+        f"{name} is masked in {where}; missing values cannot be taken, so remove what has them or "
+        "fill them in"
+    )
+
+
+def as_features(X: Any, n_features: int | None = None, first: int = 0) -> NDArray[Any]:
     """Return `X` as a numeric array (N, D), without a copy of arrays and CPU tensors.
 
     Parameters
@@ -61,16 +104,20 @@ def as_features(X: Any, n_features: int | None = None) -> NDArray[Any]:
         Real numbers of any type and layout; a tensor may be on any device.
     n_features : int, optional
         Number of features per row that a fitted model expects.
+    first : int
+        Index of the first row, for messages.
 
     Raises
     ------
     ValueError
-        If X is not two-dimensional, is empty, or does not have `n_features` columns.
+        If X has missing values, is not two-dimensional, is empty, or does not have `n_features`
+        columns.
     TypeError
         If X is sparse or does not contain numbers.
     """
-    array = as_array(X)
+    array = as_array(X, first=first)
     if array.dtype.kind == "O":
+        _check_not_missing(array, first)
         try:
             array = array.astype(np.float64)
         except (TypeError, ValueError) as error:
@@ -155,13 +202,33 @@ def _row_type(dtype: np.dtype[Any]) -> np.dtype[Any]:
     return np.dtype(np.float32 if small else np.float64)
 
 
-def as_array(X: Any) -> NDArray[Any]:
+def _check_not_missing(array: NDArray[Any], first: int) -> None:
+    """Raise ValueError if a value of `array` (N, D) of objects is NA; it names the first."""
+    for place, value in np.ndenumerate(array):
+        if type(value).__name__ in ("NAType", "NaTType"):
+            column = f", column {place[1]}" if len(place) > 1 else ""
+            raise ValueError(
+                f"X contains NA in row {first + place[0]}{column}; "
+                "features must be finite, so remove such rows or correct what made them"
+            )
+
+
+def as_array(X: Any, name: str = "X", first: int = 0) -> NDArray[Any]:
     """Return `X`, an array-like or a tensor on any device, as a numpy array.
+
+    Parameters
+    ----------
+    X : array-like
+        Also what has ``__dlpack__``, and a list of tensors.
+    name : str
+        Its name, for messages.
+    first : int
+        Index of the first row, for messages.
 
     Raises
     ------
     ValueError
-        If it is ragged.
+        If it is ragged, or has masked values.
     TypeError
         If it is sparse.
     """
@@ -173,8 +240,26 @@ def as_array(X: Any) -> NDArray[Any]:
         return np.asarray((tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy())
     if hasattr(X, "toarray") and hasattr(X, "nnz"):
         raise TypeError("Sparse data was passed for X, but dense data is required: use X.toarray()")
+    check_unmasked(X, name, first)
+    if isinstance(X, list | tuple):
+        for i, row in enumerate(X):
+            check_unmasked(row[None] if hasattr(row, "mask") else row, name, first + i)
+        if torch is not None and any(isinstance(row, torch.Tensor) for row in X):
+            X = [as_array(row) if isinstance(row, torch.Tensor) else row for row in X]
+    if not hasattr(X, "__array__") and hasattr(X, "__dlpack__"):
+        X = _from_dlpack(X)
     try:
         array = np.asarray(X)
     except ValueError as error:
         raise ValueError(f"X cannot be made an array of features: {error}") from None
     return array
+
+
+def _from_dlpack(value: Any) -> NDArray[Any]:
+    """Return what has ``__dlpack__``, on any device, as an array."""
+    try:
+        return np.asarray(np.from_dlpack(value))
+    except (BufferError, RuntimeError):  # it is on a GPU, or of a type that numpy lacks
+        import torch
+
+        return as_array(torch.from_dlpack(value))  # type: ignore[attr-defined]

@@ -51,6 +51,8 @@ class FeatureSpec:
         Preprocessing of the images.
     sha256 : str
         Hash of the tensors that the features depend on, or of the TorchScript file.
+    layout : {"auto", "channels_first", "channels_last"}
+        Order of the sides of the layers' maps.
     """
 
     backbone: str
@@ -63,6 +65,7 @@ class FeatureSpec:
     random_state: int
     preprocessing: Preprocessing
     sha256: str
+    layout: str = "auto"
 
     @property
     def n_features(self) -> int:
@@ -134,6 +137,7 @@ class Extractor:
         device: "str | torch.device | None",
         progress: bool,
         intensity: str | tuple[float, float] | None = None,
+        layout: str = "auto",
     ) -> "Extractor":
         """Build an extractor from the parameters of a `DFM`; see there."""
         from pydfm.features.network import Backbone
@@ -153,6 +157,7 @@ class Extractor:
             pool=pool,
             device=device,
             precision=precision,
+            layout=layout,
         )
         return cls(
             ready,
@@ -167,6 +172,7 @@ class Extractor:
                 random_state=random_state,
                 preprocessing=preprocessing,
                 sha256=network.sha256,
+                layout=layout,
             ),
         )
 
@@ -225,6 +231,7 @@ class Extractor:
             pool=spec.pool,
             device=device,
             precision=spec.precision,
+            layout=spec.layout,
         )
         return cls(ready, spec)
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pydfm.features.arrays import as_array
+from pydfm.features.arrays import as_array, check_unmasked
 from pydfm.runtime.checks import check_choice
 
 
@@ -142,6 +142,7 @@ def as_labels(labels: Any, name: str = "labels") -> NDArray[Any]:
     TypeError
         If they are neither integers nor strings.
     """
+    check_unmasked(labels, name)
     try:
         array = as_array(labels)
     except ValueError as error:
@@ -158,6 +159,15 @@ def as_labels(labels: Any, name: str = "labels") -> NDArray[Any]:
             if large:
                 raise ValueError(f"{name} has {large[0]}, which exceeds 64 bits; pass strings")
             return array.astype(np.int64)
+        missing = [
+            i
+            for i, value in enumerate(array)
+            if type(value).__name__ == "NAType" or (isinstance(value, float) and np.isnan(value))
+        ]
+        if missing:
+            raise ValueError(
+                f"{name} has {array[missing[0]]} in row {missing[0]}; give one for each row"
+            )
     if array.dtype.kind == "f":
         whole = (np.abs(array) < 2.0**63) & (array == np.rint(array))
         if not whole.all():

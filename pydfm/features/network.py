@@ -18,6 +18,7 @@ from pydfm.features.transforms import Preprocessing
 from pydfm.runtime.checks import check_choice, check_integer
 
 PRECISIONS: Final = ("float32", "bfloat16", "float16")
+LAYOUTS: Final = ("auto", "channels_first", "channels_last")
 
 _jit: Any = torch.jit  # most of it has no types
 
@@ -41,6 +42,8 @@ class Backbone:
         Default CUDA where there is a GPU, else the CPU.
     precision : {"float32", "bfloat16", "float16"}
         Type of the network's weights and activations; features are always float32.
+    layout : {"auto", "channels_first", "channels_last"}
+        Order of the sides of the layers' maps; "auto" tells it by the aspect ratio of the images.
 
     Attributes
     ----------
@@ -59,8 +62,10 @@ class Backbone:
         pool: int | Sequence[int] | None = None,
         device: "str | torch.device | None" = None,
         precision: str = "float32",
+        layout: str = "auto",
     ) -> None:
         _survive_fork()
+        check_choice("layout", layout, LAYOUTS)
         check_choice("precision", precision, PRECISIONS)
         kernels = _kernels(pool, network.layers, spatial)
         self.device = _resolve_device(device)
@@ -71,7 +76,9 @@ class Backbone:
 
         network.family.check_size(network.module, preprocessing.size)
         module = network.module.to(self.device, self._dtype)
-        taps = _Taps(network, kernels, preprocessing.size, average=spatial == "mean").eval()
+        taps = _Taps(network, kernels, preprocessing.size, average=spatial == "mean")
+        taps.layout = layout
+        taps.eval()
         example = torch.zeros((2, 3, *preprocessing.size), dtype=self._dtype, device=self.device)
         example = example.contiguous(memory_format=torch.channels_last)
         if not isinstance(module, torch.jit.ScriptModule):
@@ -139,6 +146,8 @@ class _Taps(nn.Module):
         self.grids: dict[str, Grid] = {}
         self._kernels = kernels
         self._average = average
+        self.layout = "auto"
+        self._last: dict[str, bool] = {}
         self._found: dict[str, torch.Tensor] = {}
         for layer in kernels:
             if layer != "output":
@@ -157,6 +166,11 @@ class _Taps(nn.Module):
                 f"layer '{layer}' returns {type(output).__name__}; features can be taken only from "
                 "layers that return a tensor (B, ...)"
             )
+        if output.ndim == 4:
+            if not _jit.is_tracing():
+                self._last[layer] = _is_last(layer, output.shape[1:], self._size, self.layout)
+            if self._last[layer]:
+                output = cast("torch.Tensor", output.permute(0, 3, 1, 2))
         kernel = self._kernels[layer]
         # The run before the trace has checked the sizes. Within the trace such a check would look
         # as if it depended on the data.
@@ -186,6 +200,37 @@ class _Taps(nn.Module):
             if layer not in self._found:
                 raise ValueError(f"layer '{layer}' does not run when the backbone does")
         return torch.cat([self._found.pop(layer) for layer in self._kernels], dim=1)
+
+
+def _is_last(layer: str, shape: Sequence[int], size: tuple[int, int], layout: str) -> bool:
+    """Whether the map of a layer, of this `shape` without the batch, has its channels last.
+
+    Raises
+    ------
+    ValueError
+        If neither the first nor the last two sides have the aspect ratio of images of this `size`.
+    """
+    if layout != "auto":
+        return layout == "channels_last"
+    if _has_aspect(shape[1], shape[2], size):
+        return False
+    if _has_aspect(shape[0], shape[1], size):
+        return True
+    if shape[1] == shape[2]:  # pooled to a square
+        return False
+    sides = " x ".join(str(side) for side in shape)
+    raise ValueError(
+        f"layers has '{layer}', which gives {sides} per image of {size[0]} x {size[1]} pixels, "
+        "whose aspect ratio no two neighbouring sides have; pass layout='channels_first' or "
+        "'channels_last', or name another layer"
+    )
+
+
+def _has_aspect(height: int, width: int, size: tuple[int, int]) -> bool:
+    """Whether a map has the aspect ratio of images, but for a cell or 15 % that borders cost."""
+    wanted = height * size[1] / size[0]
+    off = abs(wanted - width)
+    return off <= max(1.0, size[1] / size[0]) or off <= 0.15 * max(wanted, width)
 
 
 def _grid(pooled: torch.Tensor, output: torch.Tensor, kernel: int) -> Grid:

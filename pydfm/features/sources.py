@@ -5,7 +5,7 @@ import os
 import warnings
 from bisect import insort
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import chain, islice
@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from pydfm.features.arrays import FeatureSource, as_array, is_array
+from pydfm.features.arrays import FeatureSource, as_array, check_unmasked, is_array, plain
 from pydfm.features.images import ImageError, list_images, read_image
 from pydfm.features.labels import RowLabels
 from pydfm.features.pictures.pages import split_page, with_pages
@@ -159,7 +159,7 @@ class ImageSource:
     def _convert(
         self, part: Any, preprocessing: Preprocessing, batch_size: int, n_threads: int
     ) -> Iterator[Batch]:
-        array = _to_numpy(part)
+        array = _to_numpy(part, self.count)
         _check_images(array)
         if array.dtype == np.uint8:
             # Through PIL, as files, so that an image scores the same in either form.
@@ -228,21 +228,22 @@ def open_source(
         X = [X]
     elif isinstance(X, str | os.PathLike):
         X = list_images(X)
-    elif isinstance(X, np.ndarray) and X.dtype.kind == "U":
-        X = X.ravel().tolist()
-    loader = not (isinstance(X, list | tuple) or hasattr(X, "__array__") or hasattr(X, "toarray"))
-    if labels is not None and (not loader or is_array(X)):
+    _check_form(X)
+    X = _paths_of(plain(X))
+    if isinstance(X, list | tuple):
+        X = [plain(element, frames=True) for element in X]
+    pairs = isinstance(X, list) and _has_pairs(X)
+    loader = pairs or not (
+        is_array(X) or isinstance(X, list) or hasattr(X, "columns") or hasattr(X, "toarray")
+    )
+    if labels is not None and not loader:
         raise ValueError(
             "labels is 'loader', but X is no loader; pass the labels themselves, an array (N,)"
         )
     if is_array(X):
         return ImageSource(X, on_error) if X.ndim in (3, 4) else FeatureSource([X])
-    if isinstance(X, list | tuple):
-        first = X[0] if X else None
-        is_image = isinstance(first, str | os.PathLike | Image.Image)
-        if is_image or getattr(first, "ndim", 0) >= 3:
-            return ImageSource(X, on_error)
-        return FeatureSource([X])
+    if isinstance(X, list) and not pairs:
+        return _open_list(X, on_error)
     if not loader:  # data frames, sparse matrices
         return FeatureSource([X])
     if isinstance(X, Iterable):
@@ -260,8 +261,107 @@ def open_source(
     data = without_labels(first)
     if is_array(data) and data.ndim == 2:
         return FeatureSource(map(without_labels, everything))
+    _check_yields(data)
     total = _length(getattr(X, "dataset", X))
+    if pairs and is_array(data) and data.ndim == 4:
+        total = sum(len(without_labels(pair)) for pair in X)
     return ImageSource(everything, on_error, total=total, first=data)
+
+
+def _check_form(X: Any) -> None:
+    """Raise TypeError, or ValueError if X is empty, where X is nothing that can be read."""
+    if isinstance(X, list | tuple) and not X:
+        raise ValueError(f"X is empty; it must be {_FORMS}")
+    odd = isinstance(X, Mapping | bytes | bytearray | memoryview | int | float | type | np.generic)
+    if odd or X is None or hasattr(X, "read"):
+        hint = ""
+        if isinstance(X, Mapping):
+            hint = "; pass its values, list(X.values())"
+        elif hasattr(X, "read"):
+            hint = "; pass the path of the file, or the PIL image that is read from it"
+        raise TypeError(f"X is {type(X).__name__}; it must be {_FORMS}{hint}")
+
+
+def _paths_of(X: Any) -> Any:
+    """Return X, or a list of its paths where it is an array or a column of them."""
+    if isinstance(X, list | tuple) or not (isinstance(X, np.ndarray) or hasattr(X, "columns")):
+        return X
+    if hasattr(X, "columns"):
+        if len(X.columns) != 1:
+            return X
+        column = as_array(X)
+    else:
+        column = X
+    if column.dtype.kind not in "OUT" or column.size == 0:
+        return X
+    first = column.flat[0]
+    if not isinstance(first, str | os.PathLike):
+        return X
+    if column.ndim > 2 or (column.ndim == 2 and column.shape[1] != 1):
+        raise ValueError(
+            f"X holds text, of the shape {column.shape}; paths must be (N,), and features numbers"
+        )
+    paths = column.ravel().tolist()
+    for i, path in enumerate(paths):
+        if not isinstance(path, str | os.PathLike):
+            raise ValueError(f"X holds paths, but {path!r} in row {i}; remove it")
+    return paths
+
+
+def _has_pairs(X: list[Any]) -> bool:
+    """Whether the list X holds pairs of a batch, an image or a path, and labels."""
+    first = X[0]
+    if not isinstance(first, list | tuple) or not first:
+        return False
+    data = plain(first[0])
+    if len(first) > 1 and getattr(first[1], "ndim", 0) > 1:
+        return False
+    if isinstance(data, str | os.PathLike | Image.Image):
+        return isinstance(first, tuple) and len(first) == 2
+    return is_array(data) and data.ndim in (2, 3, 4)
+
+
+def _open_list(X: list[Any], on_error: str) -> "FeatureSource | ImageSource":
+    """Open a list of paths, of images, of batches or of rows."""
+    first = X[0]
+    if isinstance(first, str | os.PathLike | Image.Image):
+        return ImageSource(X, on_error)
+    ndim = getattr(first, "ndim", 0)
+    if ndim < 2:  # rows
+        return FeatureSource([X])
+    allowed = (2,) if ndim == 2 else (3, 4)
+    wrong = next((i for i, one in enumerate(X) if getattr(one, "ndim", ndim) not in allowed), None)
+    if wrong is not None and wrong > 0:
+        found = getattr(X[wrong], "shape", type(X[wrong]).__name__)
+        raise ValueError(
+            f"X[0] has the shape {tuple(first.shape)} and X[{wrong}] {found}; all must be batches "
+            "(B, D), or all images; pass labels as labels"
+        )
+    if ndim > 2:
+        return ImageSource(X, on_error)
+    if str(first.dtype).endswith("uint8"):
+        raise ValueError(
+            f"X[0] has the shape {tuple(first.shape)} and the type uint8, which may be a grey "
+            "picture or a batch of features; pass pictures as PIL images (Image.fromarray), and "
+            "features in one array (np.concatenate)"
+        )
+    return FeatureSource(X)
+
+
+def _check_yields(data: Any) -> None:
+    """Raise TypeError if the first thing that an iterable yields is no image."""
+    if isinstance(data, str | os.PathLike | Image.Image) or (
+        is_array(data) and data.ndim in (3, 4)
+    ):
+        return
+    if isinstance(data, int | float | np.number) or (is_array(data) and data.ndim < 2):
+        shape = f" of the shape {tuple(data.shape)}" if is_array(data) else ""
+        raise TypeError(
+            f"X yields single rows or numbers{shape}; it must yield batches (B, D), so pass all "
+            "rows as one array, np.stack(list(X))"
+        )
+    found = f"the shape {tuple(data.shape)}" if is_array(data) else type(data).__name__
+    raise TypeError(f"X yields {found}; it must yield images, batches of them or of features")
 
 
 def open_labelled(
@@ -338,7 +438,8 @@ def _ahead(
 
 def without_labels(element: Any) -> Any:
     """Return the data of an element of a loader: data alone, or a pair of data and labels."""
-    return element[0] if isinstance(element, list | tuple) and len(element) else element
+    data = element[0] if isinstance(element, list | tuple) and len(element) else element
+    return plain(data, frames=True)
 
 
 def _with_labels_kept(elements: Iterable[Any], labels: list[Any]) -> Iterator[Any]:
@@ -348,7 +449,7 @@ def _with_labels_kept(elements: Iterable[Any], labels: list[Any]) -> Iterator[An
             raise ValueError(
                 "labels is 'loader', but X yields no labels; it must yield pairs (batch, labels)"
             )
-        data, theirs = element[0], as_array(element[1])
+        data, theirs = without_labels(element), as_array(element[1], "labels", len(labels))
         batch = is_array(data) and data.ndim in (2, 4)
         if theirs.shape != ((len(data),) if batch else ()):
             raise ValueError(
@@ -390,9 +491,12 @@ def _grouped(batches: Iterable[Any], batch_size: int, *, copy: bool) -> Iterator
     """
     singles: list[Any] = []
     kind: Any = None
+    count = 0
 
     def flush() -> Iterator[Any]:
+        nonlocal count
         if singles:
+            count += len(singles)
             yield list(singles) if kind == "to decode" else np.stack(singles)
             singles.clear()
 
@@ -410,9 +514,11 @@ def _grouped(batches: Iterable[Any], batch_size: int, *, copy: bool) -> Iterator
             data = _taken(data) if copy else data
         elif is_array(data) and data.ndim == 4:
             yield from flush()
+            count += len(data)
             yield data
             continue
         elif is_array(data) and data.ndim == 3:
+            check_unmasked(data[None], first=count + len(singles))
             data = np.array(_to_numpy(data)) if copy else _to_numpy(data)
             new_kind = (data.shape, data.dtype)
         else:
@@ -457,9 +563,10 @@ def _check_images(array: Any) -> None:
         raise TypeError(f"X has images of type {dtype}; they must be uint8, or float in [0, 1]")
 
 
-def _to_numpy(image: Any) -> NDArray[Any]:
+def _to_numpy(image: Any, first: int = 0) -> NDArray[Any]:
     if isinstance(image, np.ndarray):
-        return image
+        check_unmasked(image, first=first)
+        return np.asarray(image)
     tensor = image.detach().cpu()
     return np.asarray(tensor.float() if tensor.is_floating_point() else tensor)
 

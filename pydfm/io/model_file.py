@@ -43,7 +43,8 @@ from pydfm.io.tensors import (
     model_to_tensors,
 )
 from pydfm.model.fitting import RECALIBRATED, FittedDFM
-from pydfm.parameters import CALIBRATIONS, DEFAULTS, PARAMETERS, check_parameters
+from pydfm.parameters import CALIBRATIONS, DEFAULTS, LAYOUTS, PARAMETERS, check_parameters
+from pydfm.runtime.checks import check_choice
 from pydfm.runtime.files import write_file
 
 FORMAT: Final = 1
@@ -210,6 +211,7 @@ def _feature_spec(fields: dict[str, Any]) -> FeatureSpec:
         optional = name == "weights" and fields[name] is None
         if not optional and not isinstance(fields[name], str):
             raise ValueError(f"the {name} of its features is {fields[name]!r}, and no text")
+    check_choice("the layout of its features", fields.get("layout", "auto"), LAYOUTS)
     for name, value in preprocessing.items():
         if isinstance(value, list):
             preprocessing[name] = tuple(value)

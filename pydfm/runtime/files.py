@@ -1,8 +1,16 @@
 """Files that are replaced atomically."""
 
+import contextlib
 import os
 import secrets
+import time
 from pathlib import Path
+from typing import Final
+
+# A file that a save has not finished for so many seconds is the litter of one that was killed.
+_STALE: Final = 3600
+
+_TEMPORARY: Final = ".pydfm-"
 
 
 def check_output(path: "str | os.PathLike[str]") -> None:
@@ -28,6 +36,8 @@ def check_output(path: "str | os.PathLike[str]") -> None:
 def write_file(path: "str | os.PathLike[str]", data: bytes) -> None:
     """Write `data` to `path` atomically. A link stays; its target is replaced.
 
+    What a killed save left in the folder more than an hour ago is deleted.
+
     Raises
     ------
     OSError
@@ -39,7 +49,8 @@ def write_file(path: "str | os.PathLike[str]", data: bytes) -> None:
         path.write_bytes(data)
         return
     path = path.resolve()
-    temporary = path.parent / f".pydfm-{secrets.token_hex(8)}"
+    _clean(path.parent)
+    temporary = path.parent / f"{_TEMPORARY}{secrets.token_hex(8)}"
     try:
         with temporary.open("xb") as file:  # with the permissions that the umask leaves
             file.write(data)
@@ -49,6 +60,14 @@ def write_file(path: "str | os.PathLike[str]", data: bytes) -> None:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def _clean(folder: Path) -> None:
+    """Delete the temporary files of killed saves in `folder`."""
+    for left in folder.glob(f"{_TEMPORARY}*"):
+        with contextlib.suppress(OSError):  # another process may delete it too
+            if left.is_file() and time.time() - left.stat().st_mtime > _STALE:
+                left.unlink()
 
 
 def _writable(path: Path) -> bool:

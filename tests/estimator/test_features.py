@@ -172,7 +172,7 @@ def test_a_parameter_out_of_range_is_named(parameters, message):
     ("given", "error", "message"),
     [
         (np.ones((1, 40)), ValueError, "n_samples=1; fit needs at least two rows"),
-        ([], ValueError, r"Expected 2D array, got 1D|0 sample"),
+        ([], ValueError, "X is empty; it must be features"),
         (np.ones((0, 40)), ValueError, r"0 sample\(s\)"),
         (np.ones(40), ValueError, "Expected 2D array, got 1D"),
         (None, TypeError, "X is NoneType; it must be features"),

@@ -1,4 +1,5 @@
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from scipy import sparse
@@ -140,3 +141,19 @@ def test_rows_that_are_not_aligned_are_copied(dtype):
     ((first, got),) = blocks(crooked)
     assert (first, got.flags.aligned, got.flags.c_contiguous) == (0, True, True)
     assert np.array_equal(got, rows)
+
+
+def test_missing_values_are_named_by_their_place_in_all_of_x():
+    rows = np.random.default_rng(0).random((6, 3))
+    holes = np.ma.masked_array(rows, np.zeros(rows.shape, dtype=bool))
+    holes.mask[4, 2] = True
+    frame = pd.DataFrame(rows).convert_dtypes()
+    frame.iloc[4, 2] = pd.NA
+    for X, says in ((holes, "X is masked in row 4, column 2"), (frame, "NA in row 4, column 2")):
+        for arrays in ([X], [X[:3], X[3:]], iter([X[:3], X[3:]])):
+            with pytest.raises(ValueError, match=says):
+                list(FeatureSource(arrays).batches())
+    with pytest.raises(ValueError, match="X is masked in row 4, column 2"):
+        as_features(list(holes))
+    holes.mask[4, 2] = False
+    assert np.array_equal(as_features(holes), rows)

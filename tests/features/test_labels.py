@@ -1,4 +1,5 @@
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from hypothesis import given
@@ -136,3 +137,10 @@ def test_unknown_classes_are_named():
         find_classes(np.array([3, 12]), classes)
     with pytest.raises(ValueError, match="labels has '3'"):
         find_classes(np.array(["3"]), classes)
+
+
+def test_missing_labels_are_named():
+    with pytest.raises(ValueError, match="labels is masked in row 1"):
+        as_labels(np.ma.masked_array([1, 2, 3], [False, True, False]))
+    with pytest.raises(ValueError, match=r"labels has .* in row 1; give one"):
+        as_labels(pd.Series(["a", pd.NA, "b"]))

@@ -286,3 +286,37 @@ def test_a_device_that_is_not_there_is_told_in_one_sentence(tiny_network, device
 def test_the_device_is_chosen_where_none_is_named(tiny_network):
     want = "cuda" if torch.cuda.is_available() else "cpu"
     assert Backbone(load_network(tiny_network), SIZE).device.type == want
+
+
+class ChannelsLast(nn.Module):
+    """A network whose layers give (B, H, W, C), as transformers with windows do."""
+
+    def __init__(self, stem):
+        super().__init__()
+        self.stem = stem
+
+    def forward(self, batch):
+        return self.stem(batch).permute(0, 2, 3, 1)
+
+
+@pytest.mark.parametrize("options", [{}, {"pool": 2}, {"spatial": "mean"}])
+def test_maps_with_their_channels_last_are_recognised(textures, options):
+    stem = nn.Conv2d(3, 20, 4, stride=4)
+    first = Backbone(load_network(stem), SIZE, device="cpu", **options)
+    last = Backbone(load_network(ChannelsLast(stem)), SIZE, device="cpu", **options)
+    assert first.grids == last.grids
+    np.testing.assert_allclose(last(textures), first(textures), rtol=1e-4, atol=1e-5)
+
+
+def test_the_layout_of_maps_may_be_given():
+    network = load_network(ChannelsLast(nn.Conv2d(3, 20, 4, stride=4)))
+    (grid,) = Backbone(network, SIZE, device="cpu", layout="channels_first").grids
+    assert (grid.channels, grid.height, grid.width) == (10, 12, 20)
+
+
+def test_maps_without_the_aspect_ratio_of_the_image_are_refused():
+    network = load_network(
+        nn.Sequential(nn.Conv2d(3, 20, 4, stride=4), nn.AdaptiveAvgPool2d((2, 9)))
+    )
+    with pytest.raises(ValueError, match=r"^layers has 'output', which gives 20 x 2 x 9 per image"):
+        Backbone(network, SIZE, device="cpu")

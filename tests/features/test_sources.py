@@ -1,10 +1,13 @@
+import io
 import os
 import re
 import threading
 import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from PIL import Image
@@ -19,6 +22,37 @@ from pydfm.features.sources import (
     warn_of_skipped,
 )
 from pydfm.features.transforms import Preprocessing
+
+
+class OnlyArray:
+    """What xarray, h5py and zarr give: an array only by its interface."""
+
+    def __init__(self, array):
+        self.array = array
+
+    def __array__(self, dtype=None, copy=None):
+        return self.array
+
+
+class OnlyDlpack:
+    """An array of a library that has only DLPack."""
+
+    def __init__(self, array):
+        self.array = array
+
+    def __dlpack__(self, **options):
+        return self.array.__dlpack__(**options)
+
+    def __dlpack_device__(self):
+        return self.array.__dlpack_device__()
+
+
+def masked(shape, *rows):
+    array = np.ma.masked_array(np.full(shape, 0.5), np.zeros(shape, dtype=bool))
+    for row in rows:
+        array.mask[row] = True
+    return array
+
 
 SIZE = Preprocessing(resize=(40, 48), crop=None)  # that of the textures: pixels stay as they are
 
@@ -181,6 +215,75 @@ def test_features_are_told_from_images():
         assert isinstance(open_source(X, "raise"), FeatureSource)
 
 
+def as_is(rows):
+    return rows
+
+
+def both(form):
+    return lambda rows: [form(rows[:4]), form(rows[4:])]
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        OnlyArray,
+        OnlyDlpack,
+        both(as_is),
+        both(OnlyArray),
+        both(OnlyDlpack),
+        both(lambda rows: (rows, [0] * len(rows))),
+        both(torch.from_numpy),
+        lambda rows: list(DataLoader(TensorDataset(torch.from_numpy(rows)), batch_size=4)),
+        lambda rows: tuple(both(as_is)(rows)),
+        lambda rows: iter(both(OnlyArray)(rows)),
+        lambda rows: list(torch.from_numpy(rows).clone().requires_grad_()),
+    ],
+)
+def test_all_forms_of_arrays_are_read(form):
+    rng = np.random.default_rng(0)
+    images, rows = rng.random((6, 3, 40, 48)).astype(np.float32), rng.random((6, 5))
+    assert np.array_equal(read(form(images)).pixels, images)
+    assert np.array_equal(np.concatenate(list(open_source(form(rows), "raise").batches())), rows)
+
+
+def test_data_frames_are_batches_too():
+    rows = np.random.default_rng(0).random((6, 5))
+    frames = [pd.DataFrame(rows[:4]), pd.DataFrame(rows[4:])]
+    for form in (frames, iter(frames)):
+        assert np.array_equal(np.concatenate(list(open_source(form, "raise").batches())), rows)
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        lambda paths: np.array(paths, dtype=object),
+        lambda paths: np.array([Path(path) for path in paths]),
+        np.array,
+        pd.Series,
+        pd.Index,
+        lambda paths: pd.Series(paths, dtype="string"),
+        lambda paths: pd.DataFrame({"path": paths}),
+        lambda paths: OnlyArray(np.array(paths, dtype=object)),
+    ],
+)
+def test_columns_of_paths_are_paths(form, tmp_path):
+    paths = [write(tmp_path / f"{i}.png") for i in range(3)]
+    names = open_source(form(paths), "raise").names
+    assert names == paths
+
+
+def test_pairs_of_a_path_and_a_label_are_read(tmp_path):
+    pairs = [(write(tmp_path / f"{i}.png"), f"class {i}") for i in range(3)]
+    assert read(pairs).indices == [0, 1, 2]
+
+
+def test_a_list_of_pairs_gives_its_labels():
+    batches = [(np.zeros((4, 5)), np.zeros(4, int)), (np.ones((2, 5)), np.ones(2, int))]
+    source, labels = open_labelled(batches, "raise", "loader")
+    assert sum(map(len, source.batches())) == 6
+    assert labels.take(slice(0, 6)).tolist() == [0, 0, 0, 0, 1, 1]
+
+
 # What is no image
 
 
@@ -195,6 +298,14 @@ def test_features_are_told_from_images():
         ([np.zeros((2, 3, 8, 8)), np.zeros((2, 8, 8, 3))], "channels come last"),
         (np.full((2, 3, 8, 8), 255.0), r"values from 255 to 255; .*\[0, 1\].*uint8.*mean=0, std=1"),
         (iter([]), "X is empty"),
+        ([], "X is empty"),
+        (np.zeros((4, 5)).astype(str), r"X holds text, of the shape \(4, 5\)"),
+        ([np.zeros((8, 8), dtype=np.uint8)] * 2, r"a grey picture or a batch of features"),
+        ((np.zeros((4, 5)), np.zeros(4)), r"X\[0\] has the shape \(4, 5\) and X\[1\] \(4,\)"),
+        (pd.Series(["a.png", None]), "X holds paths, but .* in row 1"),
+        (masked((7, 3, 8, 8), 4), "X is masked in image 4"),
+        (iter([masked((3, 3, 8, 8)), masked((4, 3, 8, 8), 1)]), "X is masked in image 4"),
+        (list(masked((7, 3, 8, 8), 4)), "X is masked in image 4"),
     ],
 )
 def test_arrays_that_are_no_images_are_refused(X, says):
@@ -207,9 +318,14 @@ def test_arrays_that_are_no_images_are_refused(X, says):
     [
         (np.zeros((2, 3, 8, 8), dtype=np.int64), "type int64; they must be uint8, or float"),
         (torch.zeros(2, 3, 8, 8, dtype=torch.int32), "type int32"),
-        (iter([np.zeros(5)]), r"batches of the shape \(5,\)"),
+        (iter([np.zeros(5)]), r"single rows or numbers of the shape \(5,\)"),
         (iter([np.zeros((2, 3, 8, 8)), np.zeros((2, 3))]), r"batches of the shape \(2, 3\)"),
-        (iter([{"image": 1}]), "batches of dict"),
+        (iter([{"image": 1}]), "X yields dict"),
+        (TensorDataset(torch.zeros(4, 5)), r"pass all rows as one array, np.stack"),
+        ((row for row in np.zeros((4, 5))), r"pass all rows as one array, np.stack"),
+        ({"a": 1}, r"X is dict; .*list\(X.values\(\)\)"),
+        (b"a.png", "X is bytes"),
+        (io.BytesIO(), "X is BytesIO; .*pass the path of the file"),
         ([Image.new("L", (8, 8)), None], "batches of NoneType"),
         (7, "X is int; it must be features"),
     ],

@@ -1,5 +1,6 @@
 import os
 import stat
+import time
 
 import pytest
 
@@ -100,3 +101,12 @@ def test_what_must_not_be_written_is_told(unprivileged):
         write_file(unprivileged / "new", b"new")
     assert names(unprivileged) == ["file"]
     assert file.read_bytes() == b"old"
+
+
+def test_what_killed_saves_left_is_deleted_and_what_is_being_written_stays(tmp_path):
+    for name, age in ((".pydfm-old", 7200), (".pydfm-new", 0), ("other", 7200)):
+        (tmp_path / name).write_bytes(b"part")
+        then = time.time() - age
+        os.utime(tmp_path / name, (then, then))
+    write_file(tmp_path / "x", b"data")
+    assert names(tmp_path) == [".pydfm-new", "other", "x"]

@@ -2,11 +2,18 @@
 
 import hashlib
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     import torch
     from torch import nn
+
+
+_PREFIXES: Final = ("module.", "_orig_mod.", "backbone.", "model.")
+"""What trainers and torch.compile put before the names of a network's tensors."""
+
+_WRAPPERS: Final = ("state_dict", "model_state_dict", "model", "net", "state_dict_ema")
+"""What checkpoints keep a state dict under."""
 
 
 def load_state(
@@ -38,14 +45,16 @@ def load_state(
         If the file cannot be read, or is for another network.
     """
     state = _read_state(path)
-    if rename is not None:
-        state = {rename(key): value for key, value in state.items()}
     own = module.state_dict()
+    state = _renamed(state, set(own) if full is None else full | set(own), rename, path)
     needed = {key for key in own if not key.endswith("num_batches_tracked")}
     missing = sorted(needed - set(state))
     unknown = sorted(set(state) - (set(own) if full is None else full))
     if missing or unknown:
         what = f"lacks {missing[0]!r}" if missing else f"has {unknown[0]!r}, which is not in it"
+        if missing and unknown:
+            alike = [key for key in unknown if key.endswith(missing[0])] or unknown
+            what = f"has {alike[0]!r} in place of {missing[0]!r}"
         more = len(missing or unknown) - 1
         raise ValueError(
             f"weights is {path!r}, which is not for {name}: it {what}"
@@ -74,12 +83,48 @@ def _read_state(path: str) -> "dict[str, torch.Tensor]":
             f"weights is {path!r}, which cannot be read as a state dict; it must be a .safetensors "
             "file, or a state dict written by torch.save (tensors only, no pickled objects)"
         ) from error
-    for wrapper in ("state_dict", "model"):
-        if isinstance(state, dict) and isinstance(state.get(wrapper), dict):
-            state = state[wrapper]
+    while isinstance(state, dict):
+        inner = [state[key] for key in _WRAPPERS if isinstance(state.get(key), dict)]
+        if not inner:
+            break
+        state = inner[0]
     if not isinstance(state, dict) or not all(isinstance(v, torch.Tensor) for v in state.values()):
-        raise ValueError(f"weights is {path!r}, which does not hold a state dict of tensors")
-    return {key.removeprefix("module."): value for key, value in state.items()}
+        held = f"a {type(state).__name__}"
+        if isinstance(state, dict):
+            held = ", ".join(repr(key) for key in list(state)[:5]) + (", ..." * (len(state) > 5))
+        raise ValueError(
+            f"weights is {path!r}, which does not hold a state dict of tensors: it holds {held}; "
+            "save the network's state_dict()"
+        )
+    return state
+
+
+def _renamed(
+    state: "dict[str, torch.Tensor]",
+    known: set[str],
+    rename: Callable[[str], str] | None,
+    path: str,
+) -> "dict[str, torch.Tensor]":
+    """Return `state` with the keys of a network that has the keys `known`, where they are there."""
+    found: dict[str, torch.Tensor] = {}
+    for key, value in state.items():
+        new = _known_key(key, known, rename)
+        if new in found:
+            raise ValueError(f"weights is {path!r}, which has {new!r} twice, once as {key!r}")
+        found[new] = value
+    return found
+
+
+def _known_key(key: str, known: set[str], rename: Callable[[str], str] | None) -> str:
+    """Return the known key that `key` is without prefixes, or `key` if there is none."""
+    bare: str | None = key
+    while bare is not None:
+        for candidate in (bare, bare.replace("_orig_mod.", "")):
+            name = candidate if rename is None else rename(candidate)
+            if name in known:
+                return name
+        bare = next((bare[len(p) :] for p in _PREFIXES if bare.startswith(p)), None)
+    return key if rename is None else rename(key)
 
 
 def fingerprint(module: "nn.Module") -> str:

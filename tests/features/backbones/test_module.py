@@ -1,5 +1,8 @@
+import threading
+
 import pytest
 import torch
+from torch import nn
 
 from pydfm.features.backbones import family_of, family_saved_as, load_network
 
@@ -39,3 +42,50 @@ def test_only_the_file_of_weights_is_needed(tiny_network):
     assert family.needed_files("module:Net", "w.pth", tiny_network) == {"weights": "w.pth"}
     assert family.needed_files("module:Net", "w.pth", tiny_network, "other.pth") == {}
     assert family.needed_files("module:Net", "w.pth", tiny_network, None) == {}
+
+
+class Remembers(nn.Module):
+    """A network that keeps what it finds, as for a plot, in several places."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Conv2d(3, 4, 3)
+        self.seen, self.kept, self.by_name = None, [], {}
+        self.lock = threading.Lock()
+
+    def forward(self, batch):
+        self.seen = self.first(batch).relu()
+        self.kept.append((self.seen,))
+        self.by_name["first"] = self.seen
+        return self.seen.mean((2, 3))
+
+
+@pytest.mark.parametrize("norm", [None, nn.utils.weight_norm, nn.utils.spectral_norm])
+@pytest.mark.filterwarnings("ignore:.*weight_norm.* is deprecated:FutureWarning")
+@pytest.mark.filterwarnings("ignore:.*spectral_norm.* is deprecated:FutureWarning")
+def test_a_module_that_keeps_tensors_of_its_last_pass_is_copied(norm):
+    net = Remembers()
+    if norm is not None:
+        norm(net.first)
+    image = torch.rand(1, 3, 8, 8)
+    net.eval()
+    net(image)
+    copied = load_network(net).module
+    assert torch.equal(copied(image), net(image))
+    assert net.seen.requires_grad
+    assert copied.seen is not net.seen
+
+
+def test_what_cannot_be_copied_is_named(tiny_network):
+    tiny_network.block.numbers = (i for i in range(3))
+    with pytest.raises(ValueError, match=r"^backbone keeps in 'block\.numbers' a generator, which"):
+        load_network(tiny_network)
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")
+def test_a_compiled_module_is_the_module_itself(tiny_network):
+    compiled = torch.compile(tiny_network)
+    for layers in (("stem",), ("_orig_mod.stem",)):
+        network = load_network(compiled, layers=layers)
+        assert (network.name, network.layers) == ("module:Sequential", ("stem",))
+        assert network.sha256 == load_network(tiny_network).sha256

@@ -24,6 +24,14 @@ def test_weights_come_from_a_file(tiny_network, saved, name):
         lambda state: {"model": state},
         lambda state: {f"module.{key}": value for key, value in state.items()},
         lambda state: {"state_dict": {f"module.{key}": value for key, value in state.items()}},
+        lambda state: {f"_orig_mod.{key}": value for key, value in state.items()},
+        lambda state: {f"module._orig_mod.{key}": value for key, value in state.items()},
+        lambda state: {f"_orig_mod.module.{key}": value for key, value in state.items()},
+        lambda state: {f"backbone.model.{key}": value for key, value in state.items()},
+        lambda state: {"epoch": 3, "model_state_dict": state},
+        lambda state: {"net": {f"model.{key}": value for key, value in state.items()}},
+        lambda state: {"epoch": 3, "state_dict_ema": state},
+        lambda state: {"model": {"state_dict": state}},
         lambda state: {k: v for k, v in state.items() if not k.endswith("num_batches_tracked")},
         lambda state: {key: value.double() for key, value in state.items()},
     ],
@@ -40,7 +48,18 @@ def test_a_state_dict_may_be_wrapped_as_trainers_do(tiny_network, saved, change)
         (lambda state: {"stem.bias": state["stem.bias"]}, r"lacks 'block.0.bias' \(and \d+ more\)"),
         (lambda state: {**state, "stem.bias": torch.zeros(9)}, "size mismatch for stem.bias"),
         (lambda state: [1, 2], "does not hold a state dict of tensors"),
-        (lambda state: {"epoch": 3}, "does not hold a state dict of tensors"),
+        (
+            lambda state: {"epoch": 3, "best": 1},
+            "of tensors: it holds 'epoch', 'best'; ",
+        ),
+        (
+            lambda state: {f"encoder.{key}": value for key, value in state.items()},
+            r"has 'encoder.block.0.bias' in place of 'block.0.bias' \(and \d+ more\)",
+        ),
+        (
+            lambda state: {**state, "module.stem.bias": state["stem.bias"]},
+            "has 'stem.bias' twice, once as 'module.stem.bias'",
+        ),
     ],
 )
 def test_a_file_for_another_network_is_told_in_one_sentence(tiny_network, saved, change, says):

@@ -128,12 +128,15 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         - With spatial="flatten": "sum" is the plain fre. "calibrated" standardises the residual
           energy of each position by the mean and deviation of the held-out energies of fitted
           images, adds up these maps of all layers at the positions of the finest one, and averages
-          the largest `top_share`. It is the default where the layers have positions, `calibration`
-          is not None and combine="sum"; otherwise "sum" is. It needs three images of each class
-          that can be held out: with fewer, the default is "sum", with a warning. Score types other
-          than fre are always those of whole images.
-    top_share : float in [0, 1], default=0.1
-        Share of the positions that "calibrated" and "top" average; at least one position.
+          the largest `top_share`; of several shares, each mean is standardised by those of the
+          fitted images, and they are added up. It is the default where the layers have positions,
+          `calibration` is not None and combine="sum"; otherwise "sum" is. It needs three images of
+          each class that can be held out: with fewer, the default is "sum", with a warning. Score
+          types other than fre are always those of whole images.
+    top_share : float in [0, 1] or sequence of these, optional
+        Share of the positions that "calibrated" and "top" average; at least one position. Default:
+        (0.01, 0.1) for "calibrated", of small and of weak defects, and 0.1 for "top", which takes
+        one.
     pool : int or sequence of int, optional
         Kernel and stride of an average pooling of the layers' maps, one for all layers or one for
         each.
@@ -311,7 +314,7 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         combine: str = DEFAULTS["combine"],
         spatial: str = DEFAULTS["spatial"],
         image_score: str | None = DEFAULTS["image_score"],
-        top_share: float = DEFAULTS["top_share"],
+        top_share: float | Sequence[float] | None = DEFAULTS["top_share"],
         pool: int | Sequence[int] | None = DEFAULTS["pool"],
         layout: str = DEFAULTS["layout"],
         image_size: int | tuple[int, int] | None = DEFAULTS["image_size"],
@@ -917,12 +920,12 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         -------
         ndarray of shape (N, H, W), float32
             At the size of the network's input, ``feature_spec_.preprocessing.size``: the scores of
-            the layer's positions, bilinear between them. With several layers their sum, each
-            divided by its mean held-out score, or by their deviation for types that may be
-            negative; where standardised maps score images (``image_score_ == "calibrated"``), these
-            maps. NaN for images that were skipped. A
-            share `alpha` of the maps of normal images, without smoothing, exceed `map_threshold_`
-            anywhere.
+            the layer's positions, bilinear between them. With several layers, or where standardised
+            maps score images (``image_score_ == "calibrated"``), those of each layer are divided by
+            their mean over held-out normal images, so that 1 is normal, and added up; types that
+            may be negative are standardised by that mean and the deviation. NaN for images that
+            were skipped. A share `alpha` of the maps of normal images, without smoothing, exceed
+            `map_threshold_` anywhere.
 
         Raises
         ------

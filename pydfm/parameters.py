@@ -149,7 +149,15 @@ def _at_the_fit(name: str, value: Any) -> None:
 
 
 def _check_top_share(name: str, value: Any) -> None:
-    check_number(name, value, 0, 1)
+    if value is None:
+        return
+    if not isinstance(value, list | tuple | np.ndarray):
+        check_number(name, value, 0, 1)
+        return
+    if len(value) == 0:
+        raise ValueError(f"{name} is {value!r}, without a share; give one, several, or None")
+    for share in value:
+        check_number(name, share, 0, 1)
 
 
 def _check_seed(name: str, value: Any) -> None:
@@ -352,11 +360,17 @@ PARAMETERS: Final[dict[str, Parameter]] = {
         ),
         Parameter(
             "top_share",
-            0.1,
+            None,
             "model",
             _check_top_share,
-            "Share of the positions that calibrated and top average.",
-            Option(float),
+            "Share of the positions that calibrated and top average, or several for calibrated.",
+            Option(
+                list[float],
+                metavar="SHARE",
+                parse=lambda shares: shares[0] if len(shares) == 1 else tuple(shares) or None,
+                help="Share of the positions that calibrated and top average; may be repeated for "
+                "calibrated, whose default is 0.01 and 0.1. That of top is 0.1.",
+            ),
         ),
         Parameter(
             "pool",
@@ -545,6 +559,12 @@ def check_parameters(values: Mapping[str, Any]) -> None:
         listed = " or ".join(repr(choice) for choice in allowed)
         raise ValueError(
             f"image_score is {rule!r}, which spatial={spatial!r} does not have; choose {listed}"
+        )
+    shares = values["top_share"]
+    if spatial == "patch" and rule in (None, "top") and np.size(shares) > 1:
+        raise ValueError(
+            f"top_share is {shares!r}, but image_score is {rule!r}, which averages one share of "
+            "the patches; give one number, or image_score='calibrated'"
         )
     if rule == "calibrated" and (values["calibration"] is None or values["combine"] != "sum"):
         raise ValueError(

@@ -80,6 +80,8 @@ IMAGE_KINDS = {
     "images-split": {"calibration": "split", "layers": "2"},
     "patch-calibrated": {"spatial": "patch", "layers": "0", "image_score": "calibrated"},
     "images-folds": {"calibration": "kfold", "layers": "2"},
+    "shares": {"labels": LABELS[:20], "pool": (4, 2)},
+    "patch-scales": {"spatial": "patch", "score_type": "nll"},
 }
 KINDS = (*FEATURE_KINDS, *IMAGE_KINDS)
 

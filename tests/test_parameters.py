@@ -68,7 +68,7 @@ OTHER = {
     "combine": "max",
     "spatial": "mean",
     "image_score": "sum",
-    "top_share": 0.2,
+    "top_share": (0.05, 0.2),
     "pool": 2,
     "image_size": 32,
     "mean": 0.5,

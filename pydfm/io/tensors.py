@@ -9,7 +9,9 @@ Tensors of a model, with C classes of k_1, ..., k_C components and D features, u
 Where the classes share their components, these are there once. The prefix is ``layer.I`` for the
 classes of layer I, ``layer.I.background`` for all rows together, and ``layer.I.mixture.C`` for the
 Gaussians of the mixture of class C, with its ``weights``. Where standardised maps score images,
-each layer has ``position_mean`` and ``position_deviation`` (C, height, width).
+each layer has ``position_mean`` and ``position_deviation`` (C, height, width). The description has
+the shares of the positions that make scores of such maps (``top_shares``), and the scales of the
+maps that are shown (``map_scales`` of each layer).
 
 Held-out scores have, by score type, ``held_out.TYPE.scores`` (1 + L, n), float32,
 ``held_out.TYPE.places`` (n,), where the rows stood among those that were fitted, and, where the
@@ -17,7 +19,10 @@ model has classes, ``held_out.TYPE.classes`` (n,); with groups, ``held_out.TYPE.
 out in folds, ``held_out.TYPE.folds`` (n,); and, with maps, ``held_out.map_maxima`` (m,), float32.
 The model of fold K has the tensors of a model behind ``fold.K.``.
 
-Files of before had no places, units and folds: each row was a unit of its own.
+Files of before had no places, units and folds: each row was a unit of its own. They had no
+``top_shares``: one share made scores as it was. They had no ``map_scales``: the maps that were
+shown were the standardised ones, or those of layers by the scale of their scores, as they still
+are.
 """
 
 from collections.abc import Sequence
@@ -28,7 +33,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pydfm.features.grid import Grid
-from pydfm.model.anomaly_map import PositionScale
+from pydfm.model.anomaly_map import MapScale, PositionScale, TopShares
 from pydfm.model.fusion import Combination
 from pydfm.model.held_out import FoldModel, HeldOutSample, HeldOutScores
 from pydfm.model.layer import LayerModel
@@ -74,6 +79,7 @@ def model_to_tensors(model: Model) -> tuple[dict[str, Any], Tensors]:
                 "patch": layer.patch,
                 "rule": layer.rule,
                 "top_share": layer.top_share,
+                "map_scales": {kind: asdict(own) for kind, own in layer.map_scales.items()},
                 "standardised": layer.scale is not None,
                 "standardised_score": None if layer.scale is None else layer.scale.score_type,
                 "shared_components": shared,
@@ -86,6 +92,7 @@ def model_to_tensors(model: Model) -> tuple[dict[str, Any], Tensors]:
         "classes": model.classes,
         "combinations": {kind: asdict(rule) for kind, rule in model.combinations.items()},
         "n_samples": model.n_samples,
+        "top_shares": None if model.top is None else asdict(model.top),
     }
     # safetensors writes arrays of another layout wrongly, without an error.
     return header, {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}
@@ -130,7 +137,8 @@ def model_from_tensors(header: dict[str, Any], tensors: Tensors) -> Model:
         raise ValueError("it has no layers")
     if len({layer.scale is None for layer in layers}) > 1:
         raise ValueError("some of its layers are standardised, and others are not")
-    return Model(layers, classes, combinations, int(header["n_samples"]))
+    top = _top_shares(header.get("top_shares"), n_classes)
+    return Model(layers, classes, combinations, int(header["n_samples"]), top)
 
 
 def held_out_to_tensors(held_out: HeldOutScores, model: Model) -> tuple[dict[str, Any], Tensors]:
@@ -276,7 +284,38 @@ def _layer(i: int, fields: dict[str, Any], tensors: Tensors) -> LayerModel:
         rule=str(fields["rule"]),
         top_share=float(fields["top_share"]),
         scale=scale,
+        map_scales={
+            check_score_types(kind)[0]: _map_scale(prefix, own, len(subspaces))
+            for kind, own in fields.get("map_scales", {}).items()
+        },
     )
+
+
+def _map_scale(prefix: str, fields: dict[str, Any], n_classes: int) -> MapScale:
+    scale = MapScale(*(np.asarray(fields[name], dtype=float) for name in ("offset", "divisor")))
+    known = all(
+        own.shape == (n_classes,) and np.isfinite(own).all()
+        for own in (scale.offset, scale.divisor)
+    )
+    if not known or not (scale.divisor > 0).all():
+        raise ValueError(f"{prefix} has the scale of maps {fields!r}, not one for each class")
+    return scale
+
+
+def _top_shares(fields: dict[str, Any] | None, n_classes: int) -> TopShares | None:
+    if fields is None:
+        return None
+    shares = tuple(float(share) for share in fields["shares"])
+    mean, deviation = (np.asarray(fields[name], dtype=float) for name in ("mean", "deviation"))
+    known = bool(shares) and all(0 <= share <= 1 for share in shares)
+    known &= mean.shape == deviation.shape == (n_classes, len(shares))
+    if (
+        not known
+        or not np.isfinite(mean).all()
+        or not ((deviation > 0) & np.isfinite(deviation)).all()
+    ):
+        raise ValueError(f"its top_shares are {fields!r}, not shares with means and deviations")
+    return TopShares(shares, mean, deviation)
 
 
 def _scale(

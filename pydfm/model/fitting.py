@@ -9,7 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pydfm.features.extractor import FeatureSpec
-from pydfm.model.anomaly_map import LEAST_ROWS, PositionScale
+from pydfm.model.anomaly_map import (
+    LEAST_ROWS,
+    MapScale,
+    PositionScale,
+    TopShares,
+    standardise_held_out,
+)
 from pydfm.model.fusion import Combination
 from pydfm.model.held_out import (
     AllLayersScores,
@@ -21,6 +27,7 @@ from pydfm.model.held_out import (
 from pydfm.model.layer import LayerModel
 from pydfm.model.model import Model
 from pydfm.model.row_scores import RowScores
+from pydfm.model.settings import Settings
 from pydfm.model.training import TrainingState
 from pydfm.stats.density import DensityFit, fit_density
 from pydfm.stats.scores import SCORES
@@ -160,18 +167,18 @@ def freeze(
             patch=patch and layer.grid is not None,
             # Of patches, for the scores that standardised maps do not make.
             rule="top" if settings.rule is None or (patch and standardise) else settings.rule,
-            top_share=settings.top_share,
+            top_share=settings.patch_share,
         )
         for layer, fit in zip(state.layers, fits, strict=True)
     )
     fit = ModelFit(state, order, layers, fits, n_threads)
     background = any(SCORES[kind].background for kind in score_types)
     found = fit.held_out(background=background) if needed else None
-    if found is not None and standardise:
-        assert settings.map_type is not None
-        asked = settings.rule == "calibrated"
-        layers = _standardised(layers, classes, found, settings.map_type, asked=asked)
+    if found is not None:
+        layers = _with_map_scales(layers, found)
     model = Model(layers, classes, {}, state.n_samples)
+    if found is not None and standardise:
+        model = _standardised(model, found, settings)
     if found is not None and len(layers) > 1:
         model = _combined(model, settings.combine, found, outliers, n_threads)
     pending = None if settings.how is None else PendingScores(fit.forget_pairs(), found)
@@ -203,16 +210,26 @@ def _check_groups(state: TrainingState, classes: Sequence[Any] | None, order: li
             )
 
 
-def _standardised(
-    layers: tuple[LayerModel, ...],
-    classes: Sequence[Any] | None,
-    found: AllLayersScores,
-    map_type: str,
-    *,
-    asked: bool,
+def _with_map_scales(
+    layers: tuple[LayerModel, ...], found: AllLayersScores
 ) -> tuple[LayerModel, ...]:
-    """Give `layers` the scales of their maps, if there are enough images."""
+    """Give `layers` the scales in which their maps are shown."""
     n_classes = len(layers[0].density.subspaces)
+    scales: list[dict[str, MapScale]] = [{} for _ in layers]
+    for kind, moments in found.moments.items():
+        finite = np.isfinite(moments[:, :, 0]).all(axis=0)
+        if not finite.any():
+            continue
+        for own, theirs in zip(scales, moments, strict=True):
+            own[kind] = MapScale.fit(
+                theirs[finite], found.classes[finite], n_classes, signed=SCORES[kind].signed
+            )
+    return tuple(replace(layer, map_scales=own) for layer, own in zip(layers, scales, strict=True))
+
+
+def _standardised(model: Model, found: AllLayersScores, settings: Settings) -> Model:
+    """Return `model` with the scales of its standardised maps, if there are enough images."""
+    layers, classes, n_classes = model.layers, model.classes, model.n_classes
     finite = np.zeros(len(found.classes), dtype=bool)
     if found.maps is not None:
         finite = are_finite(found.maps[0])
@@ -221,7 +238,7 @@ def _standardised(
         least = int(counts.argmin())
         named = "the model" if classes is None else f"the class {classes[least]!r}"
         needs = f"needs {LEAST_ROWS} images that can be held out, and {named} has {counts[least]}"
-        if asked:
+        if settings.rule == "calibrated":
             raise ValueError(
                 f"image_score is 'calibrated', which {needs}; give it more, or choose another"
             )
@@ -230,13 +247,18 @@ def _standardised(
             "or pass image_score='sum'",
             stacklevel=3,
         )
-        return layers
-    own = found.classes[finite]
+        return model
+    own, units = found.classes[finite], found.units[finite]
     assert found.maps is not None
-    return tuple(
-        replace(layer, scale=PositionScale.fit(maps[finite], own, n_classes, map_type))
-        for layer, maps in zip(layers, found.maps, strict=True)
+    assert settings.map_type is not None
+    maps = [theirs[finite] for theirs in found.maps]
+    layers = tuple(
+        replace(layer, scale=PositionScale.fit(theirs, own, n_classes, settings.map_type))
+        for layer, theirs in zip(layers, maps, strict=True)
     )
+    standard = model.add_layers([standardise_held_out(theirs, own, units) for theirs in maps])
+    top = TopShares.fit(settings.calibrated_shares, standard, own, n_classes)
+    return replace(model, layers=layers, top=top)
 
 
 def _combined(

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pydfm.model.anomaly_map import PositionScale, standardise_held_out
+from pydfm.model.anomaly_map import scale_held_out, standardise_held_out
 from pydfm.model.layer import LayerModel
 from pydfm.model.model import Model
 from pydfm.model.row_scores import RowScores
@@ -111,6 +111,9 @@ class LayerScores:
         By score type; NaN where the other rows make no model.
     maps : ndarray of shape (n, height, width), float32, or None
         Scores of the positions; NaN where the other rows make no model.
+    moments : dict of str to ndarray of shape (n, 2)
+        By score type that has maps, mean and mean square of an image's scores over its positions;
+        NaN for mean squares of whole images, which nothing needs.
     """
 
     classes: NDArray[np.intp]
@@ -119,6 +122,7 @@ class LayerScores:
     folds: NDArray[np.intp]
     scores: dict[str, NDArray[np.float64]]
     maps: NDArray[np.float32] | None = None
+    moments: dict[str, NDArray[np.float64]] = field(default_factory=dict)
 
     def of_images(self, layer: LayerModel, map_type: str | None) -> "LayerScores":
         """Return the scores of images from those of their patches, all of which are needed."""
@@ -140,7 +144,18 @@ class LayerScores:
             self.folds[one],
             {k: layer.pool(own).astype(np.float64) for k, own in patches.items()},
             maps,
+            {
+                kind: np.stack([own.mean(axis=1), np.square(own).mean(axis=1)], axis=1)
+                for kind, own in patches.items()
+            },
         )
+
+    def of_whole(self, layer: LayerModel) -> "LayerScores":
+        """Return this of whole images, with the mean residual energy of their positions."""
+        if layer.grid is None or "fre" not in self.scores:
+            return self
+        mean = self.scores["fre"] / layer.grid.positions
+        return replace(self, moments={"fre": np.stack([mean, np.full_like(mean, np.nan)], axis=1)})
 
 
 @dataclass(frozen=True, eq=False)
@@ -155,6 +170,8 @@ class AllLayersScores:
         By score type; NaN where the other rows make no model.
     maps : list of ndarray of shape (n, height, width), or None
         One for each layer; NaN likewise.
+    moments : dict of str to ndarray of shape (L, n, 2)
+        As in `LayerScores`.
     """
 
     classes: NDArray[np.intp]
@@ -163,6 +180,7 @@ class AllLayersScores:
     folds: NDArray[np.intp]
     scores: dict[str, NDArray[np.float64]]
     maps: list[NDArray[np.float32]] | None
+    moments: dict[str, NDArray[np.float64]]
 
     def sample(self, scores: NDArray[np.floating], which: NDArray[np.bool_]) -> HeldOutSample:
         """Return `scores` (1 + L, m) of the rows `which` (n,), of which there are m."""
@@ -218,9 +236,20 @@ class ModelFit:
             for kind in kinds
         }
         maps = [p.maps[pick] for p, pick in zip(parts, picks, strict=True) if p.maps is not None]
+        moments = {
+            kind: np.stack([p.moments[kind][pick] for p, pick in zip(parts, picks, strict=True)])
+            for kind in kinds
+            if all(kind in part.moments for part in parts)
+        }
         one, pick = parts[0], picks[0]
         return AllLayersScores(
-            one.classes[pick], common, one.units[pick], one.folds[pick], scores, maps or None
+            one.classes[pick],
+            common,
+            one.units[pick],
+            one.folds[pick],
+            scores,
+            maps or None,
+            moments,
         )
 
     def forget_pairs(self) -> "ModelFit":
@@ -253,11 +282,12 @@ class ModelFit:
                 continue
             own = places[numbers]
             layers = tuple(
-                replace(layer, density=density, scale=_scale_of(layer.scale, own))
+                layer.with_density(density, own)
                 for layer, density in zip(model.layers, densities, strict=True)
             )
             classes = None if model.classes is None else [model.classes[c] for c in own]
-            found.append(FoldModel(replace(model, layers=layers, classes=classes), own))
+            top = None if model.top is None else model.top.of_classes(own)
+            found.append(FoldModel(replace(model, layers=layers, classes=classes, top=top), own))
         return tuple(found)
 
     @cached_property
@@ -305,7 +335,7 @@ class ModelFit:
         else:
             found = self._left_out(i, background)
         found = replace(found, classes=self._class_places()[found.classes])
-        return found.of_images(layer, map_type) if layer.patch else found
+        return found.of_images(layer, map_type) if layer.patch else found.of_whole(layer)
 
     def _left_out(self, i: int, background: bool) -> LayerScores:
         """Score fitted rows, each under its class fitted without the row's unit."""
@@ -463,13 +493,6 @@ def _has_rows(cells: Any, c: int, tied: bool) -> bool:
     return c in cells and cells[c].n_samples > 0
 
 
-def _scale_of(scale: PositionScale | None, classes: NDArray[np.intp]) -> PositionScale | None:
-    """Return the scale of some of the classes."""
-    if scale is None:
-        return None
-    return replace(scale, mean=scale.mean[classes], deviation=scale.deviation[classes])
-
-
 def _joined(parts: Sequence[LayerScores]) -> LayerScores:
     """Return the rows of all `parts`; scores that one of them lacks are NaN there."""
     none = np.zeros(0, dtype=np.intp)
@@ -506,7 +529,8 @@ def _of_fitted(
             continue
         own = each[:, finite]
         if model.by_maps(kind) and standard is not None:
-            together = model.score_maps(standard[finite]).astype(np.float64)
+            theirs = found.classes[finite], found.units[finite]
+            together = model.top_shares.score_held_out(standard[finite], *theirs)
         elif len(each) == 1:
             together = own[0]
         elif kind in model.combinations:
@@ -528,12 +552,20 @@ def _maps_of_fitted(
     if not read.any():
         return None, None
     maps = [own[read] for own in found.maps]
+    theirs = found.classes[read], found.units[read]
+    standard = None
     if model.calibrated:
-        each = [standardise_held_out(own, found.classes[read]) for own in maps]
-        joined = model.join_standardised(each)
+        joined = model.add_layers([standardise_held_out(own, *theirs) for own in maps])
         standard = np.full((len(read), *joined.shape[1:]), np.nan)
         standard[read] = joined
-        return standard, _maxima(len(joined), lambda at: model.enlarge(joined[at], size), size)
+    if model.has_scaled_maps(kind):
+        signed = SCORES[kind].signed
+        scaled = [
+            scale_held_out(own, moments[read], *theirs, signed=signed)
+            for own, moments in zip(maps, found.moments[kind], strict=True)
+        ]
+        total = model.add_layers(scaled)
+        return standard, _maxima(len(total), lambda at: model.enlarge(total[at], size), size)
     if len(model.layers) > 1 and kind not in model.combinations:
         return None, None
     return None, _maxima(

@@ -5,8 +5,8 @@ in the spatial form "patch", each of its positions is one, all under one density
 image is then a rule over the scores of its positions (`pydfm.model.anomaly_map.pool_positions`).
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,7 @@ from pydfm import _core
 from pydfm.features.arrays import blocks, check_finite
 from pydfm.features.grid import Grid
 from pydfm.features.labels import by_class
-from pydfm.model.anomaly_map import PositionScale, pool_positions
+from pydfm.model.anomaly_map import MapScale, PositionScale, pool_positions
 from pydfm.stats.density import Density
 
 # Patches and residuals are made of about this many bytes of features at once.
@@ -42,7 +42,9 @@ class LayerModel:
     top_share : float in (0, 1]
         Share of the positions that the rule "top" averages.
     scale : PositionScale or None
-        Scale of the residual energies of whole images, where standardised maps score images.
+        Scale of the positions' scores, where standardised maps score images.
+    map_scales : dict of str to MapScale
+        Scales of the maps that are shown, by score type; empty where maps are shown as they are.
     """
 
     name: str
@@ -53,6 +55,7 @@ class LayerModel:
     rule: str = "top"
     top_share: float = 0.1
     scale: PositionScale | None = None
+    map_scales: Mapping[str, MapScale] = field(default_factory=dict)
 
     def score(
         self,
@@ -141,6 +144,25 @@ class LayerModel:
             parts.append(self._patch_scores(rows, [score_type], n_threads, theirs)[0])
         shape = (len(features), self.grid.height, self.grid.width)
         return np.concatenate(parts).reshape(shape)
+
+    def with_density(self, density: Density, places: NDArray[np.intp]) -> "LayerModel":
+        """Return this layer with another density, of the classes at some `places`."""
+        return replace(
+            self,
+            density=density,
+            scale=None if self.scale is None else self.scale.of_classes(places),
+            map_scales={k: own.of_classes(places) for k, own in self.map_scales.items()},
+        )
+
+    def scaled(
+        self, maps: NDArray[np.floating], score_type: str, classes: NDArray[np.intp] | None
+    ) -> NDArray[np.float64]:
+        """Return `maps` (N, height, width) in the units in which layers' maps are added up."""
+        if score_type in self.map_scales:
+            return self.map_scales[score_type].scale(maps, classes)
+        # Files of before have no scale of their own for maps.
+        assert self.scale is not None
+        return self.scale.standardise(maps, classes)
 
     def pool(self, scores: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return scores (...) of images from those (..., positions) of their patches."""

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pydfm.features.grid import Grid
-from pydfm.model.anomaly_map import finest_of, pool_positions, sum_of_layers
+from pydfm.model.anomaly_map import TopShares, finest_of, sum_of_layers
 from pydfm.model.fusion import Combination
 from pydfm.model.layer import LayerModel
 from pydfm.stats.scores import SCORES
@@ -27,12 +27,16 @@ class Model:
         By score type, how the layers make one score; empty with one layer.
     n_samples : int
         Number of rows or images it was fitted on.
+    top : TopShares or None
+        How standardised maps make scores of images; None for the mean of one share, that of the
+        layers.
     """
 
     layers: tuple[LayerModel, ...]
     classes: list[Any] | None
     combinations: dict[str, Combination]
     n_samples: int
+    top: TopShares | None = None
 
     @property
     def calibrated(self) -> bool:
@@ -80,6 +84,10 @@ class Model:
         scale = self.layers[0].scale
         return scale is not None and scale.score_type == score_type
 
+    def has_scaled_maps(self, score_type: str) -> bool:
+        """Whether the maps of the layers, of this type, have scales in which they are added up."""
+        return score_type in self.layers[0].map_scales or self.by_maps(score_type)
+
     def check_scores(self, score_types: Sequence[str]) -> None:
         """Raise ValueError if the layers, together, cannot give one of the `score_types`."""
         # The model is frozen, so that what passed once passes always.
@@ -124,9 +132,10 @@ class Model:
     def join_maps(
         self, maps: Sequence[NDArray[np.floating]], score_type: str, size: tuple[int, int]
     ) -> NDArray[np.float64]:
-        """Return maps (N, *size) of those of the layers: the sum of each over its mean.
+        """Return maps (N, *size) of those of the layers, where they have no scales.
 
-        Scores that may be negative are divided by their deviation.
+        That of one layer is as it is. Of several layers, as files of before have them: the sum of
+        each over the mean of the layer's scores, or over their deviation if they may be negative.
         """
         total = np.zeros((len(maps[0]), *size))
         scales: Any = ()
@@ -142,17 +151,17 @@ class Model:
             total += large
         return total
 
-    def join_standardised(self, maps: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
-        """Return the sum of layers' standardised `maps`, at the positions of the finest layer."""
+    def add_layers(self, maps: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
+        """Return the sum of layers' scaled `maps`, at the positions of the finest layer."""
         return sum_of_layers(maps, self._grids)
 
-    def score_maps(self, maps: NDArray[np.float64]) -> NDArray[np.float32]:
-        """Return scores (N,) of standardised `maps` (N, height, width): the mean of the largest."""
-        flat = maps.reshape(len(maps), -1)
-        return pool_positions(flat, "top", self.layers[0].top_share).astype(np.float32)
+    @property
+    def top_shares(self) -> TopShares:
+        """How standardised maps make scores of images."""
+        return self.top or TopShares.plain(self.layers[0].top_share, self.n_classes)
 
     def enlarge(self, maps: NDArray[np.float64], size: tuple[int, int]) -> NDArray[np.float64]:
-        """Return standardised `maps` of all layers at an image's `size`."""
+        """Return `maps` of all layers, added up, at an image's `size`."""
         return self.grid.enlarge(maps, size)
 
     @property

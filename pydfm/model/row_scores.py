@@ -1,7 +1,7 @@
 """What a model makes of some rows: every score and map is computed once, when first asked for."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,7 +10,9 @@ from pydfm import _core
 from pydfm.model.anomaly_map import smooth
 from pydfm.model.model import Model
 
-# Standardised maps under every class are kept if they take at most so many bytes.
+Found = TypeVar("Found")
+
+# Maps under every class are kept if they take at most so many bytes.
 _MOST_KEPT = 64 << 20
 
 
@@ -37,7 +39,7 @@ class RowScores:
         self.classes = classes
         self._features = features
         self._n_threads = n_threads
-        self._found: dict[Any, NDArray[Any]] = {}
+        self._found: dict[Any, Any] = {}
         self._under: dict[int, RowScores] = {}
 
     @property
@@ -122,20 +124,27 @@ class RowScores:
         self, score_type: str, size: tuple[int, int], smoothing: float = 0.0
     ) -> NDArray[np.float32]:
         """Return maps (N, *size), each under the image's class or the nearest."""
-        model, classes = self.model, self.classes
+        model = self.model
         if model.by_maps(score_type):
+            classes = self.classes
             if classes is None and model.n_classes > 1:
                 classes = self.nearest(score_type)
-            total = model.enlarge(self._standard_maps(classes), size)
+            total = self._scaled(self._energies(classes), score_type, [classes] * len(model.layers))
+            total = model.enlarge(total, size)
         else:
-            each = [self._layer_maps(i, score_type) for i in range(len(model.layers))]
-            total = model.join_maps(each, score_type, size)
+            found = [self._layer_maps(i, score_type) for i in range(len(model.layers))]
+            each, own = zip(*found, strict=True)
+            if model.has_scaled_maps(score_type):
+                total = model.enlarge(self._scaled(each, score_type, own), size)
+            else:
+                total = model.join_maps(each, score_type, size)
         return (smooth(total, smoothing) if smoothing else total).astype(np.float32)
 
-    def _once(self, key: Any, compute: Callable[[], NDArray[Any]]) -> NDArray[Any]:
+    def _once(self, key: Any, compute: Callable[[], Found]) -> Found:
         if key not in self._found:
             self._found[key] = compute()
-        return self._found[key]
+        found: Found = self._found[key]
+        return found
 
     def _layer_scores(
         self, score_types: Sequence[str]
@@ -159,19 +168,21 @@ class RowScores:
         if ("layer classes", kind) in self._found:
             return np.asarray(self.layer_class_scores(kind).argmin(axis=1))
         self.layer_scores([kind])
-        return self._found["nearest", kind].astype(np.intp)
+        nearest: NDArray[np.int32] = self._found["nearest", kind]
+        return nearest.astype(np.intp)
 
-    def _layer_maps(self, i: int, kind: str) -> NDArray[np.float64]:
-        """Return maps (N, height, width) of one layer, under given classes or the nearest."""
+    def _layer_maps(self, i: int, kind: str) -> tuple[NDArray[np.float64], NDArray[np.intp] | None]:
+        """Return maps (N, height, width) of one layer, and the classes (N,) that they are under."""
         layer, classes = self.model.layers[i], self.classes
         if classes is None and self.model.n_classes > 1:
             classes = self._layer_nearest(kind)[i]
         if not self._keeps_patches(i):
-            return layer.maps(self._features, kind, self._n_threads, classes)
+            return layer.maps(self._features, kind, self._n_threads, classes), classes
         patches = self._patches(i, kind)
-        if len(patches) == 1:
-            return np.asarray(patches[0], dtype=np.float64)
-        return np.asarray(patches[classes, np.arange(len(self._features))], dtype=np.float64)
+        own = patches[0]
+        if len(patches) > 1:
+            own = patches[classes, np.arange(len(self._features))]
+        return own.astype(np.float64), classes
 
     def _keeps_patches(self, i: int) -> bool:
         """Whether a layer's scores of patches are kept, which make scores and maps of images."""
@@ -209,10 +220,8 @@ class RowScores:
                 return scores
             return self.model.combinations[kind].combine(each).astype(np.float32)
         if self.classes is not None or self.model.n_classes == 1:
-            return self.model.score_maps(self._standard_maps(self.classes))[None]
-        return np.stack(
-            [self.model.score_maps(self._maps_under(c)) for c in range(self.model.n_classes)]
-        )
+            return self._score_energies(self._energies(self.classes), self.classes)[None]
+        return np.stack([self._scores_under(c) for c in range(self.model.n_classes)])
 
     def _layer_class_scores(self, kind: str) -> NDArray[np.float32]:
         if self.classes is not None or self.model.n_classes == 1:
@@ -226,31 +235,58 @@ class RowScores:
             ]
         )
 
-    def _maps_under(self, c: int) -> NDArray[np.float64]:
-        """Return standardised maps (N, height, width) under the class `c`."""
+    def _scores_under(self, c: int) -> NDArray[np.float32]:
         classes = np.full(len(self._features), c, dtype=np.intp)
-        grid = self.model.grid
-        n_bytes = 8 * grid.positions * len(self._features) * self.model.n_classes
+        return self._score_energies(self._energies_under(c), classes)
+
+    def _score_energies(
+        self, energies: Sequence[NDArray[np.float64]], classes: NDArray[np.intp] | None
+    ) -> NDArray[np.float32]:
+        """Return scores (N,) by standardised maps, from the layers' `energies`."""
+        each = []
+        for layer, own in zip(self.model.layers, energies, strict=True):
+            assert layer.scale is not None
+            each.append(layer.scale.standardise(own, classes))
+        return self.model.top_shares.score(self.model.add_layers(each), classes)
+
+    def _scaled(
+        self,
+        maps: Sequence[NDArray[np.float64]],
+        kind: str,
+        classes: Sequence[NDArray[np.intp] | None],
+    ) -> NDArray[np.float64]:
+        """Return the sum of the layers' `maps` in their scales, at the finest positions."""
+        return self.model.add_layers(
+            [
+                layer.scaled(own, kind, theirs)
+                for layer, own, theirs in zip(self.model.layers, maps, classes, strict=True)
+            ]
+        )
+
+    def _energies_under(self, c: int) -> list[NDArray[np.float64]]:
+        """Return maps (N, height, width) of each layer under the class `c`."""
+        positions = sum(layer.grid.positions for layer in self.model.layers if layer.grid)
+        n_bytes = 8 * positions * len(self._features) * self.model.n_classes
+        classes = np.full(len(self._features), c, dtype=np.intp)
         if n_bytes > _MOST_KEPT:
-            return self._standardised(classes)
-        found: NDArray[np.float64] = self._once(("map", c), lambda: self._standardised(classes))
-        return found
+            return self._compute_energies(classes)
+        return self._once(("energies", c), lambda: self._compute_energies(classes))
 
-    def _standard_maps(self, classes: NDArray[np.intp] | None) -> NDArray[np.float64]:
-        """Return standardised maps (N, height, width) of all layers, under `classes` (N,)."""
+    def _energies(self, classes: NDArray[np.intp] | None) -> list[NDArray[np.float64]]:
+        """Return maps (N, height, width) of each layer, under `classes` (N,)."""
         if classes is self.classes:
-            found: NDArray[np.float64] = self._once("map", lambda: self._standardised(classes))
-            return found
+            return self._once("energies", lambda: self._compute_energies(classes))
         assert classes is not None
-        if all(("map", c) in self._found for c in range(self.model.n_classes)):
-            each = np.stack([self._maps_under(c) for c in range(self.model.n_classes)])
-            return np.asarray(each[classes, np.arange(len(classes))])
-        return self._standardised(classes)
+        if all(("energies", c) in self._found for c in range(self.model.n_classes)):
+            rows = np.arange(len(classes))
+            under = [self._energies_under(c) for c in range(self.model.n_classes)]
+            return [np.stack(own)[classes, rows] for own in zip(*under, strict=True)]
+        return self._compute_energies(classes)
 
-    def _standardised(self, classes: NDArray[np.intp] | None) -> NDArray[np.float64]:
+    def _compute_energies(self, classes: NDArray[np.intp] | None) -> list[NDArray[np.float64]]:
         each = []
         for layer in self.model.layers:
             assert layer.scale is not None
-            energies = layer.maps(self._features, layer.scale.score_type, self._n_threads, classes)
-            each.append(layer.scale.standardise(energies, classes))
-        return self.model.join_standardised(each)
+            kind = layer.scale.score_type
+            each.append(layer.maps(self._features, kind, self._n_threads, classes))
+        return each

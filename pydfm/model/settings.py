@@ -5,6 +5,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, Final
 
+import numpy as np
+
 from pydfm.features.grid import Grid
 from pydfm.runtime.checks import parse_bytes
 from pydfm.stats.sample import RowSample
@@ -14,6 +16,9 @@ from pydfm.stats.scores import check_score_types
 N_FOLDS: Final = 10
 """Folds of calibration="kfold". The models of fewer differ more, and p-values, which average over
 them, come out more cautious."""
+CALIBRATED_SHARES: Final = (0.01, 0.1)
+PATCH_SHARE: Final = 0.1
+"""Shares of the positions that the image scores "calibrated" and "top" average by default."""
 N_PARTS: Final = 5
 """Parts of the units of a class, of which calibration="split" holds out one."""
 # Rows that are kept to be scored by the fit of other folds, at most: bytes and rows (or images).
@@ -50,7 +55,7 @@ class Settings:
     combine: str
     spatial: str
     image_score: str | None
-    top_share: float
+    top_share: tuple[float, ...] | None
     calibration: str | None
     max_memory: str | int | None
     random_state: int
@@ -78,6 +83,16 @@ class Settings:
     def n_folds(self) -> int:
         """Number of parts that rows are divided into to be held out."""
         return N_FOLDS if self.held_out == "kfold" else 1
+
+    @property
+    def calibrated_shares(self) -> tuple[float, ...]:
+        """Shares of the positions that the image score "calibrated" averages."""
+        return self.top_share or CALIBRATED_SHARES
+
+    @property
+    def patch_share(self) -> float:
+        """Share of the positions that the image score "top" averages: the largest of several."""
+        return PATCH_SHARE if self.top_share is None else max(self.top_share)
 
     @property
     def cell_bytes(self) -> int | None:
@@ -166,6 +181,7 @@ def resolve_settings(parameters: Mapping[str, Any], grids: Sequence[Grid | None]
         if gmm and calibration == "loo":
             warn_of_folds("density is 'gmm', which has no exact held-out scores")
     own = {f.name: parameters[f.name] for f in fields(Settings) if f.name in parameters}
+    own["top_share"] = _shares(parameters["top_share"])
     return Settings(
         **own,
         held_out=held_out,
@@ -173,6 +189,13 @@ def resolve_settings(parameters: Mapping[str, Any], grids: Sequence[Grid | None]
         rule=rule,
         max_bytes=None if most is None else most // len(grids),
     )
+
+
+def _shares(top_share: Any) -> tuple[float, ...] | None:
+    """Return the shares of a parameter that may be one number, or several."""
+    if top_share is None:
+        return None
+    return tuple(float(share) for share in np.atleast_1d(top_share))
 
 
 def warn_of_folds(reason: str) -> None:

@@ -147,6 +147,12 @@ def test_scores_under_classes_that_are_not_there_are_told():
         ({"image_score": "median"}, "image_score is 'median'; it must be one of"),
         ({"top_share": 1.5}, r"top_share is 1\.5; it must be a number of at least 0 and at most 1"),
         ({"top_share": np.nan}, "top_share is nan"),
+        ({"top_share": (0.1, 2)}, "top_share is 2; it must be a number of at least 0 and at most"),
+        ({"top_share": ()}, r"top_share is \(\), without a share; give one, several, or None"),
+        (
+            {"top_share": [0.01, 0.1], "spatial": "patch"},
+            r"top_share is \[0\.01, 0\.1\], but image_score is None, which averages one share of",
+        ),
         ({"calibration": "jackknife"}, "calibration is 'jackknife'"),
         ({"density": "gmm", "covariance": "tied"}, "a mixture is of one class"),
     ],

@@ -95,6 +95,15 @@ def test_a_model_of_layers_comes_back_to_the_bit(parameters, noise):
         assert (one.scale is None) == (other.scale is None)
         if other.scale is not None:
             assert np.array_equal(one.scale.deviation, other.scale.deviation)
+        assert one.map_scales.keys() == other.map_scales.keys() != set()
+        for kind, own in other.map_scales.items():
+            assert np.array_equal(one.map_scales[kind].offset, own.offset)
+            assert np.array_equal(one.map_scales[kind].divisor, own.divisor)
+    assert (again.top is None) == (model.top is None) == (not model.calibrated)
+    if model.top is not None:
+        assert again.top.shares == model.top.shares
+        assert np.array_equal(again.top.mean, model.top.mean)
+        assert np.array_equal(again.top.deviation, model.top.deviation)
 
 
 @pytest.mark.parametrize("grouped", [False, True])
@@ -229,6 +238,43 @@ def test_scales_of_maps_that_are_wrong_are_told(deviation, noise):
     header, tensors = model_to_tensors(maps_dfm().fit(noise).model_)
     tensors["layer.0.position_deviation"] = deviation
     with pytest.raises(ValueError, match=r"layer.0.position_deviation is not positive, or not of"):
+        model_from_tensors(through_json(header), tensors)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"offset": [0.0, 1.0]},
+        {"divisor": [[1.0]]},
+        {"divisor": [0.0]},
+        {"divisor": [-1.0]},
+        {"offset": [float("nan")]},
+        {"divisor": [float("inf")]},
+    ],
+)
+def test_scales_of_shown_maps_that_are_wrong_are_told(change, noise):
+    header, tensors = model_to_tensors(maps_dfm().fit(noise).model_)
+    header["layers"][1]["map_scales"]["fre"] |= change
+    with pytest.raises(ValueError, match=r"layer\.1 has the scale of maps .*, not one for each cl"):
+        model_from_tensors(through_json(header), tensors)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"shares": []},
+        {"shares": [0.1, 1.5]},
+        {"shares": [0.1]},
+        {"mean": [[0.0, float("nan")]]},
+        {"deviation": [[1.0, 0.0]]},
+        {"deviation": [[1.0, float("inf")]]},
+        {"deviation": [1.0, 1.0]},
+    ],
+)
+def test_shares_that_are_wrong_are_told(change, noise):
+    header, tensors = model_to_tensors(maps_dfm().fit(noise).model_)
+    header["top_shares"] |= change
+    with pytest.raises(ValueError, match=r"its top_shares are .*, not shares with means and devia"):
         model_from_tensors(through_json(header), tensors)
 
 

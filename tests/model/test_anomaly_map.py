@@ -3,9 +3,12 @@ import pytest
 
 from pydfm.features.grid import Grid
 from pydfm.model.anomaly_map import (
+    MapScale,
     PositionScale,
+    TopShares,
     finest_of,
     pool_positions,
+    scale_held_out,
     smooth,
     standardise_held_out,
     sum_of_layers,
@@ -52,22 +55,23 @@ def test_a_scale_is_mean_and_deviation_with_a_floor():
     maps = rng.random((9, 2, 5)) * np.array([1, 2, 3, 1e-9, 0])
     scale = PositionScale.fit(maps, np.zeros(9, dtype=int), 1)
     spread = maps.std(axis=0)
-    floor = 0.1 * np.median(spread[:, :3])
+    floor = np.median(spread[:, :3])
     np.testing.assert_allclose(scale.mean[0], maps.mean(axis=0))
     np.testing.assert_allclose(scale.deviation[0], np.maximum(spread, floor))
     still = PositionScale.fit(np.ones((4, 2, 2)), np.zeros(4, dtype=int), 1)
     assert np.array_equal(still.deviation, np.ones((1, 2, 2)))
 
 
-def test_a_map_is_standardised_by_the_others_of_its_class():
+@pytest.mark.parametrize("per_unit", [1, 2])
+def test_a_map_is_standardised_by_other_units_of_its_class(per_unit):
     rng = np.random.default_rng(0)
     maps = rng.gamma(1, size=(14, 3, 4))
-    classes = np.array([0, 1] * 7)
-    found = standardise_held_out(maps, classes)
+    classes, units = np.array([0, 1] * 7), np.arange(14) // 2 // per_unit
+    found = standardise_held_out(maps, classes, units)
     for i, own in enumerate(maps):
         same = classes == classes[i]
-        floor = 0.1 * np.median(maps[same].std(axis=0))
-        others = maps[same & (np.arange(14) != i)]
+        floor = np.median(maps[same].std(axis=0))
+        others = maps[same & (units != units[i])]
         want = (own - others.mean(axis=0)) / np.maximum(others.std(axis=0), floor)
         np.testing.assert_allclose(found[i], want)
 
@@ -81,10 +85,89 @@ def test_a_new_image_is_standardised_under_its_class():
     found = scale.standardise(fresh, given)
     for i, c in enumerate(given):
         own = maps[classes == c]
-        floor = 0.1 * np.median(own.std(axis=0))
+        floor = np.median(own.std(axis=0))
         want = (fresh[i] - own.mean(axis=0)) / np.maximum(own.std(axis=0), floor)
         np.testing.assert_allclose(found[i], want)
     assert np.array_equal(scale.standardise(fresh, None), scale.standardise(fresh, 0 * given))
+
+
+# Shares of the positions
+
+CLASSES, UNITS = np.arange(20) % 2, np.arange(20) // 4
+
+
+def means_of_largest(maps, shares):
+    """The mean of the largest values of each map, by share, from sorted lists."""
+    flat = maps.reshape(len(maps), -1)
+    return np.stack([pooled(flat, "top", share) for share in shares], axis=1)
+
+
+def test_means_of_several_shares_are_standardised_and_added():
+    rng = np.random.default_rng(0)
+    maps, fresh = rng.gamma(1, size=(20, 3, 4)), rng.gamma(1, size=(6, 3, 4))
+    shares, given = (0.01, 0.25, 0.5), np.array([1, 0, 0, 1, 1, 0])
+    top = TopShares.fit(shares, maps, CLASSES, 2)
+    held, new = means_of_largest(maps, shares), means_of_largest(fresh, shares)
+    want = np.empty(6)
+    for i, c in enumerate(given):
+        own = held[c == CLASSES]
+        want[i] = ((new[i] - own.mean(axis=0)) / own.std(axis=0)).sum()
+    np.testing.assert_allclose(top.score(fresh, given), want, rtol=1e-5)
+    assert np.array_equal(top.score(fresh, None), top.score(fresh, 0 * given))
+    one = top.of_classes(np.array([1]))
+    assert np.array_equal(one.score(fresh, None), top.score(fresh, 0 * given + 1))
+
+
+def test_an_image_has_its_shares_standardised_by_other_units():
+    maps = np.random.default_rng(0).gamma(1, size=(20, 3, 4))
+    shares = (0.1, 0.5)
+    held = means_of_largest(maps, shares)
+    found = TopShares.fit(shares, maps, CLASSES, 2).score_held_out(maps, CLASSES, UNITS)
+    for i in range(20):
+        others = held[(CLASSES[i] == CLASSES) & (UNITS[i] != UNITS)]
+        want = (held[i] - others.mean(axis=0)) / others.std(axis=0)
+        assert found[i] == pytest.approx(want.sum())
+
+
+def test_the_mean_of_one_share_is_a_score_as_it_is():
+    maps = np.random.default_rng(0).gamma(1, size=(20, 3, 4))
+    top = TopShares.fit((0.25,), maps, CLASSES, 2)
+    want = means_of_largest(maps, [0.25])[:, 0]
+    np.testing.assert_allclose(top.score(maps, CLASSES), want, rtol=1e-6)
+    np.testing.assert_allclose(top.score_held_out(maps, CLASSES, UNITS), want)
+
+
+def test_means_that_never_vary_do_not_divide_by_zero():
+    top = TopShares.fit((0.1, 1.0), np.ones((4, 2, 2)), np.zeros(4, dtype=int), 1)
+    np.testing.assert_allclose(top.score(np.full((1, 2, 2), 3.0), None), 4.0)
+
+
+# Scales of maps
+
+
+@pytest.mark.parametrize("signed", [False, True])
+def test_maps_have_the_scale_of_held_out_images_of_their_class(signed):
+    rng = np.random.default_rng(0)
+    maps, fresh = rng.normal(3, 1, size=(20, 3, 4)), rng.normal(size=(4, 3, 4))
+    moments = np.stack([maps.mean(axis=(1, 2)), np.square(maps).mean(axis=(1, 2))], axis=1)
+    scale = MapScale.fit(moments, CLASSES, 3, signed=signed)
+    given = np.array([0, 1, 2, 0])
+    found = scale.scale(fresh, given)
+    for i, c in enumerate(given):
+        own = maps[c == CLASSES] if c < 2 else maps  # the third class has no image
+        want = (fresh[i] - own.mean()) / own.std() if signed else fresh[i] / own.mean()
+        np.testing.assert_allclose(found[i], want)
+    assert np.array_equal(scale.scale(fresh, None), scale.scale(fresh, 0 * given))
+    held = scale_held_out(maps, moments, CLASSES, UNITS, signed=signed)
+    for i, own in enumerate(maps):
+        others = maps[(CLASSES[i] == CLASSES) & (UNITS[i] != UNITS)]
+        want = (own - others.mean()) / others.std() if signed else own / others.mean()
+        np.testing.assert_allclose(held[i], want)
+
+
+def test_the_scale_of_maps_without_energy_is_one():
+    scale = MapScale.fit(np.zeros((5, 2)), np.zeros(5, dtype=int), 1, signed=False)
+    assert np.array_equal(scale.scale(np.ones((1, 2, 2)), None), np.ones((1, 2, 2)))
 
 
 # Layers

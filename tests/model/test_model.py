@@ -1,10 +1,12 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from fits import GRIDS, layers_of, model_of, rule_of
 from reference import falling_rows
 
 from pydfm.features.grid import Grid
-from pydfm.model.anomaly_map import PositionScale
+from pydfm.model.anomaly_map import MapScale, PositionScale, TopShares
 from pydfm.model.layer import LayerModel
 from pydfm.model.model import Model
 
@@ -40,7 +42,7 @@ def test_attributes_are_those_of_the_layers():
     assert not model.by_maps("fre")
 
 
-def test_maps_of_layers_are_added_in_units_of_their_means():
+def test_maps_without_scales_are_added_in_units_of_the_mean_scores():
     model = model_of(ROWS)
     maps = [layer.maps(OTHERS, "fre", 1) for layer in model.layers]
     want = 0
@@ -53,19 +55,39 @@ def test_maps_of_layers_are_added_in_units_of_their_means():
     np.testing.assert_allclose(one.join_maps(maps[:1], "fre", (4, 4)), maps[0], rtol=1e-12)
 
 
-def test_standardised_maps_are_added_at_the_finest_positions():
+def test_scaled_maps_are_added_at_the_finest_positions():
     model = model_of(ROWS)
     maps = [
         np.random.default_rng(i).normal(size=(5, g.height, g.width)) for i, g in enumerate(GRIDS)
     ]
-    joined = model.join_standardised(maps)
+    joined = model.add_layers(maps)
     np.testing.assert_allclose(joined, maps[0] + GRIDS[1].enlarge(maps[1], (4, 4)), rtol=1e-12)
     np.testing.assert_allclose(
         model.enlarge(joined, (20, 24)), GRIDS[0].enlarge(joined, (20, 24)), rtol=1e-12
     )
     # A tenth of 16 positions are two.
     want = np.sort(joined.reshape(5, -1), axis=1)[:, -2:].mean(axis=1)
-    np.testing.assert_allclose(model.score_maps(joined), want, rtol=1e-6)
+    np.testing.assert_allclose(model.top_shares.score(joined, None), want, rtol=1e-6)
+    top = TopShares((0.5,), np.array([[1.0]]), np.array([[2.0]]))
+    assert replace(model, top=top).top_shares is top
+
+
+def test_maps_have_scales_by_score_type():
+    model = model_of(CLASSED, LABELS)
+    assert not model.has_scaled_maps("fre")
+    calibrated = standardised(model)
+    assert calibrated.has_scaled_maps("fre")  # as files of before: those of the scores
+    assert not calibrated.has_scaled_maps("nll")
+    scales = {"nll": MapScale(np.array([1.0, 0.0, 2.0]), np.array([2.0, 1.0, 4.0]))}
+    layers = tuple(replace(layer, map_scales=scales) for layer in calibrated.layers)
+    scaled = replace(calibrated, layers=layers)
+    assert scaled.has_scaled_maps("nll")
+    maps, classes = np.random.default_rng(0).normal(size=(3, 4, 4)), np.array([2, 0, 1])
+    want = (maps - np.array([2, 1, 0])[:, None, None]) / np.array([4, 2, 1])[:, None, None]
+    np.testing.assert_allclose(layers[0].scaled(maps, "nll", classes), want)
+    np.testing.assert_allclose(layers[0].scaled(maps, "fre", classes), (maps - 1) / 2)
+    some = layers[0].with_density(layers[0].density, np.array([2, 0]))
+    np.testing.assert_allclose(some.scaled(maps, "nll", np.array([0, 1, 1]))[:2], want[:2])
 
 
 def test_what_has_no_map_is_told():

@@ -141,3 +141,13 @@ def test_samples_hold_whole_images_within_their_memory():
     # Those of a split only tell whether rows are alike.
     some = settings_of(calibration="split").cell_sample(4, 1, of_class=False)
     assert some.add(np.zeros((6000, 4)), np.arange(6000)).n_rows == 500
+
+
+@pytest.mark.parametrize(
+    ("top_share", "calibrated", "patches"),
+    [(None, (0.01, 0.1), 0.1), (0.2, (0.2,), 0.2), ([0.3, np.float32(0.5)], (0.3, 0.5), 0.5)],
+)
+def test_shares_of_positions_are_one_or_several(top_share, calibrated, patches):
+    found = settings_of(MAPS, top_share=top_share)
+    assert (found.calibrated_shares, found.patch_share) == (calibrated, patches)
+    assert found.difference(settings_of(MAPS, top_share=top_share)) is None

@@ -170,7 +170,7 @@ class _Taps(nn.Module):
             if not _jit.is_tracing():
                 self._last[layer] = _is_last(layer, output.shape[1:], self._size, self.layout)
             if self._last[layer]:
-                output = cast("torch.Tensor", output.permute(0, 3, 1, 2))
+                output = output.permute(0, 3, 1, 2)
         kernel = self._kernels[layer]
         # The run before the trace has checked the sizes. Within the trace such a check would look
         # as if it depended on the data.
@@ -181,7 +181,7 @@ class _Taps(nn.Module):
                 f"pool is {kernel}; layer '{layer}' gives {shape} per image, which it does not "
                 "fit: pass a smaller one, or one for each layer"
             )
-        pooled = output
+        pooled: torch.Tensor = output
         if kernel > 1:
             pooled = nn.functional.avg_pool2d(output, kernel)
         elif self._average and output.ndim == 4:
@@ -189,7 +189,8 @@ class _Taps(nn.Module):
         if not _jit.is_tracing():
             self.grids[layer] = _grid(pooled, output, kernel)
         # A copy where nothing was computed, since a later layer may change the output in place.
-        return pooled.flatten(1).clone() if pooled is output else pooled.flatten(1)
+        flat: torch.Tensor = pooled.flatten(1)
+        return flat.clone() if pooled is output else flat
 
     def forward(self, batch: torch.Tensor) -> torch.Tensor:
         self._found.clear()

@@ -140,7 +140,7 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
     pool : int or sequence of int, optional
         Kernel and stride of an average pooling of the layers' maps, one for all layers or one for
         each.
-    layout : {"auto", "channels_first", "channels_last"}
+    layout : {"auto", "channels_first", "channels_last"}, default="auto"
         Order of the sides of the layers' maps: (B, C, H, W) or (B, H, W, C). "auto" tells it by the
         aspect ratio of the images; a layer of neither is refused.
     image_size : int or (int, int), optional

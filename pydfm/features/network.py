@@ -189,7 +189,7 @@ class _Taps(nn.Module):
         if not _jit.is_tracing():
             self.grids[layer] = _grid(pooled, output, kernel)
         # A copy where nothing was computed, since a later layer may change the output in place.
-        flat = pooled.flatten(1)
+        flat: torch.Tensor = pooled.flatten(1)
         return flat.clone() if pooled is output else flat
 
     def forward(self, batch: torch.Tensor) -> torch.Tensor:

@@ -4,12 +4,12 @@ import os
 import re
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 import pydfm
 from pydfm.cli import main as cli
 from pydfm.datasets.category import load_category
+from pydfm.datasets.measure import measure_category
 
 DATA = Path(os.environ.get("PYDFM_TEST_DATA", "."))
 WEIGHTS = DATA / "resnet18_imagenet_to_layer3.safetensors"
@@ -35,11 +35,18 @@ def test_defects_of_glass_fibre_are_found(tmp_path, capsys):
     assert 0.90 <= auroc <= 1, auroc
 
 
+@pytest.mark.parametrize(
+    ("name", "targets"),
+    [
+        ("glassfiber", {"auroc": 0.978}),
+        ("cookie", {"auroc": 0.96, "pixel_auroc": 0.92, "aupro": 0.74}),
+    ],
+)
 @pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")
-def test_standardised_maps_of_two_layers_find_more():
-    category = load_category(DATA / "glassfiber")
+def test_two_layers_find_and_show_defects(name, targets):
+    category = load_category(DATA / name)
     dfm = pydfm.DFM(weights=WEIGHTS, layers=("layer2", "layer3"), pool=2, image_size=256)
-    scores = dfm.fit(category.train).score(category.test)
+    found = measure_category(dfm.fit(category.train), category)
     assert dfm.image_score_ == "calibrated"
-    auroc = pydfm.evaluate(scores, np.array(category.labels))["auroc"]
-    assert 0.97 <= auroc <= 1, auroc
+    values = {**found.image, **found.pixel}
+    assert all(target <= values[of] <= 1 for of, target in targets.items()), values

@@ -25,7 +25,7 @@ from pydfm.conformal.drift import Drift, DriftTest
 from pydfm.conformal.independence import warn_of_dependence
 from pydfm.conformal.recalibration import Recalibration, RecalibrationTask
 from pydfm.features.arrays import FeatureSource, check_finite
-from pydfm.features.backbones import AS_SAVED, copy_backbone
+from pydfm.features.backbones import AS_SAVED, copy_backbone, family_saved_as
 from pydfm.features.extractor import Extractor, FeatureSpec, feature_batches
 from pydfm.features.images import image_hashes
 from pydfm.features.labels import RowLabels, as_labels, find_classes, warn_of_ignored
@@ -1720,8 +1720,8 @@ def load(
     ----------
     path : path
     backbone : path or torch.nn.Module, optional
-        Needed where the model was fitted with a module of your own, or where a TorchScript file
-        has moved.
+        Needed where the model was fitted with a module of your own or a TorchScript file, whose
+        code would run: a model file must not choose it.
     weights : path, str or None, optional
         Where the weights are now, if elsewhere than when the model was fitted.
     device, n_threads : optional
@@ -1753,9 +1753,10 @@ def load(
             "alpha says; fit again",
             stacklevel=2,
         )
+    parameters = _without_code(os.fspath(path), content, backbone)
     moved: dict[str, Any] = {} if backbone is None else {"backbone": backbone}
     moved |= {} if weights == AS_SAVED else {"weights": weights}
-    dfm = DFM(**{**content.parameters, **moved, "device": device, "n_threads": n_threads})
+    dfm = DFM(**{**parameters, **moved, "device": device, "n_threads": n_threads})
     extractor, spec = None, content.fitted.spec
     if spec is not None:
         for name, file in spec.needed_files(backbone, weights).items():
@@ -1768,6 +1769,33 @@ def load(
     if content.feature_names is not None:
         dfm.feature_names_in_ = content.feature_names
     return dfm.with_state(fitted=content.fitted, extractor=extractor)
+
+
+def _without_code(path: str, content: ModelFile, backbone: Any) -> dict[str, Any]:
+    """Return the parameters in a file, which must not choose a network whose code would run.
+
+    Raises
+    ------
+    ValueError
+        If it names such a network for its features, and the caller passes none.
+    """
+    parameters, spec = dict(content.parameters), content.fitted.spec
+    if backbone is not None:
+        return parameters
+    if spec is not None and family_saved_as(spec.backbone).runs_code:
+        raise ValueError(
+            f"'{path}' names the TorchScript file '{spec.backbone}', whose code would run; if you "
+            "trust it, pass it as backbone"
+        )
+    own = parameters.get("backbone")
+    if isinstance(own, str) and family_saved_as(own).runs_code:
+        del parameters["backbone"]
+        warnings.warn(
+            f"'{path}' has backbone='{own}', which its features do not come from, and whose code "
+            "would run at the next fit of images; set it again if you trust it",
+            stacklevel=3,
+        )
+    return parameters
 
 
 def _check_counts(source: _Source, *each: RowLabels | None) -> None:

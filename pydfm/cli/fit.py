@@ -45,6 +45,7 @@ def fit(
     """Learn what normal images look like."""
     from pydfm.datasets import is_category
     from pydfm.estimator import DFM
+    from pydfm.features.backbones import family_of
     from pydfm.runtime.files import check_output
 
     if is_category(folder):
@@ -70,7 +71,9 @@ def fit(
         from pydfm.features.cache import delete_checkpoint
 
         delete_checkpoint(checkpoint)
-    typer.echo(f"{output}: {dfm.model_.summary()}; next: pydfm score {output} FOLDER")
+    # A model file does not choose whose code runs.
+    passed = f" --backbone {dfm.backbone}" if family_of(dfm.backbone).runs_code else ""
+    typer.echo(f"{output}: {dfm.model_.summary()}; next: pydfm score {output} FOLDER{passed}")
 
 
 def _parse_groups(text: str) -> "str | Callable[[str], str]":

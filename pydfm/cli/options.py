@@ -15,7 +15,7 @@ MovedWeights = Annotated[
 ]
 MovedBackbone = Annotated[
     str | None,
-    typer.Option(help="Where the TorchScript file is now, if elsewhere than at the fit."),
+    typer.Option(help="The TorchScript file that it was fitted with, whose code runs."),
 ]
 # Options in place of what the file has.
 RUNTIME = {"device": "", "batch_size": "", "n_threads": "", "on_error": "", "max_pixels": ""}

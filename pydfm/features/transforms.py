@@ -15,6 +15,9 @@ from pydfm.runtime.checks import check_integer
 IMAGENET_MEAN: Final = (0.485, 0.456, 0.406)
 IMAGENET_STD: Final = (0.229, 0.224, 0.225)
 
+MOST_SIDE: Final = 1 << 13
+"""Largest height and width in pixels that a network is given."""
+
 # A float image may overshoot [0, 1] by this much, as interpolation does.
 _RANGE_SLACK = 0.01
 
@@ -211,6 +214,8 @@ def _check_size(image_size: Any) -> tuple[int, int]:
     if len(sides) != 2:
         raise ValueError(f"image_size is {image_size!r}; it must be one length or (height, width)")
     height, width = (check_integer("image_size", side, 1) for side in sides)
+    if max(height, width) > MOST_SIDE:
+        raise ValueError(f"image_size is {image_size!r}; a side has at most {MOST_SIDE} pixels")
     return height, width
 
 

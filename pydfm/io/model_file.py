@@ -18,8 +18,10 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from dataclasses import fields as dataclass_fields
 from pathlib import Path
 from typing import Any, Final
 
@@ -29,8 +31,11 @@ import safetensors.numpy
 from numpy.typing import NDArray
 
 from pydfm import __version__
+from pydfm.features.backbones import family_saved_as
 from pydfm.features.extractor import FeatureSpec
-from pydfm.features.transforms import Preprocessing
+from pydfm.features.pictures.intensity import check_intensity
+from pydfm.features.transforms import MOST_SIDE, Preprocessing
+from pydfm.io.fields import fields, integer, items, numbers, pair, text
 from pydfm.io.tensors import (
     FOLD,
     HELD_OUT,
@@ -43,7 +48,16 @@ from pydfm.io.tensors import (
     model_to_tensors,
 )
 from pydfm.model.fitting import RECALIBRATED, FittedDFM
-from pydfm.parameters import CALIBRATIONS, DEFAULTS, LAYOUTS, PARAMETERS, check_parameters
+from pydfm.model.model import Model
+from pydfm.parameters import (
+    CALIBRATIONS,
+    DEFAULTS,
+    LAYOUTS,
+    PARAMETERS,
+    PRECISIONS,
+    SPATIAL_FORMS,
+    check_parameters,
+)
 from pydfm.runtime.checks import check_choice
 from pydfm.runtime.files import write_file
 
@@ -111,24 +125,31 @@ def read_model(path: "str | os.PathLike[str]") -> ModelFile:
     if not Path(path).is_file():
         raise FileNotFoundError(f"there is no model file '{os.fspath(path)}'")
     try:
+        Path(path).open("rb").close()  # safetensors would say that there is no such file
+    except PermissionError as error:
+        raise PermissionError(f"the model file '{os.fspath(path)}' may not be read") from error
+    try:
         header, tensors = _read(path)
         model = model_from_tensors(header["model"], _under(tensors, LAYER))
-        described = header["held_out"]
+        described, calibration = header["held_out"], header["calibration"]
         held_out = None
+        if calibration not in (None, RECALIBRATED, *CALIBRATIONS):
+            raise ValueError(f"its calibration is {calibration!r}")
+        if (described is None) != (calibration is None):
+            raise ValueError(f"its calibration is {calibration!r}, beside held-out scores or none")
         if described is not None:
             own = _under(tensors, HELD_OUT) | _under(tensors, FOLD)
             held_out = held_out_from_tensors(described, own, model)
         spec = None if header["features"] is None else _feature_spec(header["features"])
         names = header.get("feature_names")
-        if names is not None and not (isinstance(names, list) and len(names) == model.n_features):
-            raise ValueError(f"its feature_names are {names!r}, not one for each feature")
-        calibration = header["calibration"]
-        if calibration not in (None, RECALIBRATED, *CALIBRATIONS):
-            raise ValueError(f"its calibration is {calibration!r}")
-        if spec is not None and model.n_features != spec.n_features:
-            raise ValueError("its mean and its layers have different sizes")
-        fitted = FittedDFM(spec, model, header["calibration"], held_out)
-        parameters = dict(header["parameters"])
+        if names is not None:
+            for name in items("its feature_names", names, model.n_features):
+                text("one of its feature_names", name)
+        _check_together(spec, model)
+        if held_out is not None and held_out.folds and calibration != "kfold":
+            raise ValueError(f"its calibration is {calibration!r}, and it has folds")
+        fitted = FittedDFM(spec, model, calibration, held_out)
+        parameters = fields("its parameters", header["parameters"])
         unknown = sorted(set(parameters) - set(PARAMETERS))
         if unknown:
             raise ValueError(f"it has the unknown parameter {unknown[0]!r}; update pydfm")
@@ -142,6 +163,7 @@ def read_model(path: "str | os.PathLike[str]") -> ModelFile:
         IndexError,
         KeyError,
         OverflowError,
+        RecursionError,
         TypeError,
         ValueError,
     ) as error:
@@ -184,7 +206,7 @@ def _read(path: "str | os.PathLike[str]") -> tuple[dict[str, Any], Tensors]:
         metadata = file.metadata() or {}
         if "pydfm" not in metadata:
             raise ValueError("it has no pydfm header")
-        header = json.loads(metadata["pydfm"])
+        header = fields("its header", json.loads(metadata["pydfm"]))
         if "format_version" in header:
             raise ValueError(
                 "it was written before pydfm had a fixed format; fit again, or use the version "
@@ -205,22 +227,80 @@ def _under(tensors: Tensors, prefix: str) -> Tensors:
     return {name: tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
 
-def _feature_spec(fields: dict[str, Any]) -> FeatureSpec:
-    preprocessing = dict(fields["preprocessing"])
-    for name in ("backbone", "weights", "spatial", "precision", "sha256"):
-        optional = name == "weights" and fields[name] is None
-        if not optional and not isinstance(fields[name], str):
-            raise ValueError(f"the {name} of its features is {fields[name]!r}, and no text")
-    check_choice("the layout of its features", fields.get("layout", "auto"), LAYOUTS)
-    for name, value in preprocessing.items():
-        if isinstance(value, list):
-            preprocessing[name] = tuple(value)
+def _check_together(spec: FeatureSpec | None, model: Model) -> None:
+    """Raise ValueError unless the layers of the model are those of the features."""
+    if spec is None:
+        if len(model.layers) > 1 or model.layers[0].grid is not None:
+            raise ValueError("it has the layers of images, and no features of images")
+        return
+    found = [(layer.name, layer.grid) for layer in model.layers]
+    if model.n_features != spec.n_features or found != list(
+        zip(spec.layers, spec.grids, strict=True)
+    ):
+        raise ValueError("its mean and its layers have different sizes")
+
+
+def _feature_spec(described: Any) -> FeatureSpec:
+    own = fields("its features", described)
+    layers = [text("a layer of its features", one) for one in items("its layers", own["layers"])]
+    if not layers or len(set(layers)) < len(layers):
+        raise ValueError(f"the layers of its features are {layers!r}")
+    pool = own["pool"]
+    if isinstance(pool, list):
+        pool = tuple(integer("its pool", one, 1) for one in items("its pool", pool, len(layers)))
+    elif pool is not None:
+        pool = integer("its pool", pool, 1)
+    sha256 = text("the sha256 of its features", own["sha256"])
+    if not re.fullmatch("[0-9a-f]{64}", sha256):
+        raise ValueError(f"the sha256 of its features is {sha256!r}")
+    layout = own.get("layout", "auto")
+    for name, value, choices in (
+        ("spatial", own["spatial"], SPATIAL_FORMS),
+        ("precision", own["precision"], PRECISIONS),
+        ("layout", layout, LAYOUTS),
+    ):
+        check_choice(f"the {name} of its features", value, choices)
+    backbone = text("the backbone of its features", own["backbone"])
+    family_saved_as(backbone)
     return FeatureSpec(
-        **{
-            **fields,
-            "layers": tuple(fields["layers"]),
-            "grids": tuple(grid_from(grid) for grid in fields["grids"]),
-            "pool": tuple(fields["pool"]) if isinstance(fields["pool"], list) else fields["pool"],
-            "preprocessing": Preprocessing(**preprocessing),
-        }
+        backbone=backbone,
+        weights=None if own["weights"] is None else text("its weights", own["weights"]),
+        layers=tuple(layers),
+        grids=tuple(grid_from(one) for one in items("its grids", own["grids"], len(layers))),
+        spatial=own["spatial"],
+        pool=pool,
+        precision=own["precision"],
+        random_state=integer("its random_state", own["random_state"], 0, 2**32 - 1),
+        preprocessing=_preprocessing(own["preprocessing"]),
+        sha256=sha256,
+        layout=layout,
     )
+
+
+def _preprocessing(described: Any) -> Preprocessing:
+    own = fields("its preprocessing", described)
+    unknown = sorted(set(own) - {field.name for field in dataclass_fields(Preprocessing)})
+    if unknown:
+        raise ValueError(f"its preprocessing has the unknown {unknown[0]!r}; update pydfm")
+    resize = own["resize"]
+    if isinstance(resize, list):
+        resize = pair("its resize", resize, 1, MOST_SIDE)
+    else:
+        resize = integer("its resize", resize, 1, MOST_SIDE)
+    crop = None if own["crop"] is None else pair("its crop", own["crop"], 1, MOST_SIDE)
+    smallest = (resize, resize) if isinstance(resize, int) else resize
+    if (crop is None and isinstance(resize, int)) or (
+        crop is not None and any(a > b for a, b in zip(crop, smallest, strict=True))
+    ):
+        raise ValueError(f"its crop is {crop}, of images resized to {resize}")
+    mean, std = (tuple(numbers(f"its {k}", own[k], (3,)).tolist()) for k in ("mean", "std"))
+    if min(std) <= 0:
+        raise ValueError(f"its std is {std}; it must be positive")
+    intensity = own.get("intensity")
+    if isinstance(intensity, list):
+        intensity = tuple(intensity)
+    if intensity is not None:
+        check_intensity("its intensity", intensity)
+        if intensity == "auto":
+            raise ValueError("its intensity is 'auto', which a fit resolves")
+    return Preprocessing(resize, crop, mean, std, intensity)

@@ -33,12 +33,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pydfm.features.grid import Grid
+from pydfm.io.fields import (
+    check_shares,
+    check_subspace,
+    class_labels,
+    fields,
+    flag,
+    integer,
+    items,
+    number,
+    numbers,
+    text,
+)
 from pydfm.model.anomaly_map import MapScale, PositionScale, TopShares
 from pydfm.model.fusion import Combination
 from pydfm.model.held_out import FoldModel, HeldOutSample, HeldOutScores
 from pydfm.model.layer import LayerModel
 from pydfm.model.model import Model
-from pydfm.parameters import PATCH_RULES
+from pydfm.parameters import COMBINATIONS, PATCH_RULES
 from pydfm.stats.density import Density
 from pydfm.stats.mixture import Mixture
 from pydfm.stats.scores import check_score_types
@@ -110,8 +122,9 @@ def model_from_tensors(header: dict[str, Any], tensors: Tensors) -> Model:
         kind = np.int64 if name.rpartition(".")[2] in _INTEGERS else np.float64
         if tensor.dtype != kind or not np.isfinite(tensor).all():
             raise ValueError(f"{name} is not {kind.__name__}, or not finite")
-    classes = header["classes"]
-    layers = tuple(_layer(i, fields, tensors) for i, fields in enumerate(header["layers"]))
+    classes = class_labels(fields("its model", header)["classes"])
+    described = items("its layers", header["layers"])
+    layers = tuple(_layer(i, own, tensors) for i, own in enumerate(described))
     n_classes = 1 if classes is None else len(classes)
     end = 0
     for layer in layers:
@@ -125,20 +138,19 @@ def model_from_tensors(header: dict[str, Any], tensors: Tensors) -> Model:
                 f"its mean and the columns of layer '{layer.name}' do not fit together"
             )
         end += size
-    combinations = {
-        kind: Combination(
-            rule=rule["rule"],
-            offset=float(rule["offset"]),
-            **{name: _vector(rule[name], len(layers)) for name in ("mean", "scale", "weights")},
-        )
-        for kind, rule in header["combinations"].items()
-    }
     if not layers:
         raise ValueError("it has no layers")
+    if len({layer.name for layer in layers}) < len(layers):
+        raise ValueError("two of its layers have one name")
     if len({layer.scale is None for layer in layers}) > 1:
         raise ValueError("some of its layers are standardised, and others are not")
+    rules = fields("its combinations", header["combinations"])
+    combinations = {
+        check_score_types(kind)[0]: _combination(own, len(layers)) for kind, own in rules.items()
+    }
     top = _top_shares(header.get("top_shares"), n_classes)
-    return Model(layers, classes, combinations, int(header["n_samples"]), top)
+    n_samples = integer("its n_samples", header["n_samples"], 1)
+    return Model(layers, classes, combinations, n_samples, top)
 
 
 def held_out_to_tensors(held_out: HeldOutScores, model: Model) -> tuple[dict[str, Any], Tensors]:
@@ -189,11 +201,11 @@ def held_out_from_tensors(header: dict[str, Any], tensors: Tensors, model: Model
     samples, maxima = {}, None
     folds: list[FoldModel | None] = []
     n_classes = 1 if model.classes is None else len(model.classes)
-    for k, described in enumerate(header.get("folds", [])):
+    for k, described in enumerate(items("its folds", header.get("folds", []))):
         prefix = f"{FOLD}{k}."
         theirs = {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
         folds.append(None if described is None else _fold(described, theirs, model))
-    for kind in header["score_types"]:
+    for kind in check_score_types(items("its held-out score_types", header["score_types"])):
         name = f"{HELD_OUT}{kind}"
         scores = _float32(tensors, f"{name}.scores", 2)
         n = scores.shape[1]
@@ -205,27 +217,40 @@ def held_out_from_tensors(header: dict[str, Any], tensors: Tensors, model: Model
             scores,
             _integers(f"{name}.classes", classes, n, n_classes),
             _integers(f"{name}.units", tensors.get(f"{name}.units", own), n),
-            _integers(f"{name}.places", tensors.get(f"{name}.places", own), n),
+            _places(f"{name}.places", tensors.get(f"{name}.places", own), n),
             _integers(f"{name}.folds", tensors[f"{name}.folds"] if folds else zeros, n, len(folds)),
         )
-    if header["map_maxima"]:
+    if flag("its map_maxima", header["map_maxima"]):
         maxima = _float32(tensors, f"{HELD_OUT}map_maxima", 1)
-    names = {int(place): str(name) for place, name in header.get("names", [])}
+    pairs = [items("its names", own, 2) for own in items("its names", header.get("names", []))]
+    names = {integer("a place", place): text("a name", name) for place, name in pairs}
     return HeldOutScores(samples, maxima, tuple(folds), names)
 
 
 def _fold(described: dict[str, Any], tensors: Tensors, model: Model) -> FoldModel:
-    own = model_from_tensors(described["model"], tensors)
+    own = model_from_tensors(fields("a fold", described)["model"], tensors)
     n_classes = 1 if model.classes is None else len(model.classes)
-    classes = np.asarray(described["classes"], dtype=np.int64)
+    places = items("its classes of a fold", described["classes"])
+    classes = np.array([integer("a class of a fold", place, 0) for place in places], dtype=np.int64)
     fits = (own.n_classes, len(own.layers), own.n_features) == (
         len(classes),
         len(model.layers),
         model.n_features,
     )
-    if not fits:
+    each = zip(own.layers, model.layers, strict=True)
+    fits = fits and all(
+        (a.grid, a.patch, a.columns) == (b.grid, b.patch, b.columns) for a, b in each
+    )
+    if not fits or len(set(places)) < len(places):
         raise ValueError("the model of a fold and its classes do not fit together")
     return FoldModel(own, _integers("its classes of a fold", classes, len(classes), n_classes))
+
+
+def _places(name: str, values: NDArray[Any], length: int) -> NDArray[np.intp]:
+    places = _integers(name, values, length)
+    if len(np.unique(places)) < length:
+        raise ValueError(f"{name} has one twice")
+    return places
 
 
 def _integers(
@@ -237,11 +262,18 @@ def _integers(
     return values.astype(np.intp)
 
 
-def grid_from(fields: dict[str, Any]) -> Grid:
+def grid_from(described: dict[str, Any]) -> Grid:
     """Return the grid with these fields."""
-    down, across = fields["reach"]
-    sides = {name: int(fields[name]) for name in ("channels", "height", "width")}
-    return Grid(**sides, reach=(float(down), float(across)))
+    own = fields("a grid", described)
+    down, across = items("the reach of a grid", own["reach"], 2)
+    reach = number("the reach of a grid", down, 0, 1), number("the reach of a grid", across, 0, 1)
+    if 0 in reach:
+        raise ValueError(f"the reach of a grid is {reach}; it must be positive")
+    sides = {
+        name: integer(f"the {name} of a grid", own[name], 1)
+        for name in ("channels", "height", "width")
+    }
+    return Grid(**sides, reach=reach)
 
 
 def _float32(tensors: Tensors, name: str, ndim: int) -> NDArray[np.float32]:
@@ -251,70 +283,98 @@ def _float32(tensors: Tensors, name: str, ndim: int) -> NDArray[np.float32]:
     return tensor
 
 
-def _layer(i: int, fields: dict[str, Any], tensors: Tensors) -> LayerModel:
+def _combination(described: Any, n_layers: int) -> Combination:
+    own = fields("its combination", described)
+    mean, scale, weights = (
+        numbers(f"the {name} of its combination", own[name], (n_layers,))
+        for name in ("mean", "scale", "weights")
+    )
+    if own["rule"] not in COMBINATIONS:
+        raise ValueError(f"its combination has the unknown rule {own['rule']!r}")
+    if not (scale > 0).all():
+        raise ValueError("the scale of its combination is not positive")
+    if n_layers == 1 or (own["rule"] != "logistic" and not (weights == 1).all()):
+        raise ValueError(f"its combination of {n_layers} layers has the weights {weights}")
+    offset = number("the offset of its combination", own["offset"])
+    return Combination(own["rule"], mean, scale, weights, offset)
+
+
+def _layer(i: int, described: Any, tensors: Tensors) -> LayerModel:
     prefix = f"{LAYER}{i}"
-    subspaces = _take(tensors, prefix, bool(fields["shared_components"]))
-    background = _take(tensors, f"{prefix}.background")[0] if fields["background"] else None
+    own = fields(prefix, described)
+    shared = flag(f"shared_components of {prefix}", own["shared_components"])
+    subspaces = _take(tensors, prefix, shared)
+    background = None
+    if flag(f"background of {prefix}", own["background"]):
+        (background,) = _take(tensors, f"{prefix}.background", count=1, like=subspaces[0])
     mixtures = None
-    if fields["mixtures"]:
+    counts = items(f"the mixtures of {prefix}", own["mixtures"])
+    if counts:
+        items(f"the mixtures of {prefix}", counts, len(subspaces))
         mixtures = tuple(
-            Mixture(
-                tensors[f"{prefix}.mixture.{c}.weights"],
-                tuple(_take(tensors, f"{prefix}.mixture.{c}")),
-                int(fields["mixtures"][c]),
-            )
-            for c in range(len(subspaces))
+            _mixture(f"{prefix}.mixture.{c}", subspace, count, tensors)
+            for c, (subspace, count) in enumerate(zip(subspaces, counts, strict=True))
         )
-    grid = None if fields["grid"] is None else grid_from(fields["grid"])
+    grid = None if own["grid"] is None else grid_from(own["grid"])
     scale = None
-    if fields["standardised"]:
-        kind = check_score_types(fields.get("standardised_score", "fre"))[0]
+    if flag(f"standardised of {prefix}", own["standardised"]):
+        kind = check_score_types(own.get("standardised_score", "fre"))[0]
         scale = _scale(prefix, grid, len(subspaces), tensors, kind)
-    start, stop = fields["columns"]
-    if not isinstance(fields["patch"], bool) or (fields["patch"] and grid is None):
-        raise ValueError(f"its layer has patch {fields['patch']!r}, which it cannot have")
-    if fields["rule"] not in PATCH_RULES and fields["rule"] != "calibrated":
-        raise ValueError(f"its layer has the unknown rule {fields['rule']!r}")
+    start, stop = items(f"the columns of {prefix}", own["columns"], 2)
+    patch = flag(f"patch of {prefix}", own["patch"])
+    if patch and grid is None:
+        raise ValueError(f"patch of {prefix} is true, which it cannot be without a grid")
+    rule = text(f"the rule of {prefix}", own["rule"])
+    if rule not in PATCH_RULES and rule != "calibrated":
+        raise ValueError(f"its layer has the unknown rule {rule!r}")
+    map_scales = fields(f"the map_scales of {prefix}", own.get("map_scales", {}))
     return LayerModel(
-        name=str(fields["name"]),
-        columns=slice(int(start), int(stop)),
+        name=text(f"the name of {prefix}", own["name"]),
+        columns=slice(
+            integer(f"a column of {prefix}", start), integer(f"a column of {prefix}", stop)
+        ),
         density=Density(tuple(subspaces), background, mixtures),
         grid=grid,
-        patch=bool(fields["patch"]),
-        rule=str(fields["rule"]),
-        top_share=float(fields["top_share"]),
+        patch=patch,
+        rule=rule,
+        top_share=number(f"the top_share of {prefix}", own["top_share"], 0, 1),
         scale=scale,
         map_scales={
-            check_score_types(kind)[0]: _map_scale(prefix, own, len(subspaces))
-            for kind, own in fields.get("map_scales", {}).items()
+            check_score_types(kind)[0]: _map_scale(prefix, values, len(subspaces))
+            for kind, values in map_scales.items()
         },
     )
 
 
-def _map_scale(prefix: str, fields: dict[str, Any], n_classes: int) -> MapScale:
-    scale = MapScale(*(np.asarray(fields[name], dtype=float) for name in ("offset", "divisor")))
-    known = all(
-        own.shape == (n_classes,) and np.isfinite(own).all()
-        for own in (scale.offset, scale.divisor)
-    )
-    if not known or not (scale.divisor > 0).all():
-        raise ValueError(f"{prefix} has the scale of maps {fields!r}, not one for each class")
+def _mixture(prefix: str, subspace: Subspace, count: Any, tensors: Tensors) -> Mixture:
+    gaussians = tuple(_take(tensors, prefix))
+    k = len(subspace.components)
+    if any(g.components.shape != (k, k) for g in gaussians):
+        raise ValueError(f"{prefix} is not of the {k} components of its class")
+    weights = tensors[f"{prefix}.weights"]
+    check_shares(prefix, weights, len(gaussians))
+    return Mixture(weights, gaussians, integer(f"the rows of {prefix}", count, 1))
+
+
+def _map_scale(prefix: str, described: Any, n_classes: int) -> MapScale:
+    name, own = f"the scale of maps of {prefix}", fields(prefix, described)
+    scale = MapScale(*(numbers(name, own[key], (n_classes,)) for key in ("offset", "divisor")))
+    if not (scale.divisor > 0).all():
+        raise ValueError(f"{name} is {described!r}, not positive")
     return scale
 
 
-def _top_shares(fields: dict[str, Any] | None, n_classes: int) -> TopShares | None:
-    if fields is None:
+def _top_shares(described: Any, n_classes: int) -> TopShares | None:
+    if described is None:
         return None
-    shares = tuple(float(share) for share in fields["shares"])
-    mean, deviation = (np.asarray(fields[name], dtype=float) for name in ("mean", "deviation"))
-    known = bool(shares) and all(0 <= share <= 1 for share in shares)
-    known &= mean.shape == deviation.shape == (n_classes, len(shares))
-    if (
-        not known
-        or not np.isfinite(mean).all()
-        or not ((deviation > 0) & np.isfinite(deviation)).all()
-    ):
-        raise ValueError(f"its top_shares are {fields!r}, not shares with means and deviations")
+    own = fields("its top_shares", described)
+    shares = tuple(number("a top_share", share, 0, 1) for share in items("shares", own["shares"]))
+    shape = (n_classes, len(shares))
+    mean, deviation = (
+        numbers("its top_shares", own[name], shape) for name in ("mean", "deviation")
+    )
+    if not shares or not (deviation > 0).all():
+        raise ValueError(f"its top_shares are {described!r}, not shares with positive deviations")
     return TopShares(shares, mean, deviation)
 
 
@@ -344,8 +404,14 @@ def _put(tensors: Tensors, prefix: str, subspaces: Sequence[Subspace]) -> bool:
     return shared
 
 
-def _take(tensors: Tensors, prefix: str, shared: bool = False) -> list[Subspace]:
-    """Return the subspaces under `prefix`."""
+def _take(
+    tensors: Tensors,
+    prefix: str,
+    shared: bool = False,
+    count: int | None = None,
+    like: Subspace | None = None,
+) -> list[Subspace]:
+    """Return the subspaces under `prefix`: `count` of them, with as many features as `like`."""
     names = ("mean", "components", "explained_variance", "n_components", *_NUMBERS)
     of = {name: tensors[f"{prefix}.{name}"] for name in names}
     mean, components, variance, counts = (of[name] for name in names[:4])
@@ -354,8 +420,21 @@ def _take(tensors: Tensors, prefix: str, shared: bool = False) -> list[Subspace]
             f"{prefix}.mean {mean.shape} and {prefix}.components {components.shape} do not fit "
             "together"
         )
+    if count is not None and len(mean) != count:
+        raise ValueError(f"{prefix}.mean has {len(mean)} rows, not {count}")
+    if like is not None and mean.shape[1] != len(like.mean):
+        raise ValueError(f"{prefix}.mean has {mean.shape[1]} features, not {len(like.mean)}")
+    if counts.shape != (len(mean),) or not len(mean) or not mean.shape[1]:
+        raise ValueError(f"{prefix}.n_components has the shape {counts.shape}")
+    if shared and not (counts == counts[0]).all():
+        raise ValueError(f"{prefix}.n_components differ, and its components are shared")
     n_stored = counts[:1] if shared else counts
-    if len(components) != n_stored.sum() or variance.shape != components.shape[:1]:
+    if (
+        (counts < 0).any()
+        or (counts > len(components)).any()
+        or len(components) != n_stored.sum()
+        or variance.shape != components.shape[:1]
+    ):
         raise ValueError(
             f"{prefix}.explained_variance has the shape {variance.shape}, beside "
             f"{n_stored.sum()} components of {components.shape}"
@@ -363,12 +442,18 @@ def _take(tensors: Tensors, prefix: str, shared: bool = False) -> list[Subspace]
     for name in names[3:]:
         if of[name].shape != (len(mean),):
             raise ValueError(f"{prefix}.{name} has the shape {of[name].shape}")
-    not_negative = [of[name] for name in ("noise_variance", "variance_error", "n_components")]
-    if not ((variance > 0).all() and all((own >= 0).all() for own in not_negative)):
+    not_negative = [of[name] for name in ("noise_variance", "variance_error", "total_variance")]
+    if not all(((own >= 0) & (own <= 1e300)).all() for own in not_negative):
         raise ValueError(f"{prefix}: its variances are not positive and finite")
+    if ((of["noise_variance"] == 0) & (counts > 0)).any():
+        raise ValueError(f"{prefix}.noise_variance is 0, beside components")
+    if (of["n_samples"] < 1).any() or (of["n_samples"] > 2**53).any():
+        raise ValueError(f"{prefix}.n_samples is {of['n_samples'].tolist()}; it must be at least 1")
     ends = np.cumsum(n_stored)
     pieces = [slice(end - k, end) for end, k in zip(ends, n_stored, strict=True)]
     each = [(components[piece], variance[piece]) for piece in pieces]
+    for W, variances in each:
+        check_subspace(prefix, mean, W, variances)
     each = each * len(mean) if shared else each
     return [
         Subspace(
@@ -382,10 +467,3 @@ def _take(tensors: Tensors, prefix: str, shared: bool = False) -> list[Subspace]
         )
         for c, (W, variances) in enumerate(each)
     ]
-
-
-def _vector(values: Any, length: int) -> NDArray[np.float64]:
-    vector = np.asarray(values, dtype=np.float64)
-    if vector.shape != (length,) or not np.isfinite(vector).all():
-        raise ValueError(f"a combination of {length} layers has the numbers {values!r}")
-    return vector

@@ -1,4 +1,5 @@
 import os
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -31,11 +32,19 @@ def model(script, picture_folder, tmp_path_factory):
 
 
 @pytest.fixture
-def run(capfdbinary):
-    """Run the command line here: its exit code, and the bytes on both of its outputs."""
+def run(capfdbinary, script):
+    """Run the command line here: its exit code, and the bytes on both of its outputs.
+
+    `script` is passed to what loads a model that was fitted with it.
+    """
 
     def run(*arguments):
-        code = cli.main([os.fspath(argument) for argument in arguments])
+        given = [os.fspath(argument) for argument in arguments]
+        if given[:1] in (["score"], ["eval"]) and given[1:] and "--backbone" not in given:
+            file = Path(given[1])
+            if file.is_file() and os.fsencode(script) in file.read_bytes():
+                given[2:2] = ["--backbone", os.fspath(script)]
+        code = cli.main(given)
         out, err = capfdbinary.readouterr()
         return SimpleNamespace(code=code, out=out, err=err.decode())
 

@@ -8,12 +8,14 @@ from pydfm.datasets import load_category, load_masks
 from pydfm.metrics import aupro, pixel_auroc
 
 
-def test_eval_measures_as_the_library_does(run, model, category):
+def test_eval_measures_as_the_library_does(run, model, category, script):
     got = run("eval", model, category)
     assert (got.code, got.err) == (0, "")
     pictures = [f"cut/{i}" for i in range(2)] + [f"good/{i}" for i in range(3)]
     pictures += [f"hole/{i}" for i in range(3)]
-    scores = pydfm.load(model).score([category / f"test/{name}.png" for name in pictures])
+    scores = pydfm.load(model, backbone=script).score(
+        [category / f"test/{name}.png" for name in pictures]
+    )
     want = pydfm.evaluate(scores, [1, 1, 0, 0, 0, 1, 1, 1])
     assert got.out.decode().splitlines() == [
         "category     carpet (2 cut, 3 good, 3 hole)",
@@ -36,10 +38,10 @@ def mask(category):
 
 
 @pytest.mark.usefixtures("mask")
-def test_eval_measures_pixels_where_there_are_masks(run, model, category):
+def test_eval_measures_pixels_where_there_are_masks(run, model, category, script):
     got = run("eval", model, category)
     assert (got.code, got.err) == (0, "")
-    dfm = pydfm.load(model)
+    dfm = pydfm.load(model, backbone=script)
     test = load_category(category)
     known = test.select(
         bool(m) or d == "good" for m, d in zip(test.masks, test.defects, strict=True)

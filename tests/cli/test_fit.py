@@ -27,10 +27,11 @@ def test_fit_writes_the_model_of_the_library(run, script, picture_folder, tmp_pa
     got = run("fit", picture_folder, "-o", tmp_path / "m", "--backbone", script, *OPTIONS)
     assert (got.code, got.err) == (0, "")
     assert re.fullmatch(
-        rf"{tmp_path}/m: 12 images, \d+ of 54 components; next: pydfm score {tmp_path}/m FOLDER\n",
+        rf"{tmp_path}/m: 12 images, \d+ of 54 components; next: pydfm score {tmp_path}/m FOLDER "
+        rf"--backbone {script}\n",
         got.out.decode(),
     )
-    loaded = pydfm.load(tmp_path / "m", device="cpu")
+    loaded = pydfm.load(tmp_path / "m", backbone=script, device="cpu")
     want = pydfm.DFM(backbone=script, image_size=40, device="cpu").fit(picture_folder)
     assert np.array_equal(loaded.score(picture_folder), want.score(picture_folder))
     assert names(tmp_path) == ["m"]
@@ -94,7 +95,7 @@ def test_every_option_of_fit_reaches_the_model(run, picture_folder, tiny_network
 def test_components_are_a_share_a_number_or_all(run, script, picture_folder, tmp_path, text, value):
     output = ("-o", tmp_path / "m", "--backbone", script, *OPTIONS)
     assert run("fit", picture_folder, "--n-components", text, *output).code == 0
-    assert pydfm.load(tmp_path / "m").n_components == value
+    assert pydfm.load(tmp_path / "m", backbone=script).n_components == value
 
 
 @pytest.mark.filterwarnings("default:alpha is 0.01")

@@ -126,7 +126,7 @@ def test_progress_is_shown_at_a_terminal_only(
     assert (got.err != "") == at_a_terminal
 
 
-def test_a_terminal_shows_progress_and_ctrl_c_stops_at_once(model, tmp_path):
+def test_a_terminal_shows_progress_and_ctrl_c_stops_at_once(model, script, tmp_path):
     pty, fcntl, termios = map(pytest.importorskip, ("pty", "fcntl", "termios"))
     pixels = np.random.default_rng(0).integers(0, 256, (900, 900, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(tmp_path / "0.png")
@@ -137,7 +137,9 @@ def test_a_terminal_shows_progress_and_ctrl_c_stops_at_once(model, tmp_path):
     leader, follower = pty.openpty()
     fcntl.ioctl(follower, termios.TIOCSWINSZ, struct.pack("4H", 24, 80, 0, 0))
     program = start(
-        "score", model, tmp_path, "-o", output / "x", "--threads", "2", cwd=output, stderr=follower
+        *("score", model, tmp_path, "-o", output / "x", "--backbone", script, "--threads", "2"),
+        cwd=output,
+        stderr=follower,
     )
     os.close(follower)
     shown = b""
@@ -207,10 +209,13 @@ sys.exit(code)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs pipes of POSIX")
-def test_the_reader_of_the_output_may_leave(model, picture_folder, tmp_path):
+def test_the_reader_of_the_output_may_leave(model, script, picture_folder, tmp_path):
     read, write = os.pipe()
     with start(
-        "score", model, picture_folder, cwd=tmp_path, stdout=write, stderr=subprocess.PIPE
+        *("score", model, picture_folder, "--backbone", script),
+        cwd=tmp_path,
+        stdout=write,
+        stderr=subprocess.PIPE,
     ) as program:
         os.close(write)
         os.close(read)
@@ -219,11 +224,16 @@ def test_the_reader_of_the_output_may_leave(model, picture_folder, tmp_path):
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")  # noqa: PTH110
-def test_a_full_disk_is_reported(model, pictures, tmp_path):
+def test_a_full_disk_is_reported(model, script, pictures, tmp_path):
     path = tmp_path / os.fsdecode(b"\xff.png")
     pictures[0].save(path)
     with open("/dev/full", "wb") as full:  # noqa: PTH123
-        program = start("score", model, path, cwd=tmp_path, stdout=full, stderr=subprocess.PIPE)
+        program = start(
+            *("score", model, path, "--backbone", script),
+            cwd=tmp_path,
+            stdout=full,
+            stderr=subprocess.PIPE,
+        )
         assert program.communicate(timeout=120)[1] == (
             b"pydfm: [Errno 28] No space left on device\n"
         )

@@ -21,10 +21,12 @@ from pydfm.features.images import list_images
 from pydfm.features.transforms import Preprocessing
 
 
-def test_score_writes_paths_and_scores_and_nothing_else(run, model, picture_folder, tmp_path):
+def test_score_writes_paths_and_scores_and_nothing_else(
+    run, model, picture_folder, tmp_path, script
+):
     got = run("score", model, picture_folder)
     assert (got.code, got.err) == (0, "")
-    want = pydfm.load(model).score(picture_folder)
+    want = pydfm.load(model, backbone=script).score(picture_folder)
     assert read_rows(got.out) == [
         (str(picture_folder / f"{i:02}.png"), float(f"{score:.9g}")) for i, score in enumerate(want)
     ]
@@ -38,7 +40,7 @@ def test_score_writes_paths_and_scores_and_nothing_else(run, model, picture_fold
 
 def test_score_takes_one_picture_and_options(run, model, script, picture_folder, tmp_path):
     picture = picture_folder / "03.png"
-    want = float(pydfm.load(model).score(picture)[0])
+    want = float(pydfm.load(model, backbone=script).score(picture)[0])
     moved = tmp_path / "moved.pt"
     moved.write_bytes(script.read_bytes())
     options = ("--batch-size", "1", "--threads", "1", "--device", "cpu", "--backbone", moved)
@@ -51,11 +53,11 @@ def test_score_takes_one_picture_and_options(run, model, script, picture_folder,
 @pytest.mark.filterwarnings("default:.*images were skipped", "default:.*are left out")
 @pytest.mark.filterwarnings("ignore:alpha is 0.01")
 def test_options_that_are_not_given_are_those_of_the_file(
-    run, model, pictures, tmp_path, monkeypatch
+    run, model, script, pictures, tmp_path, monkeypatch
 ):
     pictures[0].save(tmp_path / "0.png")
     (tmp_path / "1.png").write_bytes(b"no picture")
-    dfm = pydfm.load(model).set_params(on_error="skip", batch_size=7)
+    dfm = pydfm.load(model, backbone=script).set_params(on_error="skip", batch_size=7)
     dfm.save(tmp_path / "kept.pydfm")
     loaded = []
     load = pydfm.estimator.load
@@ -81,7 +83,7 @@ def test_classes_are_the_subfolders_and_a_column(run, script, pictures, tmp_path
     got = run("fit", tmp_path / "in", "-o", tmp_path / "m", *options, *tied)
     assert (got.code, got.err) == (0, "")
     assert b"12 images, 2 classes, 2 of 6 components" in got.out
-    dfm = pydfm.load(tmp_path / "m", device="cpu")
+    dfm = pydfm.load(tmp_path / "m", backbone=script, device="cpu")
     assert (dfm.covariance, dfm.spatial) == ("tied", "mean")
     scores, predicted = dfm.score(tmp_path / "in"), dfm.predict_class(tmp_path / "in")
     header, *lines = csv.reader(
@@ -99,14 +101,14 @@ def test_classes_are_the_subfolders_and_a_column(run, script, pictures, tmp_path
     assert second == ",".join(lines[1])
 
 
-def test_several_score_types_are_columns(run, model, picture_folder):
+def test_several_score_types_are_columns(run, model, picture_folder, script):
     types = ("--score-type", "fre", "--score-type", "ppca")
     got = run("score", model, picture_folder, *types, "--alpha", "0.1")
     assert (got.code, got.err) == (0, "")
     header, *lines = csv.reader(io.StringIO(got.out.decode()))
     assert header == ["path", "fre", "ppca", "p_value", "verdict"]
     lines = [line[:3] for line in lines]
-    want = pydfm.load(model).score(picture_folder, score_type=("fre", "ppca"))
+    want = pydfm.load(model, backbone=script).score(picture_folder, score_type=("fre", "ppca"))
     assert np.array_equal(np.float32([line[1:] for line in lines]).T, want)
     assert_error(
         run("score", model, picture_folder, "--score-type", "mse"), "score_type is 'mse'; it must"
@@ -312,7 +314,7 @@ def png(path):
         return np.asarray(image)
 
 
-def test_maps_are_drawn_over_the_pictures(run, model, pictures, tmp_path):
+def test_maps_are_drawn_over_the_pictures(run, model, pictures, tmp_path, script):
     pictures_of = tmp_path / "in"
     (pictures_of / "deep").mkdir(parents=True)
     pictures[0].save(pictures_of / "0.png")
@@ -321,7 +323,7 @@ def test_maps_are_drawn_over_the_pictures(run, model, pictures, tmp_path):
     got = run("score", model, pictures_of, "--maps", tmp_path / "new" / "maps")
     assert (got.code, got.err) == (0, "")
     assert [score for _, score in read_rows(got.out)] == pytest.approx(
-        pydfm.load(model).score(pictures_of), rel=1e-6
+        pydfm.load(model, backbone=script).score(pictures_of), rel=1e-6
     )
     files = sorted(p for p in (tmp_path / "new" / "maps").rglob("*") if p.is_file())
     assert [str(p.relative_to(tmp_path / "new" / "maps")) for p in files] == [
@@ -329,7 +331,7 @@ def test_maps_are_drawn_over_the_pictures(run, model, pictures, tmp_path):
         "0.png.png",
         "deep/0.png.png",
     ]
-    dfm = pydfm.load(model)
+    dfm = pydfm.load(model, backbone=script)
     paths = list_images(pictures_of)
     maps = dfm.score_map(paths).astype(np.float64)
     shares = (maps - maps.min()) / (maps.max() - maps.min())

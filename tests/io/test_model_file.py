@@ -4,6 +4,7 @@ import os
 import pickle
 import re
 import signal
+from pathlib import Path
 
 import model_kinds
 import numpy as np
@@ -24,6 +25,7 @@ ROWS = falling_rows(60, 12, offset=1.0)
 OTHERS = falling_rows(30, 12, seed=1, decay=0.0)
 FRESH = falling_rows(300, 12, seed=1, offset=1.0)
 LABELS = np.repeat(["a", "b"], [35, 25])
+FIXTURES = Path(__file__).parent / "fixtures"
 SIZE = {"image_size": (40, 48), "device": "cpu"}
 
 
@@ -95,26 +97,34 @@ def test_images_score_the_same_bits(tiny_network, textures, picture_folder, tmp_
 
 
 @pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")
-def test_a_torchscript_file_is_found_again(tiny_network, textures, tmp_path):
+def test_a_torchscript_file_is_taken_only_from_the_caller(tiny_network, textures, tmp_path):
     script = tmp_path / "network.pt"
     torch.jit.script(tiny_network.eval()).save(script)
     dfm = pydfm.DFM(3, backbone=script, **SIZE).fit(textures)
     dfm.save(tmp_path / "model")
-    loaded = pydfm.load(tmp_path / "model", device="cpu")
-    assert np.array_equal(loaded.score(textures), dfm.score(textures))
-
     script.rename(tmp_path / "moved.pt")
-    with pytest.raises(
-        FileNotFoundError, match=r"needs the file '.*network.pt', .* as backbone where it is now"
-    ):
-        pydfm.load(tmp_path / "model")
     loaded = pydfm.load(tmp_path / "model", backbone=tmp_path / "moved.pt", device="cpu")
     assert np.array_equal(loaded.score(textures), dfm.score(textures))
+
     with torch.no_grad():
         tiny_network.head.bias += 1
     torch.jit.script(tiny_network).save(script)
-    with pytest.raises(ValueError, match="not the ones the model was fitted with"):
+    says = (
+        r"^'.*model' names the TorchScript file '.*network.pt', whose code would run; .* backbone$"
+    )
+    with pytest.raises(ValueError, match=says):
         pydfm.load(tmp_path / "model")
+    with pytest.raises(ValueError, match="not the ones the model was fitted with"):
+        pydfm.load(tmp_path / "model", backbone=script)
+
+
+def test_a_model_of_features_names_no_code_for_a_later_fit(file):
+    tensors, header = parts(file)
+    header["parameters"]["backbone"] = "network.pt"
+    write(file, tensors, header)
+    with pytest.warns(UserWarning, match=r"has backbone='network.pt', .*; set it again if you tr"):
+        loaded = pydfm.load(file)
+    assert loaded.backbone == pydfm.DFM().backbone
 
 
 def test_weights_are_found_and_compared(tiny_network, textures, tmp_path):
@@ -434,12 +444,12 @@ def test_tensors_that_are_wrong_are_told(file, changes, says):
         (("model", "classes"), ["a", "b"], "it has 2 classes and 1 subspaces"),
         (("model", "layers"), [], "it has no layers"),
         (("model", "layers"), [{}], "it lacks 'shared_components'"),
-        (("model", "n_samples"), float("inf"), "infinity"),
+        (("model", "n_samples"), float("inf"), "its n_samples is inf; it must be an integer"),
         (("model", "n_samples"), "many", "many"),
-        (("model", "combinations"), {"fre": {}}, "it lacks 'rule'"),
-        (("features",), {}, "it lacks 'preprocessing'"),
+        (("model", "combinations"), {"fre": {}}, "it lacks 'mean'"),
+        (("features",), {}, "it lacks 'layers'"),
         (("calibration",), "maybe", "its calibration is 'maybe'"),
-        (("feature_names",), -1, "its feature_names are -1"),
+        (("feature_names",), -1, "its feature_names is -1; it must be a list of 12"),
         (("features",), "resnet18", ""),
         (("features",), {"preprocessing": []}, ""),
     ],
@@ -453,6 +463,134 @@ def test_a_header_that_is_wrong_is_told(file, place, value, says):
     inner[name] = value
     write(file, tensors, header)
     assert says in load_wrong(file)
+
+
+LAYER = ("model", "layers", 0)
+PREPROCESSING = ("features", "preprocessing")
+
+
+@pytest.mark.parametrize(
+    ("kind", "place", "value", "says"),
+    [
+        ("plain", (*LAYER, "name"), 3, "the name of layer.0 is 3, and no text"),
+        ("plain", (*LAYER, "patch"), 0, "patch of layer.0 is 0; it must be true or false"),
+        ("plain", (*LAYER, "patch"), True, "patch of layer.0 is true, which it cannot be without"),
+        ("plain", (*LAYER, "background"), "", "background of layer.0 is ''"),
+        ("plain", (*LAYER, "standardised"), None, "standardised of layer.0 is None"),
+        ("plain", (*LAYER, "shared_components"), 1, "shared_components of layer.0 is 1"),
+        ("plain", (*LAYER, "mixtures"), None, "the mixtures of layer.0 is None"),
+        ("plain", (*LAYER, "columns"), [0.5, 6], "a column of layer.0 is 0.5"),
+        ("plain", (*LAYER, "top_share"), float("nan"), "the top_share of layer.0 is nan"),
+        ("plain", (*LAYER, "top_share"), -0.1, "it must be a number from 0 to 1"),
+        ("plain", (*LAYER, "rule"), "median", "unknown rule 'median'"),
+        ("plain", ("model", "n_samples"), 0, "its n_samples is 0; it must be an integer from 1"),
+        ("plain", ("held_out", "score_types"), [], "score_type"),
+        ("plain", ("held_out", "score_types"), ["mse"], "score_type is 'mse'"),
+        ("plain", ("held_out", "map_maxima"), 0, "its map_maxima is 0"),
+        ("plain", ("held_out",), None, "its calibration is 'loo', beside held-out scores or none"),
+        ("plain", ("calibration",), None, "its calibration is None, beside held-out scores"),
+        ("none", ("calibration",), "loo", "its calibration is 'loo', beside held-out scores or no"),
+        ("folds", ("calibration",), "loo", "its calibration is 'loo', and it has folds"),
+        ("folds", ("held_out", "folds", 0, "classes"), [0, 0], "and its classes do not fit"),
+        ("folds", ("held_out", "folds", 0, "classes"), [0.5], "a class of a fold is 0.5"),
+        ("names", ("feature_names", 0), 3, "one of its feature_names is 3, and no text"),
+        ("classes", ("model", "classes"), ["red", "blue"], "they must be sorted integers or texts"),
+        ("classes", ("model", "classes"), ["blue", "blue"], "they must be sorted"),
+        ("classes", ("model", "classes"), ["blue", 3], "they must be sorted integers or texts"),
+        ("classes", ("model", "classes"), [[], {}], "they must be sorted integers or texts"),
+        ("numbers", ("model", "classes"), [-7, 2**70], "they must be sorted integers or texts"),
+        ("numbers", ("model", "classes"), [False, True], "they must be sorted integers or texts"),
+        ("gmm", (*LAYER, "mixtures"), [0], "the rows of layer.0.mixture.0 is 0"),
+        ("max", ("model", "combinations", "fre", "rule"), "min", "unknown rule 'min'"),
+        ("max", ("model", "combinations", "fre", "scale"), [1, 0], "is not positive"),
+        ("max", ("model", "combinations", "fre", "weights"), [1, -1], "has the weights"),
+        ("max", ("model", "combinations", "fre", "offset"), None, "the offset of its combination"),
+        ("layers", ("features", "layers"), ["0", "0"], "the layers of its features are"),
+        ("layers", ("features", "layers"), ["0", "1"], "have different sizes"),
+        ("layers", ("features", "spatial"), "rows", "the spatial of its features is 'rows'"),
+        ("layers", ("features", "pool"), 0, "its pool is 0"),
+        ("layers", ("features", "sha256"), "x", "the sha256 of its features is 'x'"),
+        ("layers", ("features", "backbone"), "timm2:x", "which this version of pydfm does not kno"),
+        ("layers", ("features", "random_state"), -1, "its random_state is -1"),
+        ("layers", ("features", "grids", 0, "height"), 10**6, "have different sizes"),
+        ("layers", ("features", "grids", 0, "reach"), [1, 0], "the reach of a grid is (1.0, 0.0)"),
+        ("layers", ("features",), None, "it has the layers of images, and no features of images"),
+        ("layers", (*PREPROCESSING, "resize"), [60_000, 60_000], "its resize is 60000; it must be"),
+        ("layers", (*PREPROCESSING, "resize"), 16, "its crop is None, of images resized to 16"),
+        ("layers", (*PREPROCESSING, "crop"), [32, 32], "its crop is (32, 32), of images resized"),
+        ("layers", (*PREPROCESSING, "std"), [1, 0, 1], "its std is (1.0, 0.0, 1.0)"),
+        ("layers", (*PREPROCESSING, "mean"), [1, 0], "finite numbers of the shape (3,)"),
+        ("layers", (*PREPROCESSING, "intensity"), "auto", "its intensity is 'auto'"),
+        ("layers", (*PREPROCESSING, "colour"), 1, "its preprocessing has the unknown 'colour'"),
+    ],
+)
+def test_what_no_fit_writes_is_refused(tmp_path, kind, place, value, says):
+    path = tmp_path / "model"
+    path.write_bytes((FIXTURES / f"format1-{kind}.pydfm").read_bytes())
+    tensors, header = parts(path)
+    *folders, name = place
+    inner = header
+    for folder in folders:
+        inner = inner[folder]
+    inner[name] = value
+    write(path, tensors, header)
+    assert says in load_wrong(path)
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "change", "says"),
+    [
+        ("plain", "layer.0.components", lambda W: 2 * W, "layer.0.components are not orthonormal"),
+        ("plain", "layer.0.components", lambda W: W[[0, 0]], "components are not orthonormal"),
+        ("plain", "layer.0.components", lambda W: W * 1e200, "components are not orthonormal"),
+        ("plain", "layer.0.explained_variance", lambda v: v[::-1], "does not descend"),
+        ("plain", "layer.0.explained_variance", lambda v: v * 0 + 1e-310, "not positive and fin"),
+        ("plain", "layer.0.mean", lambda m: m * 1e300, "whose square overflows"),
+        ("plain", "layer.0.noise_variance", lambda n: 0 * n, "noise_variance is 0, beside comp"),
+        ("plain", "layer.0.total_variance", lambda n: -n, "variances are not positive"),
+        (
+            "plain",
+            "layer.0.n_samples",
+            lambda n: 0 * n,
+            r"n_samples is \[0\]; it must be at least 1",
+        ),
+        ("plain", "layer.0.n_samples", lambda n: n - 2**62, "n_samples is"),
+        ("plain", "layer.0.n_components", lambda n: n - 2**62, "beside"),
+        ("classes", "layer.0.n_components", lambda n: n + np.array([2**62, -(2**62)]), "beside"),
+        (
+            "relative",
+            "layer.0.n_components",
+            lambda n: n - [0, 1],
+            "differ, and its components are",
+        ),
+        ("folds", "held_out.fre.places", lambda p: 0 * p, "held_out.fre.places has one twice"),
+        ("gmm", "layer.0.mixture.0.weights", lambda w: -w, "are not 2 positive shares, of sum 1"),
+        ("gmm", "layer.0.mixture.0.weights", lambda w: w[:1], "are not 2 positive shares"),
+        ("gmm", "layer.0.mixture.0.weights", lambda w: 2 * w, "are not 2 positive shares"),
+        ("layers", "layer.0.position_deviation", lambda d: -d, "is not positive, or not of"),
+    ],
+)
+def test_arrays_that_no_fit_writes_are_refused(tmp_path, kind, name, change, says):
+    path = tmp_path / "model"
+    path.write_bytes((FIXTURES / f"format1-{kind}.pydfm").read_bytes())
+    tensors, header = parts(path)
+    write(path, {**tensors, name: np.ascontiguousarray(change(tensors[name]))}, header)
+    assert re.search(says, load_wrong(path))
+
+
+def test_a_header_that_is_nested_too_deep_is_told(file):
+    tensors, header = parts(file)
+    text = json.dumps({**header, "sha256": ""})[:-1] + ', "x": ' + "[" * 5000 + "]" * 5000 + "}"
+    save_file(tensors, file, {"pydfm": text})
+    load_wrong(file)
+
+
+def test_a_file_that_may_not_be_read_is_told(unprivileged):
+    path = unprivileged / "model"
+    pydfm.DFM(5).fit(ROWS).save(path)
+    path.chmod(0)
+    with pytest.raises(PermissionError, match=r"^the model file '.*model' may not be read"):
+        pydfm.load(path)
 
 
 @pytest.mark.parametrize(

@@ -255,7 +255,7 @@ def test_scales_of_maps_that_are_wrong_are_told(deviation, noise):
 def test_scales_of_shown_maps_that_are_wrong_are_told(change, noise):
     header, tensors = model_to_tensors(maps_dfm().fit(noise).model_)
     header["layers"][1]["map_scales"]["fre"] |= change
-    with pytest.raises(ValueError, match=r"layer\.1 has the scale of maps .*, not one for each cl"):
+    with pytest.raises(ValueError, match=r"^the scale of maps of layer\.1 is"):
         model_from_tensors(through_json(header), tensors)
 
 
@@ -274,7 +274,7 @@ def test_scales_of_shown_maps_that_are_wrong_are_told(change, noise):
 def test_shares_that_are_wrong_are_told(change, noise):
     header, tensors = model_to_tensors(maps_dfm().fit(noise).model_)
     header["top_shares"] |= change
-    with pytest.raises(ValueError, match=r"its top_shares are .*, not shares with means and devia"):
+    with pytest.raises(ValueError, match=r"^(its top_shares|a top_share) (is|are)"):
         model_from_tensors(through_json(header), tensors)
 
 
@@ -285,12 +285,14 @@ def test_layers_must_be_standardised_together(noise):
         model_from_tensors(through_json(header), tensors)
 
 
-@pytest.mark.parametrize("values", [[1.0], [1.0, 2.0, 3.0], [1.0, float("nan")], 3.0])
+@pytest.mark.parametrize(
+    "values", [[1.0], [1.0, 2.0, 3.0], [1.0, float("nan")], 3.0, None, [[1.0, 2.0]]]
+)
 def test_rules_of_layers_must_have_their_number(values, noise):
     header, tensors = model_to_tensors(maps_dfm(combine="max").fit(noise).model_)
     header = through_json(header)
     header["combinations"]["fre"]["scale"] = values
-    with pytest.raises(ValueError, match="a combination of 2 layers has the numbers"):
+    with pytest.raises(ValueError, match=r"^the scale of its combination is .*numbers"):
         model_from_tensors(header, tensors)
 
 

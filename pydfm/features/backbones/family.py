@@ -70,6 +70,8 @@ class Family(ABC):
         Layers of the features where the caller names none.
     in_memory : bool
         Whether its backbones are Python objects, which a model file cannot name.
+    runs_code : bool
+        Whether its backbones are files whose code runs, so that a model file must not choose them.
     """
 
     names: tuple[str, ...] = ()
@@ -77,6 +79,7 @@ class Family(ABC):
     priority: int = 50
     default_layers: tuple[str, ...] = ("output",)
     in_memory: bool = False
+    runs_code: bool = False
 
     def claims(self, backbone: Any) -> bool:
         """Whether this family loads `backbone`, a value of the parameter."""

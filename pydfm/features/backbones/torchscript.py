@@ -18,6 +18,7 @@ class TorchScriptFamily(Family):
 
     description = "the path of an existing TorchScript file"
     priority = 90  # last, since any text may be a path
+    runs_code = True
 
     def claims(self, backbone: Any) -> bool:
         """Whether `backbone` is the path of a file."""

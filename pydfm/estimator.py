@@ -25,7 +25,7 @@ from pydfm.conformal.drift import Drift, DriftTest
 from pydfm.conformal.independence import warn_of_dependence
 from pydfm.conformal.recalibration import Recalibration, RecalibrationTask
 from pydfm.features.arrays import FeatureSource, check_finite
-from pydfm.features.backbones import AS_SAVED
+from pydfm.features.backbones import AS_SAVED, copy_backbone
 from pydfm.features.extractor import Extractor, FeatureSpec, feature_batches
 from pydfm.features.images import image_hashes
 from pydfm.features.labels import RowLabels, as_labels, find_classes, warn_of_ignored
@@ -1355,6 +1355,20 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         # A traced network cannot be pickled; it is built again when it is needed.
         state = {**super().__getstate__(), "_extractor": None}
         return state | {name: copy.copy(state[name]) for name in _OF_THREADS if name in state}
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Self":
+        new = type(self).__new__(type(self))
+        memo[id(self)] = new
+        memo.setdefault(id(self.backbone), copy_backbone(self.backbone))
+        new.__setstate__(copy.deepcopy(self.__getstate__(), memo))
+        return new
+
+    def __sklearn_clone__(self) -> "Self":
+        shell = copy.copy(self)
+        shell.backbone = None  # type: ignore[assignment]
+        new = super(DFM, shell).__sklearn_clone__()
+        new.backbone = copy_backbone(self.backbone)
+        return new  # type: ignore[no-any-return]
 
     # Shared by the methods above
 

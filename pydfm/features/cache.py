@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from pydfm.features.pictures.pages import split_page
 from pydfm.features.sources import ImageSource, Skipped
-from pydfm.runtime.files import write_file
+from pydfm.runtime.files import remove_litter, temporary_files, write_file
 
 _SETTINGS = "settings.json"
 
@@ -58,7 +58,8 @@ class Checkpoint:
         file = self._folder / _SETTINGS
         if not file.is_file():
             self._folder.mkdir(parents=True, exist_ok=True)
-            if any(self._folder.iterdir()):
+            remove_litter(self._folder)
+            if set(self._folder.iterdir()) - set(temporary_files(self._folder)):
                 raise ValueError(
                     f"checkpoint '{self._folder}' holds other files; name an empty or new folder"
                 )
@@ -111,7 +112,7 @@ class Checkpoint:
             "sha256": _digest(tensors, skipped, end),
         }
         data = safetensors.numpy.save(tensors, {"pydfm": json.dumps(header)})
-        write_file(self._file(self._count), data)
+        write_file(self._file(self._count), data, tidy=self._count == 0)
         self._count += 1
 
     def _file(self, i: int) -> Path:
@@ -139,6 +140,7 @@ def delete_checkpoint(folder: "str | os.PathLike[str]") -> None:
     path = Path(folder)
     for file in (*path.glob("[0-9]*.safetensors"), path / _SETTINGS):
         file.unlink(missing_ok=True)
+    remove_litter(path)
     if not any(path.iterdir()):
         path.rmdir()
 

@@ -1,16 +1,14 @@
 """Files that are replaced atomically."""
 
-import contextlib
 import os
+import re
 import secrets
-import time
+from contextlib import suppress
 from pathlib import Path
-from typing import Final
+from typing import IO, Final
 
-# A file that a save has not finished for so many seconds is the litter of one that was killed.
-_STALE: Final = 3600
-
-_TEMPORARY: Final = ".pydfm-"
+_PREFIX: Final = ".pydfm-"
+_NAME: Final = re.compile(r"\.pydfm-[0-9a-f]{16}")
 
 
 def check_output(path: "str | os.PathLike[str]") -> None:
@@ -33,10 +31,15 @@ def check_output(path: "str | os.PathLike[str]") -> None:
         raise PermissionError(f"the folder '{folder}' is not writable; name another")
 
 
-def write_file(path: "str | os.PathLike[str]", data: bytes) -> None:
+def write_file(path: "str | os.PathLike[str]", data: bytes, *, tidy: bool = True) -> None:
     """Write `data` to `path` atomically. A link stays; its target is replaced.
 
-    What a killed save left in the folder more than an hour ago is deleted.
+    Parameters
+    ----------
+    path : path
+    data : bytes
+    tidy : bool
+        Delete what killed writes have left in the folder.
 
     Raises
     ------
@@ -49,25 +52,77 @@ def write_file(path: "str | os.PathLike[str]", data: bytes) -> None:
         path.write_bytes(data)
         return
     path = path.resolve()
-    _clean(path.parent)
-    temporary = path.parent / f"{_TEMPORARY}{secrets.token_hex(8)}"
+    if tidy:
+        remove_litter(path.parent)
+    temporary, file = _open_temporary(path.parent)
     try:
-        with temporary.open("xb") as file:  # with the permissions that the umask leaves
+        with file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        temporary.replace(path)
+            if os.name != "nt":  # which cannot rename open files
+                temporary.replace(path)
+        if os.name == "nt":
+            temporary.replace(path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise _told(error, path, len(data)) from error
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
 
 
-def _clean(folder: Path) -> None:
-    """Delete the temporary files of killed saves in `folder`."""
-    for left in folder.glob(f"{_TEMPORARY}*"):
-        with contextlib.suppress(OSError):  # another process may delete it too
-            if left.is_file() and time.time() - left.stat().st_mtime > _STALE:
-                left.unlink()
+def remove_litter(folder: "str | os.PathLike[str]") -> None:
+    """Delete the temporary files that killed processes left in `folder`.
+
+    A process that lives holds a lock on its own, and those stay.
+    """
+    for file in temporary_files(folder):
+        with suppress(OSError):  # another process's, or gone
+            if os.name == "nt":  # where files that are open cannot be deleted
+                file.unlink()
+            else:
+                _unlink_unless_locked(file)
+
+
+def temporary_files(folder: "str | os.PathLike[str]") -> list[Path]:
+    """Return the temporary files of `write_file` in `folder`."""
+    return [path for path in Path(folder).glob(f"{_PREFIX}*") if _NAME.fullmatch(path.name)]
+
+
+def _open_temporary(folder: Path) -> tuple[Path, IO[bytes]]:
+    """Open a new file in `folder`, with a lock that says that its process lives."""
+    while True:
+        path = folder / f"{_PREFIX}{secrets.token_hex(8)}"
+        file = path.open("xb")  # with the permissions that the umask leaves
+        if os.name == "nt":
+            return path, file
+        import fcntl
+
+        with suppress(OSError):  # a file system without locks, where nobody can lock and delete it
+            fcntl.flock(file, fcntl.LOCK_EX)
+        # Before the lock, another process may have taken it for litter.
+        with suppress(FileNotFoundError):
+            if os.path.samestat(path.stat(), os.fstat(file.fileno())):
+                return path, file
+        file.close()
+
+
+def _unlink_unless_locked(path: Path) -> None:
+    import fcntl
+
+    with path.open("rb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        path.unlink()
+
+
+def _told(error: OSError, path: Path, size: int) -> OSError:
+    """Return an error of the same kind that names the file and says what became of it."""
+    reason = error.strerror or str(error)
+    kept = "; the file that was there is kept" if path.exists() else ""
+    told = type(error)(f"cannot write '{path}' of {size} bytes: {reason}{kept}")
+    told.errno = error.errno
+    return told
 
 
 def _writable(path: Path) -> bool:

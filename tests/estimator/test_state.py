@@ -5,6 +5,7 @@ import pickle
 
 import numpy as np
 import pytest
+import torch
 from fits import maps_dfm
 from reference import falling_rows, named_rows
 from sklearn.base import BaseEstimator, OutlierMixin, clone
@@ -311,3 +312,16 @@ def test_loaded_models_score_and_take_no_rows(tmp_path):
             use()
     assert loaded.set_params(n_components=2).fit(ROWS).n_components_ == 2
     pickle.loads(pickle.dumps(loaded)).partial_fit(ROWS)
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, clone])
+def test_a_copy_may_have_a_network_that_keeps_tensors(copied, tiny_network, textures):
+    tiny_network.seen = tiny_network(torch.zeros(2, 3, 40, 48))
+    dfm = pydfm.DFM(3, backbone=tiny_network, image_size=(40, 48), device="cpu").fit(textures)
+    other = copied(dfm)
+    assert type(other) is pydfm.DFM
+    assert other.backbone is not tiny_network
+    assert torch.equal(other.backbone.seen, tiny_network.seen)
+    if copied is clone:
+        other.fit(textures)
+    assert np.array_equal(other.score(textures), dfm.score(textures))

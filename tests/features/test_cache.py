@@ -18,10 +18,10 @@ import pydfm
 from pydfm.features import cache
 
 write = cache.write_file
-def kill_at_third(path, data):
+def kill_at_third(path, data, **options):
     if path.name == "00000002.safetensors":
         os.kill(os.getpid(), signal.SIGKILL)
-    write(path, data)
+    write(path, data, **options)
 cache.write_file = kill_at_third
 pydfm.DFM(2, weights=None, layers="layer1", pool=4, image_size=32, batch_size=3, device="cpu",
           on_error="skip").fit(sys.argv[1], checkpoint=sys.argv[2])
@@ -201,3 +201,14 @@ def test_other_files_stay_when_a_checkpoint_is_deleted(picture_folder, tmp_path)
 def test_arrays_have_no_checkpoint(textures, tmp_path):
     with pytest.raises(ValueError, match="checkpoint needs images that are files"):
         Checkpoint(tmp_path / "c", {}, open_source(textures, "raise"))
+
+
+def test_what_a_killed_write_left_does_not_stop_a_checkpoint(picture_folder, tmp_path):
+    folder = tmp_path / "c"
+    folder.mkdir()
+    (folder / ".pydfm-0123456789abcdef").write_bytes(b"half of settings")
+    Checkpoint(folder, {}, open_source(picture_folder, "raise"))
+    assert [file.name for file in folder.iterdir()] == ["settings.json"]
+    (folder / ".pydfm-0123456789abcdef").write_bytes(b"half of a batch")
+    delete_checkpoint(folder)
+    assert not folder.exists()

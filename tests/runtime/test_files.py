@@ -1,10 +1,14 @@
+import errno
 import os
+import signal
 import stat
-import time
+import subprocess
+import sys
+import threading
 
 import pytest
 
-from pydfm.runtime.files import check_output, write_file
+from pydfm.runtime.files import check_output, remove_litter, temporary_files, write_file
 
 
 def names(folder):
@@ -103,10 +107,95 @@ def test_what_must_not_be_written_is_told(unprivileged):
     assert file.read_bytes() == b"old"
 
 
-def test_what_killed_saves_left_is_deleted_and_what_is_being_written_stays(tmp_path):
-    for name, age in ((".pydfm-old", 7200), (".pydfm-new", 0), ("other", 7200)):
-        (tmp_path / name).write_bytes(b"part")
-        then = time.time() - age
-        os.utime(tmp_path / name, (then, then))
-    write_file(tmp_path / "x", b"data")
-    assert names(tmp_path) == [".pydfm-new", "other", "x"]
+# What killed processes leave
+
+WRITING = """
+import os, sys, time
+from pydfm.runtime.files import write_file
+def wait(_):
+    print("in the middle", flush=True)
+    time.sleep(60)
+os.fsync = wait
+write_file(sys.argv[1], b"new")
+"""
+
+
+@pytest.fixture
+def writer(tmp_path):
+    """A process in the middle of a write to `x`."""
+    (tmp_path / "x").write_bytes(b"old")
+    with subprocess.Popen(
+        [sys.executable, "-c", WRITING, tmp_path / "x"], stdout=subprocess.PIPE
+    ) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        yield process
+        process.kill()
+
+
+def test_what_a_killed_write_left_is_deleted_by_the_next(writer, tmp_path):
+    assert len(temporary_files(tmp_path)) == 1
+    write_file(tmp_path / "y", b"another")
+    remove_litter(tmp_path)
+    assert len(temporary_files(tmp_path)) == 1  # its process lives
+    writer.send_signal(signal.SIGKILL)
+    writer.wait()
+    assert len(temporary_files(tmp_path)) == 1
+    write_file(tmp_path / "y", b"another")
+    assert names(tmp_path) == ["x", "y"]
+    assert (tmp_path / "x").read_bytes() == b"old"
+
+
+def test_only_what_a_write_left_is_deleted(tmp_path):
+    kept = [".pydfm-notes", ".pydfm-0123456789abcdef.bak", "x"]
+    for name in (*kept, ".pydfm-0123456789abcdef"):
+        (tmp_path / name).touch()
+    remove_litter(tmp_path)
+    assert names(tmp_path) == sorted(kept)
+
+
+def test_threads_that_write_to_one_folder_do_not_delete_each_others_files(tmp_path):
+    def write(i):
+        for _ in range(30):
+            write_file(tmp_path / str(i), b"data")
+
+    threads = [threading.Thread(target=write, args=(i,)) for i in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert names(tmp_path) == [str(i) for i in range(8)]
+    assert all(path.read_bytes() == b"data" for path in tmp_path.iterdir())
+
+
+def test_a_full_disk_is_told_in_one_sentence(tmp_path, monkeypatch):
+    def fail(_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", fail)
+    says = rf"^cannot write '{tmp_path / 'x'}' of 3 bytes: No space left on device"
+    with pytest.raises(OSError, match=says + "$") as caught:
+        write_file(tmp_path / "x", b"new")
+    assert caught.value.errno == errno.ENOSPC
+    (tmp_path / "x").write_bytes(b"old")
+    with pytest.raises(OSError, match=says + "; the file that was there is kept$"):
+        write_file(tmp_path / "x", b"new")
+    assert (tmp_path / "x").read_bytes() == b"old"
+    assert names(tmp_path) == ["x"]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs limits of file sizes")
+def test_a_limit_of_file_sizes_is_told_too(tmp_path, run_python):
+    code = """
+import resource, sys
+from pydfm.runtime.files import write_file
+resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+try:
+    write_file(sys.argv[1], bytes(5000))
+except OSError as error:
+    print(error)
+"""
+    (tmp_path / "x").write_bytes(b"old")
+    assert "x' of 5000 bytes: File too large; the file" in run_python(code, tmp_path / "x").stdout
+    assert (tmp_path / "x").read_bytes() == b"old"
+    assert names(tmp_path) == ["x"]

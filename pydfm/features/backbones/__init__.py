@@ -5,6 +5,7 @@ Importing this package, or any family, does not import torch, so that the comman
 messages can read the names at once.
 """
 
+import copy
 import difflib
 import importlib
 import os
@@ -22,6 +23,7 @@ __all__ = [
     "Family",
     "Network",
     "backbone_names",
+    "copy_backbone",
     "describe_backbones",
     "families",
     "family_of",
@@ -96,6 +98,14 @@ def family_saved_as(saved: str) -> Family:
         f"the model was fitted with the backbone {saved!r}, which this version of pydfm does not "
         "know; install the version that fitted it"
     )
+
+
+def copy_backbone(backbone: Any) -> Any:
+    """Return a deep copy of `backbone`, a value of the parameter."""
+    for family in families():
+        if family.in_memory and family.claims(backbone):
+            return family.copied(backbone)
+    return copy.deepcopy(backbone)
 
 
 def load_network(

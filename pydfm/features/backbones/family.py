@@ -5,6 +5,7 @@ module of the caller's. To add one, write a module of this package that defines 
 `Family` and ``FAMILY``, an instance of it. Such a module imports torch inside its functions only.
 """
 
+import copy
 import os
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
@@ -136,6 +137,10 @@ class Family(ABC):
             Of shape (B, C, H, W) or (B, ...); anything else raises an error where it is used.
         """
         return output
+
+    def copied(self, backbone: Any) -> Any:
+        """Return a deep copy of `backbone`, a Python object that this family claims."""
+        return copy.deepcopy(backbone)
 
     def restore(self, saved: str) -> str:
         """Return the backbone to load where a model file stores `saved` and the caller names none.

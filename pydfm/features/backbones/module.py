@@ -68,6 +68,10 @@ class ModuleFamily(Family):
             sha256=fingerprint(module),
         )
 
+    def copied(self, backbone: "nn.Module") -> "nn.Module":
+        """Return a deep copy of the module."""
+        return _copied(backbone)
+
     def restore(self, saved: str) -> str:
         """Raise ValueError, since a model file does not contain the module."""
         raise ValueError(

@@ -273,7 +273,8 @@ def _check_form(X: Any) -> None:
     if isinstance(X, list | tuple) and not X:
         raise ValueError(f"X is empty; it must be {_FORMS}")
     odd = isinstance(X, Mapping | bytes | bytearray | memoryview | int | float | type | np.generic)
-    if odd or X is None or hasattr(X, "read"):
+    sparse = hasattr(X, "tocsr")  # of which some are dictionaries: told of later, by that name
+    if (odd and not sparse) or X is None or hasattr(X, "read"):
         hint = ""
         if isinstance(X, Mapping):
             hint = "; pass its values, list(X.values())"

@@ -56,7 +56,7 @@ def test_it_says_what_it_runs_on_and_what_comes_next(shown):
 def test_its_table_has_the_scores_of_each_kind(shown):
     start = shown[0].index("kind               images    lowest    median   highest")
     table = [
-        re.fullmatch(r"(\D+?) +(\d+) +([\d.]+) +([\d.]+) +([\d.]+)", line).groups()
+        re.fullmatch(r"(\D+?) +(\d+) +(-?[\d.]+) +(-?[\d.]+) +(-?[\d.]+)", line).groups()
         for line in shown[0][start + 1 : start + 5]
     ]
     assert [row[0] for row in table] == ["brick", "grass", "gravel", "brick with stone"]

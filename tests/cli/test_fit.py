@@ -86,7 +86,10 @@ def test_every_option_of_fit_reaches_the_model(run, picture_folder, tiny_network
         run("score", model, picture_folder), "weights: .* are not the ones the model was fitted"
     )
     save_weights(tiny_network.state_dict(), tmp_path / "w.safetensors")
-    assert_error(run("score", model, picture_folder), "is not for resnet18: it lacks 'bn1.bias'")
+    assert_error(
+        run("score", model, picture_folder),
+        "is not for resnet18: it has 'block.0.bias' in place of 'bn1.bias'",
+    )
 
 
 @pytest.mark.parametrize(
@@ -125,7 +128,7 @@ def test_several_layers_and_patches(run, picture_folder, tmp_path):
         (("--pool", "99"), "pool is 99; layer 'output' gives 6 x 3 x 3"),
         (("--image-size", "0"), "image_size is 0"),
         (("--layer", "layer9"), "layers has 'layer9', which this backbone does not have"),
-        (("--backbone", "resnet19"), "backbone is 'resnet19'; it must be one of resnet18"),
+        (("--backbone", "resnet19"), r"backbone is 'resnet19' \(did you mean resnet18"),
         (("--backbone", "resnet18", "--layer", "layer9"), "layers has 'layer9'"),
         (("--backbone", "resnet18", "--weights", "gone.pth"), "weights is 'gone.pth', which is no"),
         (("--backbone", "resnet18", "--weights", "none", "--random-state", "-1"), "random_state"),

@@ -54,6 +54,7 @@ def write(path, tensors, header):
 # What is saved is loaded
 
 
+@pytest.mark.filterwarnings("ignore:.*no row has a residual")
 @pytest.mark.parametrize("score_type", SCORE_TYPES)
 @pytest.mark.parametrize("n_components", [1, 0.9, None])
 def test_features_score_the_same_bits(tmp_path, score_type, n_components):

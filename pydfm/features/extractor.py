@@ -232,7 +232,13 @@ class Extractor:
             device=device,
             precision=spec.precision,
             layout=spec.layout,
+            known=spec.grids,
         )
+        if ready.grids != spec.grids:
+            raise ValueError(
+                f"backbone is {network.name}, whose layers give {_sizes(ready.grids)} per image, "
+                f"and not {_sizes(spec.grids)} as at the fit; pass that of the fit, or fit again"
+            )
         return cls(ready, spec)
 
     def batches(
@@ -263,6 +269,10 @@ class Extractor:
                 batch = Batch(batch.pixels[kept], [batch.indices[i] for i in kept])
             if batch.indices:
                 yield batch, features
+
+
+def _sizes(grids: Sequence[Grid]) -> str:
+    return ", ".join(f"{grid.channels} x {grid.height} x {grid.width}" for grid in grids)
 
 
 def feature_batches(

@@ -43,7 +43,10 @@ class Backbone:
     precision : {"float32", "bfloat16", "float16"}
         Type of the network's weights and activations; features are always float32.
     layout : {"auto", "channels_first", "channels_last"}
-        Order of the sides of the layers' maps; "auto" tells it by the aspect ratio of the images.
+        Order of the sides of the layers' maps; "auto" tells it by the aspect ratio of the images,
+        and where both orders have it, by images of half the width.
+    known : sequence of Grid, optional
+        Shapes of the layers' features that a fit found, whose channels tell their order.
 
     Attributes
     ----------
@@ -63,6 +66,7 @@ class Backbone:
         device: "str | torch.device | None" = None,
         precision: str = "float32",
         layout: str = "auto",
+        known: Sequence[Grid] | None = None,
     ) -> None:
         _survive_fork()
         check_choice("layout", layout, LAYOUTS)
@@ -78,6 +82,8 @@ class Backbone:
         module = network.module.to(self.device, self._dtype)
         taps = _Taps(network, kernels, preprocessing.size, average=spatial == "mean")
         taps.layout = layout
+        if known is not None:
+            taps.known = dict(zip(network.layers, known, strict=True))
         taps.eval()
         example = torch.zeros((2, 3, *preprocessing.size), dtype=self._dtype, device=self.device)
         example = example.contiguous(memory_format=torch.channels_last)
@@ -85,6 +91,8 @@ class Backbone:
             taps.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         with torch.inference_mode():
             taps(example)
+            if layout == "auto" and taps.settle(example, network.family.check_size):
+                taps(example)
         self.grids = tuple(taps.grids[layer] for layer in network.layers)
         self._features = _traced(taps, example)
         # Hooks, and perhaps the network's own code, keep what they find in the module.
@@ -147,7 +155,12 @@ class _Taps(nn.Module):
         self._kernels = kernels
         self._average = average
         self.layout = "auto"
+        self.known: dict[str, Grid] = {}
         self._last: dict[str, bool] = {}
+        self._settled: dict[str, bool] = {}
+        self._shapes: dict[str, tuple[int, ...]] = {}
+        self._probes = False
+        self._n_images = 0
         self._found: dict[str, torch.Tensor] = {}
         for layer in kernels:
             if layer != "output":
@@ -166,9 +179,18 @@ class _Taps(nn.Module):
                 f"layer '{layer}' returns {type(output).__name__}; features can be taken only from "
                 "layers that return a tensor (B, ...)"
             )
+        if not _jit.is_tracing():
+            if output.shape[0] != self._n_images:
+                raise ValueError(
+                    f"layer '{layer}' gives {output.shape[0]} rows for {self._n_images} images; "
+                    "features can be taken only from layers that give one for each"
+                )
+            self._shapes[layer] = tuple(int(side) for side in output.shape[1:])
+            if self._probes:
+                return output.flatten(1)
         if output.ndim == 4:
             if not _jit.is_tracing():
-                self._last[layer] = _is_last(layer, output.shape[1:], self._size, self.layout)
+                self._last[layer] = self._is_last(layer)
             if self._last[layer]:
                 output = output.permute(0, 3, 1, 2)
         kernel = self._kernels[layer]
@@ -192,8 +214,63 @@ class _Taps(nn.Module):
         flat: torch.Tensor = pooled.flatten(1)
         return flat.clone() if pooled is output else flat
 
+    def _is_last(self, layer: str) -> bool:
+        shape = self._shapes[layer]
+        if layer in self._settled:
+            return self._settled[layer]
+        if layer in self.known:
+            ends = [side == self.known[layer].channels for side in (shape[0], shape[2])]
+            if ends[0] != ends[1]:
+                return ends[1]
+        return _is_last(layer, shape, self._size, self.layout)
+
+    def settle(self, example: torch.Tensor, check_size: Any) -> bool:
+        """Tell the order of layers that could have either, by images of another aspect ratio.
+
+        Returns
+        -------
+        bool
+            Whether there are any; the network then has to run on `example` again.
+        """
+        height, width = self._size
+        shapes = {
+            layer: shape
+            for layer, shape in self._shapes.items()
+            if len(shape) == 3
+            and shape[1:] != (1, 1)
+            and layer not in self.known
+            and _has_aspect(*shape[:2], self._size)
+            and _has_aspect(*shape[1:], self._size)
+        }
+        if not shapes:
+            return False
+        other = (height, width // 2 if width > 63 else 2 * width)
+        found: dict[str, tuple[int, ...]] = {}
+        self._probes, size, self._size = True, self._size, other
+        try:
+            check_size(self.network, other)
+            self(example.new_zeros((2, 3, *other)))
+            found = dict(self._shapes)
+        except Exception:  # a network may take images of one size only, and raise anything
+            found = {}
+        finally:
+            self._probes, self._size = False, size
+        for layer, shape in shapes.items():
+            changed = [a != b for a, b in zip(shape, found.get(layer, shape), strict=False)]
+            self._settled[layer] = changed == [False, True, False]
+            if sum(changed) != 1 or changed[0]:
+                sides = " x ".join(str(side) for side in shape)
+                warnings.warn(
+                    f"layers has '{layer}', which gives {sides} per image: channels may come first "
+                    "or last, and are taken to come first; pass layout",
+                    stacklevel=4,
+                )
+        return True
+
     def forward(self, batch: torch.Tensor) -> torch.Tensor:
         self._found.clear()
+        if not _jit.is_tracing():
+            self._n_images = int(batch.shape[0])
         output = self.network(batch)
         if "output" in self._kernels:
             self._found["output"] = self._flat("output", output)

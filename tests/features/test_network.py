@@ -320,3 +320,62 @@ def test_maps_without_the_aspect_ratio_of_the_image_are_refused():
     )
     with pytest.raises(ValueError, match=r"^layers has 'output', which gives 20 x 2 x 9 per image"):
         Backbone(network, SIZE, device="cpu")
+
+
+class Ordered(nn.Module):
+    """As many channels as rows and columns, first or last."""
+
+    def __init__(self, last, whole=False):
+        super().__init__()
+        self.stem = nn.Conv2d(3, 16, 4, stride=4)
+        self.last, self.whole = last, whole
+
+    def forward(self, images):
+        if self.whole:
+            assert int(images.shape[3]) == 64
+        maps = self.stem(images)
+        return maps.permute(0, 2, 3, 1) if self.last else maps
+
+
+@pytest.mark.parametrize("last", [False, True])
+@pytest.mark.parametrize("side", [64, 60, 56])
+def test_an_order_that_the_aspect_ratio_leaves_open_is_told_by_another(last, side):
+    torch.manual_seed(0)
+    network = Ordered(last)
+    size = Preprocessing(resize=(side, side), crop=None)
+    backbone = build(network, preprocessing=size)
+    (grid,) = backbone.grids
+    assert (grid.channels, grid.height, grid.width) == (16, side // 4, side // 4)
+    pixels = np.random.default_rng(0).integers(0, 256, (3, 3, side, side), dtype=np.uint8)
+    with torch.no_grad():
+        want = network.stem(normalised(pixels)).flatten(1)
+    assert_close(backbone(pixels), want)
+
+
+@pytest.mark.filterwarnings("ignore:the backbone could not be traced")
+def test_an_order_that_nothing_tells_is_said():
+    size = Preprocessing(resize=(64, 64), crop=None)
+    says = r"layers has 'output', which gives 16 x 16 x 16 per image: .* taken to come first; pass"
+    with pytest.warns(UserWarning, match=says):
+        build(Ordered(last=True, whole=True), preprocessing=size)
+    build(Ordered(last=True, whole=True), preprocessing=size, layout="channels_last")
+
+
+def test_the_channels_of_the_fit_tell_the_order():
+    size = Preprocessing(resize=(64, 64), crop=None)
+    for last in (False, True):
+        network = load_network(Ordered(last).requires_grad_(False))
+        network.module.stem = nn.Conv2d(3, 14, 4, stride=4)
+        wanted = Backbone(network, size, device="cpu").grids
+        again = Backbone(network, size, device="cpu", known=wanted)
+        assert again.grids == wanted
+        assert wanted[0].channels == 14
+
+
+def test_rows_that_are_no_images_are_refused():
+    class Windows(nn.Module):
+        def forward(self, images):
+            return images.unfold(3, 8, 8).permute(0, 3, 1, 2, 4).flatten(0, 1)
+
+    with pytest.raises(ValueError, match="layer 'output' gives 12 rows for 2 images; features can"):
+        build(Windows())

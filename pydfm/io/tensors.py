@@ -205,7 +205,11 @@ def held_out_from_tensors(header: dict[str, Any], tensors: Tensors, model: Model
         prefix = f"{FOLD}{k}."
         theirs = {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
         folds.append(None if described is None else _fold(described, theirs, model))
-    for kind in check_score_types(items("its held-out score_types", header["score_types"])):
+    # There may be none, where every class has too few images.
+    kinds = items("its held-out score_types", header["score_types"])
+    if len(check_score_types(kinds) if kinds else []) > len(set(kinds)):
+        raise ValueError(f"its held-out score_types are {kinds!r}, of which one is there twice")
+    for kind in kinds:
         name = f"{HELD_OUT}{kind}"
         scores = _float32(tensors, f"{name}.scores", 2)
         n = scores.shape[1]

@@ -485,7 +485,7 @@ PREPROCESSING = ("features", "preprocessing")
         ("plain", (*LAYER, "top_share"), -0.1, "it must be a number from 0 to 1"),
         ("plain", (*LAYER, "rule"), "median", "unknown rule 'median'"),
         ("plain", ("model", "n_samples"), 0, "its n_samples is 0; it must be an integer from 1"),
-        ("plain", ("held_out", "score_types"), [], "score_type"),
+        ("plain", ("held_out", "score_types"), ["fre", "fre"], "of which one is there twice"),
         ("plain", ("held_out", "score_types"), ["mse"], "score_type is 'mse'"),
         ("plain", ("held_out", "map_maxima"), 0, "its map_maxima is 0"),
         ("plain", ("held_out",), None, "its calibration is 'loo', beside held-out scores or none"),
@@ -577,6 +577,36 @@ def test_arrays_that_no_fit_writes_are_refused(tmp_path, kind, name, change, say
     tensors, header = parts(path)
     write(path, {**tensors, name: np.ascontiguousarray(change(tensors[name]))}, header)
     assert re.search(says, load_wrong(path))
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize(
+    "rows",
+    [
+        ROWS * 1e30,
+        ROWS * 1e-30,
+        ROWS * 1e-160,
+        ROWS.astype(np.float32) * np.float32(1e18),
+        np.ones((5, 3)),
+        np.vstack([np.ones((5, 3)), np.zeros((1, 3))]),
+        ROWS[:2],
+        ROWS[:, :1],
+        ROWS[:, [0, 0, 1, 1]],
+        ROWS * np.logspace(0, -12, 12),
+        (ROWS * np.logspace(0, -6, 12)).astype(np.float32) + np.float32(100),
+        np.eye(40)[:30],
+        ROWS * [1e8] + 1e12,
+    ],
+)
+@pytest.mark.parametrize("n_components", [0.97, None])
+def test_what_a_fit_of_odd_rows_writes_is_read(tmp_path, rows, n_components):
+    for options in ({}, {"regularization": "shrinkage"}, {"max_memory": 400, "calibration": None}):
+        try:
+            dfm = pydfm.DFM(n_components, **options).fit(rows)
+        except ValueError:
+            continue  # rows of which there is no model
+        dfm.save(tmp_path / "model")
+        assert np.array_equal(pydfm.load(tmp_path / "model").score(rows), dfm.score(rows))
 
 
 def test_a_header_that_is_nested_too_deep_is_told(file):

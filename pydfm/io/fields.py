@@ -17,6 +17,9 @@ _MOST: Final = 2**53
 _LARGEST: Final = 1e150
 """Squares of larger numbers may overflow."""
 
+LARGEST_SCORE: Final = 3e38
+"""Scores are float32, and so is what they are compared with."""
+
 # Components are orthonormal but for rounding, which is large where variances nearly vanish.
 _ROUNDING: Final = 1e-3
 
@@ -42,7 +45,9 @@ def integer(name: str, value: Any, low: int = 0, high: int = _MOST) -> int:
     return value
 
 
-def number(name: str, value: Any, low: float = -_LARGEST, high: float = _LARGEST) -> float:
+def number(
+    name: str, value: Any, low: float = -LARGEST_SCORE, high: float = LARGEST_SCORE
+) -> float:
     """Return `value`, a number from `low` to `high`, as a float."""
     known = isinstance(value, int | float) and not isinstance(value, bool)
     if not known or not math.isfinite(value) or not low <= value <= high:
@@ -64,7 +69,7 @@ def numbers(name: str, value: Any, shape: tuple[int, ...]) -> NDArray[np.float64
         array = np.asarray(value, dtype=np.float64)
     except (TypeError, ValueError, OverflowError):
         array = np.array(np.nan)
-    if array.shape != shape or not (np.abs(array) <= _LARGEST).all():
+    if array.shape != shape or not (np.abs(array) <= LARGEST_SCORE).all():
         raise ValueError(f"{name} is {value!r}; it must be finite numbers of the shape {shape}")
     return array
 

@@ -34,6 +34,7 @@ from numpy.typing import NDArray
 
 from pydfm.features.grid import Grid
 from pydfm.io.fields import (
+    LARGEST_SCORE,
     check_shares,
     check_subspace,
     class_labels,
@@ -387,7 +388,8 @@ def _scale(
 ) -> PositionScale:
     mean, deviation = tensors[f"{prefix}.position_mean"], tensors[f"{prefix}.position_deviation"]
     shape = None if grid is None else (n_classes, grid.height, grid.width)
-    if mean.shape != shape or deviation.shape != shape or not (deviation > 0).all():
+    shapes = mean.shape == deviation.shape == shape
+    if not shapes or not (deviation > 0).all() or not (np.abs(mean) <= LARGEST_SCORE).all():
         raise ValueError(
             f"{prefix}.position_deviation is not positive, or not of the layer's positions"
         )

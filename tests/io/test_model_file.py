@@ -569,6 +569,7 @@ def test_what_no_fit_writes_is_refused(tmp_path, kind, place, value, says):
         ("gmm", "layer.0.mixture.0.weights", lambda w: w[:1], "are not 2 positive shares"),
         ("gmm", "layer.0.mixture.0.weights", lambda w: 2 * w, "are not 2 positive shares"),
         ("layers", "layer.0.position_deviation", lambda d: -d, "is not positive, or not of"),
+        ("layers", "layer.0.position_mean", lambda m: m * 0 + 1e300, "is not positive, or not of"),
     ],
 )
 def test_arrays_that_no_fit_writes_are_refused(tmp_path, kind, name, change, says):

@@ -38,7 +38,9 @@ def test_every_depth_scores_as_8_bits_do(tmp_path, bits, form):
     want = new().fit(scenes(8, 8)).score(scenes(3, 8, 1))
     dfm = new().fit(put(scenes(8, bits), "fit"))
     assert dfm.feature_spec_.preprocessing.intensity == f"{bits}bit"
-    np.testing.assert_allclose(dfm.score(put(scenes(3, bits, 1), "score")), want, rtol=0.02, atol=0.02)
+    np.testing.assert_allclose(
+        dfm.score(put(scenes(3, bits, 1), "score")), want, rtol=0.02, atol=0.02
+    )
     dfm.save(tmp_path / "m")
     loaded = pydfm.load(tmp_path / "m")
     assert np.array_equal(loaded.score(scenes(3, bits, 1)), dfm.score(scenes(3, bits, 1)))

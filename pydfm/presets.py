@@ -90,14 +90,13 @@ def resolve_preset(values: Mapping[str, Any]) -> dict[str, Any]:
         If a parameter contradicts the preset, or the preset needs layers that are not known.
     """
     found, preset = dict(values), PRESETS[values["preset"]]
-    if preset.image_score == "sum" and found["top_share"] is not None:
-        if found["image_score"] is None:
+    if found["image_score"] is None:
+        found["image_score"] = preset.image_score
+        if preset.image_score == "sum" and found["top_share"] is not None:
             raise ValueError(
                 f"top_share is {found['top_share']!r}, and preset={preset.name!r} scores images by "
                 "a sum, which takes no share; pass image_score too, or leave top_share out"
             )
-    if found["image_score"] is None:
-        found["image_score"] = preset.image_score
     if preset.strides is None:
         return found
     backbone = found["backbone"]

@@ -16,7 +16,7 @@ def demo(
     ),
     weights: Annotated[
         str,
-        typer.Option(help="auto for those of the extra offline, none for random ones, or a file."),
+        typer.Option(help="auto (those of the extra demo), none for random ones, or a file."),
     ] = "auto",
 ) -> None:
     """Fit and score photographs that are already there; needs no network connection."""
@@ -32,9 +32,9 @@ def demo(
     images = load_demo()
     chosen = none_or(weights)
     dfm = DFM(backbone="efficientnet_lite0", weights=chosen, image_size=96)
-    named = {None: "random weights (seed 0)"}
-    named |= dict.fromkeys(("auto", "imagenet"), "ImageNet weights, from its package")
-    source = named.get(chosen, f"the weights {chosen}")
+    source = "random weights (seed 0)" if chosen is None else f"the weights {chosen}"
+    if chosen in ("auto", "imagenet"):
+        source = "ImageNet weights, from its package"
     typer.echo(f"backbone  EfficientNet-Lite0 with {source}")
     typer.echo("          maps of stride 8 and 16, averaged by 2, as pydfm fit takes them")
 

@@ -25,7 +25,7 @@ from pydfm.conformal.drift import Drift, DriftTest
 from pydfm.conformal.independence import warn_of_dependence
 from pydfm.conformal.recalibration import Recalibration, RecalibrationTask
 from pydfm.features.arrays import FeatureSource, check_finite
-from pydfm.features.backbones import AS_SAVED, copy_backbone, family_saved_as
+from pydfm.features.backbones import AS_SAVED, copy_backbone, family_saved_as, is_name
 from pydfm.features.extractor import Extractor, FeatureSpec, feature_batches
 from pydfm.features.images import image_hashes
 from pydfm.features.labels import RowLabels, as_labels, find_classes, warn_of_ignored
@@ -118,8 +118,8 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         `random_state`. A module of your own keeps its weights unless a path is given.
     layers : str or sequence of str, optional
         Submodules whose outputs are the features, or "output" for what the network returns; each
-        has a model of its own. Default: as `preset` says for networks with names, and "output"
-        otherwise.
+        has a model of its own. "A+B" is the mean of the outputs of A and B. Default: as `preset`
+        says for networks with names, and "output" otherwise.
     combine : {"sum", "max", "logistic"}, default="sum"
         How the scores of several layers, each standardised by the held-out scores of fitted images,
         make one: their sum, the largest, or a logistic regression against outliers that are given
@@ -151,6 +151,10 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
     layout : {"auto", "channels_first", "channels_last"}, default="auto"
         Order of the sides of the layers' maps: (B, C, H, W) or (B, H, W, C). "auto" tells it by the
         aspect ratio of the images; a layer of neither is refused.
+    tokens : int, optional
+        Number of tokens before those of patches (class and register tokens), in layers that give
+        tokens (B, N, C), of which a map is made. Default: told by the network's patches; where they
+        cannot be seen, an error says so.
     image_size : int or (int, int), optional
         Height and width that images are resized to. Default: as `preset` says for networks with
         names; otherwise as the weights were trained, a resize of the shorter side to 256 pixels and
@@ -327,6 +331,7 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         top_share: float | Sequence[float] | None = DEFAULTS["top_share"],
         pool: int | Sequence[int] | None = DEFAULTS["pool"],
         layout: str = DEFAULTS["layout"],
+        tokens: int | None = DEFAULTS["tokens"],
         image_size: int | tuple[int, int] | None = DEFAULTS["image_size"],
         mean: float | Sequence[float] | None = DEFAULTS["mean"],
         std: float | Sequence[float] | None = DEFAULTS["std"],
@@ -360,6 +365,7 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         self.top_share = top_share
         self.pool = pool
         self.layout = layout
+        self.tokens = tokens
         self.image_size = image_size
         self.mean = mean
         self.std = std
@@ -1522,6 +1528,7 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
             std=self.std,
             precision=self.precision,
             layout=self.layout,
+            tokens=self.tokens,
             random_state=seed,
             device=self.device,
             progress=self.verbose,
@@ -1807,7 +1814,7 @@ def _without_code(path: str, content: ModelFile, backbone: Any) -> dict[str, Any
             "trust it, pass it as backbone"
         )
     own = parameters.get("backbone")
-    if isinstance(own, str) and family_saved_as(own).runs_code:
+    if isinstance(own, str) and family_saved_as(own).runs_code and not is_name(own):
         del parameters["backbone"]
         warnings.warn(
             f"'{path}' has backbone='{own}', which its features do not come from, and whose code "

@@ -202,6 +202,11 @@ def _check_count(name: str, value: Any) -> None:
     check_integer(name, value, 1)
 
 
+def _check_tokens(name: str, value: Any) -> None:
+    if value is not None:
+        check_integer(name, value, 0)
+
+
 def _check_optional_count(name: str, value: Any) -> None:
     if value is not None:
         check_integer(name, value, 1)
@@ -404,6 +409,14 @@ PARAMETERS: Final[dict[str, Parameter]] = {
             _one_of(LAYOUTS),
             "Order of the sides of the layers' maps: told by the image's aspect ratio, or given.",
             Option(_choice(LAYOUTS)),
+        ),
+        Parameter(
+            "tokens",
+            None,
+            "features",
+            _check_tokens,
+            "Number of tokens before those of patches, where a layer gives tokens.",
+            Option(int, metavar="N", help="Tokens before those of patches; default: seen."),
         ),
         Parameter(
             "image_size",

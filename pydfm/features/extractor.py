@@ -53,6 +53,8 @@ class FeatureSpec:
         Hash of the tensors that the features depend on, or of the TorchScript file.
     layout : {"auto", "channels_first", "channels_last"}
         Order of the sides of the layers' maps.
+    tokens : int or None
+        Number of tokens before those of patches; None where it was seen.
     """
 
     backbone: str
@@ -66,6 +68,7 @@ class FeatureSpec:
     preprocessing: Preprocessing
     sha256: str
     layout: str = "auto"
+    tokens: int | None = None
 
     @property
     def n_features(self) -> int:
@@ -144,6 +147,7 @@ class Extractor:
         progress: bool,
         intensity: str | tuple[float, float] | None = None,
         layout: str = "auto",
+        tokens: int | None = None,
     ) -> "Extractor":
         """Build an extractor from the parameters of a `DFM`; see there."""
         from pydfm.features.network import Backbone
@@ -164,6 +168,7 @@ class Extractor:
             device=device,
             precision=precision,
             layout=layout,
+            tokens=tokens,
         )
         return cls(
             ready,
@@ -179,6 +184,7 @@ class Extractor:
                 preprocessing=preprocessing,
                 sha256=network.sha256,
                 layout=layout,
+                tokens=tokens,
             ),
         )
 
@@ -239,6 +245,7 @@ class Extractor:
             precision=spec.precision,
             layout=spec.layout,
             known=spec.grids,
+            tokens=spec.tokens,
         )
         if ready.grids != spec.grids:
             raise ValueError(

@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 from torch import nn
 
 from pydfm.features.backbones import Network
+from pydfm.features.backbones.layers import parts_of
+from pydfm.features.backbones.tokens import as_map, token_grid
 from pydfm.features.grid import Grid
 from pydfm.features.transforms import Preprocessing
 from pydfm.runtime.checks import check_choice, check_integer
@@ -47,6 +49,8 @@ class Backbone:
         and where both orders have it, by images of half the width.
     known : sequence of Grid, optional
         Shapes of the layers' features that a fit found, whose channels tell their order.
+    tokens : int, optional
+        Number of tokens before those of patches, in layers that give tokens (B, N, C).
 
     Attributes
     ----------
@@ -67,6 +71,7 @@ class Backbone:
         precision: str = "float32",
         layout: str = "auto",
         known: Sequence[Grid] | None = None,
+        tokens: int | None = None,
     ) -> None:
         _survive_fork()
         check_choice("layout", layout, LAYOUTS)
@@ -78,10 +83,10 @@ class Backbone:
         self._mean = torch.tensor(preprocessing.mean, device=self.device).view(shape)
         self._std = torch.tensor(preprocessing.std, device=self.device).view(shape)
 
-        network.family.check_size(network.module, preprocessing.size)
+        network.family.set_size(network.module, preprocessing.size)
         module = network.module.to(self.device, self._dtype)
         taps = _Taps(network, kernels, preprocessing.size, average=spatial == "mean")
-        taps.layout = layout
+        taps.layout, taps.prefix = layout, tokens
         if known is not None:
             taps.known = dict(zip(network.layers, known, strict=True))
         taps.eval()
@@ -91,7 +96,7 @@ class Backbone:
             taps.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         with torch.inference_mode():
             taps(example)
-            if layout == "auto" and taps.settle(example, network.family.check_size):
+            if layout == "auto" and taps.settle(example, network.family.set_size):
                 taps(example)
         self.grids = tuple(taps.grids[layer] for layer in network.layers)
         self._features = _traced(taps, example)
@@ -155,6 +160,9 @@ class _Taps(nn.Module):
         self._kernels = kernels
         self._average = average
         self.layout = "auto"
+        self.prefix: int | None = None
+        self._token_grids: dict[str, tuple[int, int, int]] = {}
+        self._parts: dict[str, list[torch.Tensor]] = {}
         self.known: dict[str, Grid] = {}
         self._last: dict[str, bool] = {}
         self._settled: dict[str, bool] = {}
@@ -164,16 +172,31 @@ class _Taps(nn.Module):
         self._found: dict[str, torch.Tensor] = {}
         for layer in kernels:
             if layer != "output":
-                self.network.get_submodule(layer).register_forward_hook(self._hook(layer))
+                for part in parts_of(layer):
+                    self.network.get_submodule(part).register_forward_hook(self._hook(layer, part))
 
-    def _hook(self, layer: str) -> Any:
+    def _hook(self, layer: str, part: str) -> Any:
+        n_parts = len(parts_of(layer))
+
         def keep(_module: nn.Module, _inputs: Any, output: Any) -> None:
+            if n_parts > 1:
+                parts = self._parts.setdefault(layer, [])
+                parts.append(output.clone())  # a later layer may change it in place
+                if len(parts) < n_parts:
+                    return
+                output = _mean(layer, parts)
             self._found[layer] = self._flat(layer, output)
 
         return keep
 
     def _flat(self, layer: str, output: Any) -> torch.Tensor:
         output = self._to_map(self.network, layer, output, self._size)
+        if isinstance(output, torch.Tensor) and output.ndim == 3:
+            if not _jit.is_tracing():
+                self._token_grids[layer] = token_grid(
+                    self.network, layer, int(output.shape[1]), self._size, self.prefix
+                )
+            output = as_map(output, *self._token_grids[layer])
         if not isinstance(output, torch.Tensor) or output.ndim < 2:
             raise ValueError(
                 f"layer '{layer}' returns {type(output).__name__}; features can be taken only from "
@@ -224,7 +247,7 @@ class _Taps(nn.Module):
                 return ends[1]
         return _is_last(layer, shape, self._size, self.layout)
 
-    def settle(self, example: torch.Tensor, check_size: Any) -> bool:
+    def settle(self, example: torch.Tensor, set_size: Any) -> bool:
         """Tell the order of layers that could have either, by images of another aspect ratio.
 
         Returns
@@ -248,13 +271,14 @@ class _Taps(nn.Module):
         found: dict[str, tuple[int, ...]] = {}
         self._probes, size, self._size = True, self._size, other
         try:
-            check_size(self.network, other)
+            set_size(self.network, other)
             self(example.new_zeros((2, 3, *other)))
             found = dict(self._shapes)
         except Exception:  # a network may take images of one size only, and raise anything
             found = {}
         finally:
             self._probes, self._size = False, size
+            set_size(self.network, size)
         for layer, shape in shapes.items():
             changed = [a != b for a, b in zip(shape, found.get(layer, shape), strict=False)]
             self._settled[layer] = changed == [False, True, False]
@@ -269,6 +293,7 @@ class _Taps(nn.Module):
 
     def forward(self, batch: torch.Tensor) -> torch.Tensor:
         self._found.clear()
+        self._parts.clear()
         if not _jit.is_tracing():
             self._n_images = int(batch.shape[0])
         output = self.network(batch)
@@ -278,6 +303,17 @@ class _Taps(nn.Module):
             if layer not in self._found:
                 raise ValueError(f"layer '{layer}' does not run when the backbone does")
         return torch.cat([self._found.pop(layer) for layer in self._kernels], dim=1)
+
+
+def _mean(layer: str, parts: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Return the mean of the outputs of some submodules, which together are a layer."""
+    if not _jit.is_tracing() and len({part.shape for part in parts}) > 1:
+        shapes = ", ".join(" x ".join(map(str, part.shape[1:])) for part in parts)
+        raise ValueError(
+            f"layers has '{layer}', whose parts cannot be averaged: they give {shapes} per image; "
+            "join layers that give the same"
+        )
+    return torch.stack(list(parts)).mean(dim=0)
 
 
 def _is_last(layer: str, shape: Sequence[int], size: tuple[int, int], layout: str) -> bool:

@@ -254,7 +254,9 @@ def _feature_spec(described: Any) -> FeatureSpec:
     sha256 = text("the sha256 of its features", own["sha256"])
     if not re.fullmatch("[0-9a-f]{64}", sha256):
         raise ValueError(f"the sha256 of its features is {sha256!r}")
-    layout = own.get("layout", "auto")
+    layout, tokens = own.get("layout", "auto"), own.get("tokens")
+    if tokens is not None:
+        tokens = integer("its tokens", tokens, 0)
     for name, value, choices in (
         ("spatial", own["spatial"], SPATIAL_FORMS),
         ("precision", own["precision"], PRECISIONS),
@@ -275,6 +277,7 @@ def _feature_spec(described: Any) -> FeatureSpec:
         preprocessing=_preprocessing(own["preprocessing"]),
         sha256=sha256,
         layout=layout,
+        tokens=tokens,
     )
 
 

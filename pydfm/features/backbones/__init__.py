@@ -28,6 +28,7 @@ __all__ = [
     "families",
     "family_of",
     "family_saved_as",
+    "is_name",
     "load_network",
 ]
 
@@ -78,9 +79,15 @@ def family_of(backbone: Any) -> Family:
     for family in families():
         if family.claims(backbone):
             return family
-    near = difflib.get_close_matches(str(backbone), backbone_names(), 3)
+    known = [name for family in families() for name in family.known_names()]
+    near = difflib.get_close_matches(str(backbone), dict.fromkeys(known), 3)
     meant = f" (did you mean {' or '.join(near)}?)" if near else ""
     raise ValueError(f"backbone is {backbone!r}{meant}; it must be one of {describe_backbones()}")
+
+
+def is_name(backbone: str) -> bool:
+    """Whether `backbone` is the name of a network, so that it never stands for a file's code."""
+    return any(family.claims(backbone) for family in families() if not family.runs_code)
 
 
 def family_saved_as(saved: str) -> Family:

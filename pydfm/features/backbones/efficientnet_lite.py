@@ -52,7 +52,7 @@ class EfficientNetLiteFamily(Family):
     priority = 11
     default_layers = ("avgpool",)
 
-    def map_layers(self, backbone: str) -> tuple[str, str] | None:
+    def map_layers(self, backbone: str) -> tuple[str, ...] | None:
         """Return the layers of stride 8 and 16."""
         return ("stage3", "stage5") if backbone in self.names else None
 

@@ -107,6 +107,10 @@ class Family(ABC):
         """
         return None
 
+    def known_names(self) -> list[str]:
+        """Return all names that `claims` knows, for the message of one that no family has."""
+        return list(self.names)
+
     @abstractmethod
     def load(
         self,
@@ -119,16 +123,19 @@ class Family(ABC):
     ) -> Network:
         """Load `backbone`, which this family claims; see `load_network` for the parameters."""
 
-    def check_size(self, module: "nn.Module", size: tuple[int, int]) -> None:
-        """Raise ValueError unless `module` takes images of this height and width."""
+    def set_size(self, module: "nn.Module", size: tuple[int, int]) -> None:
+        """Let `module` take images of this height and width, or raise ValueError.
+
+        A family whose networks have positional embeddings resamples them here.
+        """
         return
 
     def to_map(self, module: "nn.Module", layer: str, output: Any, size: tuple[int, int]) -> Any:
         """Return the output of a layer as a map (B, C, H, W), or as vectors (B, D).
 
-        The default returns it as it is. A family whose layers give tokens (B, N, C) arranges them
-        by position here. The operations are recorded by TorchScript's tracer, so they must not
-        depend on values.
+        The default returns it as it is. Tokens (B, N, C) are arranged by position afterwards, if
+        their grid can be seen (see `pydfm.features.backbones.tokens`). The operations are recorded
+        by TorchScript's tracer, so they must not depend on values.
 
         Parameters
         ----------

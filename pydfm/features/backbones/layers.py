@@ -6,26 +6,37 @@ if TYPE_CHECKING:
     from torch import nn
 
 
+def parts_of(layer: str) -> list[str]:
+    """Return the submodules whose outputs' mean is the layer: those joined by "+"."""
+    return layer.split("+")
+
+
 def check_layers(module: "nn.Module", layers: tuple[str, ...]) -> None:
     """Raise ValueError unless `module` has all `layers`, and each is named once.
 
-    Layers are submodules, or "output" for the result of the whole network. A scripted network has
-    "output" only, since its submodules take no hooks.
+    Layers are submodules, several joined by "+" for the mean of their outputs, or "output" for the
+    result of the whole network. A scripted network has "output" only, since its submodules take no
+    hooks.
     """
     import torch
 
     scripted = isinstance(module, torch.jit.ScriptModule)
     known = [] if scripted else [name for name, _ in module.named_modules() if name]
     for layer in layers:
-        if layer != "output" and layer not in known:
+        missing = [part for part in parts_of(layer) if part not in known]
+        if layer != "output" and missing:
             nested = [name for name in known if "." in name]
             listed = ", ".join([*(name for name in known if "." not in name), "output"])
             inner = f", and what is inside them, such as '{nested[0]}'" if nested else ""
             raise ValueError(
-                f"layers has {layer!r}, which this backbone does not have; it has {listed}{inner}"
+                f"layers has {missing[0]!r}, which this backbone does not have; it has "
+                f"{listed}{inner}"
             )
     if len(set(layers)) < len(layers):
         raise ValueError(f"layers is {layers!r}; each layer may be named once")
+    for layer in layers:
+        if len(set(parts_of(layer))) < len(parts_of(layer)):
+            raise ValueError(f"layers has {layer!r}; each part of a mean may be named once")
 
 
 def prune(module: "nn.Module", layers: tuple[str, ...]) -> None:
@@ -38,6 +49,6 @@ def prune(module: "nn.Module", layers: tuple[str, ...]) -> None:
     if "output" in layers:
         return
     children = [name for name, _ in module.named_children()]
-    last = max(children.index(layer.split(".")[0]) for layer in layers)
+    last = max(children.index(part.split(".")[0]) for layer in layers for part in parts_of(layer))
     for name in children[last + 1 :]:
         setattr(module, name, nn.Identity())

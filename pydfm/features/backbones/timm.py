@@ -1,12 +1,17 @@
-"""Networks of timm, by name: "timm:NAME". Transformers' tokens become maps."""
+"""Networks of timm, by name. Transformers' tokens become maps."""
 
+import difflib
+import functools
+import importlib.util
 import os
 import re
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from pydfm.features.backbones.family import Family, Network
-from pydfm.features.backbones.layers import check_layers
+from pydfm.features.backbones.layers import check_layers, parts_of
+from pydfm.features.backbones.tokens import check_patches, patch_of
 from pydfm.features.backbones.torchvision import torchvision_models
 from pydfm.features.backbones.weights import fingerprint, load_state
 from pydfm.features.transforms import Preprocessing
@@ -21,21 +26,39 @@ _PREFIX: Final = "timm:"
 class TimmFamily(Family):
     """timm's networks, with its weights, those of a file, or random ones.
 
-    Layers are submodules. Those of a transformer may be blocks by number ("7" for "blocks.7"); its
-    default is the block at 60 % of the depth, that of another network the last of stride 16.
+    Layers are submodules. Those of a transformer may be blocks by number: "7" for "blocks.7", and
+    "6-8" or "6+7+8" for the mean of three. The default is the block at 60 % of the depth, that of
+    another network the last of stride 16.
     """
 
-    description = "timm:NAME for a network of timm"
+    description = "a network of timm by its name, as timm:NAME where another family has the name"
     priority = 15
     default_layers = ()
 
     def claims(self, backbone: Any) -> bool:
-        """Whether `backbone` starts with "timm:"."""
-        return isinstance(backbone, str) and backbone.startswith(_PREFIX)
+        """Whether `backbone` starts with "timm:", or is a name that timm has."""
+        if not isinstance(backbone, str):
+            return False
+        return backbone.startswith(_PREFIX) or (
+            re.fullmatch(r"[a-z]\w+(\.\w+)?", backbone) is not None and _has(backbone)
+        )
 
     def is_saved_as(self, saved: str) -> bool:
         """Whether `saved` starts with "timm:"."""
-        return self.claims(saved)
+        return saved.startswith(_PREFIX)
+
+    def known_names(self) -> list[str]:
+        """Return the names that timm has, where it is installed."""
+        timm = _timm()
+        return [] if timm is None else list(timm.list_models())
+
+    def map_layers(self, backbone: str) -> tuple[str, ...] | None:
+        """Return the layers of stride 8 and 16, or the block at 60 % of the depth."""
+        return _maps_of(backbone.removeprefix(_PREFIX))[0]
+
+    def map_size(self, backbone: str) -> int:
+        """Return 256, or the side that the network takes where it takes one only."""
+        return _maps_of(backbone.removeprefix(_PREFIX))[1]
 
     def load(
         self,
@@ -57,105 +80,154 @@ class TimmFamily(Family):
             )
         hub = path is not None and not is_file
         module = _build(name, random_state, pretrained=hub)
-        layers = tuple(f"blocks.{n}" if n.isdecimal() else n for n in layers) or _default(module)
+        layers = tuple(_block_names(one) for one in layers) or _default(module)
         check_layers(module, layers)
         full = set(module.state_dict())
         module.reset_classifier(0)
+        _prune_blocks(module, layers)
         if is_file:
             assert path is not None
-            load_state(module, path, backbone, full)
+            load_state(module, path, _PREFIX + name, full, convert=_converter(name, module))
         return Network(
             module,
             layers,
             family=self,
-            backbone=backbone,
-            name=backbone,
+            backbone=_PREFIX + name,
+            name=_PREFIX + name,
             weights="timm" if hub else path,
             sha256=fingerprint(module),
             preprocessing=_preprocessing_of(module),
         )
 
-    def check_size(self, module: "nn.Module", size: tuple[int, int]) -> None:
-        """Raise ValueError unless the sides are multiples of the patch."""
-        patch = getattr(getattr(module, "patch_embed", None), "patch_size", (1, 1))
-        if any(side % int(own) for side, own in zip(size, patch, strict=True)):
-            raise ValueError(
-                f"image_size is {size[0]} x {size[1]}, which patches of {patch[0]} x {patch[1]} "
-                f"do not divide; pass multiples, such as {size[0] // patch[0] * patch[0]}"
-            )
-
-    def to_map(self, module: "nn.Module", layer: str, output: Any, size: tuple[int, int]) -> Any:
-        """Arrange tokens by position, without class and register tokens; NHWC becomes NCHW.
+    def set_size(self, module: Any, size: tuple[int, int]) -> None:
+        """Resample positional embeddings to this size.
 
         Raises
         ------
         ValueError
-            If the layer has no grid, or the patches do not divide the image.
+            If the sides are no multiples of the patch.
         """
-        if layer == "output" or getattr(output, "ndim", 0) not in (3, 4):
-            return output
-        if output.ndim == 4:
-            last = getattr(module, "output_fmt", "NCHW") == "NHWC"
-            return output.permute(0, 3, 1, 2) if last else output
-        patch = getattr(getattr(module, "patch_embed", None), "patch_size", None)
-        if patch is None:
-            raise ValueError(
-                f"layer '{layer}' returns tokens whose grid is not known; choose a layer with maps"
-            )
-        # The run before a trace has checked the sizes.
-        height, width = size[0] // int(patch[0]), size[1] // int(patch[1])
-        prefix = int(getattr(module, "num_prefix_tokens", 0))
-        if int(output.shape[1]) != prefix + height * width:
-            raise ValueError(
-                f"layer '{layer}' returns {output.shape[1]} tokens, which are not {height} x "
-                f"{width} patches and {prefix} others; choose a block"
-            )
-        return output[:, prefix:].transpose(1, 2).unflatten(2, (height, width))
+        check_patches(patch_of(module) if _is_vit(module) else None, size)
+        if hasattr(module, "set_input_size") and module.pretrained_cfg.get("fixed_input_size"):
+            module.set_input_size(img_size=size)
+        if _is_vit(module) and hasattr(getattr(module, "patch_embed", None), "img_size"):
+            # The size is checked above; timm's check of each batch would end a trace.
+            module.patch_embed.img_size = None
+
+    def to_map(self, module: "nn.Module", layer: str, output: Any, size: tuple[int, int]) -> Any:
+        """Return a map (B, H, W, C) as (B, C, H, W), and anything else as it is."""
+        is_map = layer != "output" and getattr(output, "ndim", 0) == 4
+        last = getattr(module, "output_fmt", "NCHW") == "NHWC"
+        return output.permute(0, 3, 1, 2) if is_map and last else output
 
 
 FAMILY = TimmFamily()
 
 
+def _timm() -> Any:
+    """Return timm, or None where it is not installed."""
+    if importlib.util.find_spec("timm") is None:
+        return None
+    torchvision_models()  # timm imports torchvision, whose operators may not fit this torch
+    import timm
+
+    return timm
+
+
+def _has(name: str) -> bool:
+    """Whether timm has a network of this name; a name with a tag needs to have weights.
+
+    Of others with a full stop, such as "resnet18.pt", timm would overlook what comes after it.
+    """
+    timm = _timm()
+    if timm is None or "." in name:
+        return timm is not None and name in timm.list_pretrained()
+    return bool(timm.is_model(name))
+
+
 def _build(name: str, random_state: int, *, pretrained: bool) -> Any:
-    """Return the network; a transformer takes images of any multiple of its patch."""
+    """Return the network."""
     import torch
 
-    torchvision_models()  # timm imports torchvision, whose operators may not fit this torch
-    try:
-        import timm
-    except ImportError as error:
+    timm = _timm()
+    if timm is None:
         raise ImportError(
             f"backbone is 'timm:{name}', which needs timm; install it with `pip install timm`"
-        ) from error
+        )
     if not timm.is_model(name):
-        near = timm.list_models(f"*{re.split('[_.]', name)[0]}*")[:3] or timm.list_models()[:3]
+        names = timm.list_models()
+        near = difflib.get_close_matches(name, names, 3) or names[:3]
         raise ValueError(
             f"backbone is 'timm:{name}', which timm does not have; it has {', '.join(near)} and "
             "others (timm.list_models() lists them)"
         )
-    options: dict[str, Any] = {"pretrained": pretrained}
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(check_integer("random_state", random_state, 0))
         try:
-            module: nn.Module
-            try:
-                module = timm.create_model(name, dynamic_img_size=True, **options)
-            except TypeError:  # not a transformer that can
-                module = timm.create_model(name, **options)
+            return timm.create_model(name, pretrained=pretrained)
         except (OSError, RuntimeError) as error:
             raise ConnectionError(
                 f"the weights of timm:{name} cannot be downloaded ({str(error).splitlines()[0]}); "
                 "pass as weights the path of a file (.pth or .safetensors)"
             ) from error
-    return module
+
+
+@functools.cache
+def _maps_of(name: str) -> tuple[tuple[str, ...] | None, int]:
+    """Return the layers of a network that have maps, and the side of images for them."""
+    import torch
+
+    with torch.device("meta"):  # takes neither memory nor time
+        module = _build(name, 0, pretrained=False)
+    own = module.pretrained_cfg
+    side = int(own["input_size"][1]) if own.get("fixed_input_size") else 256
+    if _is_vit(module):
+        return _default(module), side
+    found = {one["reduction"]: str(one["module"]) for one in getattr(module, "feature_info", ())}
+    layers = tuple(found[stride] for stride in (8, 16) if stride in found)
+    return (layers or None), side
+
+
+def _is_vit(module: Any) -> bool:
+    return hasattr(module, "blocks") and hasattr(module, "num_prefix_tokens")
+
+
+def _block_names(layer: str) -> str:
+    """Return a layer of which blocks are named by their numbers."""
+    span = re.fullmatch(r"(\d+)-(\d+)", layer)
+    parts = [layer]
+    if span:
+        first, last = int(span[1]), int(span[2])
+        if first >= last:
+            raise ValueError(f"layers has {layer!r}; the first block must come before the last")
+        parts = [str(n) for n in range(first, last + 1)]
+    elif "+" in layer:
+        parts = layer.split("+")
+    return "+".join(f"blocks.{part}" if part.isdecimal() else part for part in parts)
 
 
 def _default(module: Any) -> tuple[str, ...]:
     """Return the block at 60 % of the depth, or the last layer of stride 16."""
-    if hasattr(module, "blocks") and hasattr(module, "num_prefix_tokens"):
+    if _is_vit(module):
         return (f"blocks.{round(0.6 * (len(module.blocks) - 1))}",)
     found = [one["module"] for one in module.feature_info if one["reduction"] == 16]
     return (str(found[-1]),) if found else ("output",)
+
+
+def _prune_blocks(module: Any, layers: tuple[str, ...]) -> None:
+    """Remove the blocks of a transformer after the last of `layers`, if all are in blocks."""
+    parts = [part for layer in layers for part in parts_of(layer)]
+    numbers = [re.match(r"blocks\.(\d+)", part) for part in parts]
+    if _is_vit(module) and all(numbers):
+        module.blocks = module.blocks[: 1 + max(int(n[1]) for n in numbers if n)]
+
+
+def _converter(name: str, module: Any) -> Any:
+    """Return timm's function for checkpoints of other makers, such as DINOv2's, or None."""
+    timm = _timm()
+    home = sys.modules[timm.model_entrypoint(name).__module__]
+    convert = getattr(home, "checkpoint_filter_fn", None)
+    return None if convert is None else lambda state: convert(state, module)
 
 
 def _preprocessing_of(module: Any) -> Preprocessing:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydfm.features.backbones.family import Family, Network
 from pydfm.features.backbones.layers import check_layers, prune
+from pydfm.features.backbones.tokens import check_patches
 from pydfm.features.backbones.weights import fingerprint, load_state
 from pydfm.features.transforms import Preprocessing
 from pydfm.runtime.checks import check_integer
@@ -38,7 +39,17 @@ _MAP_LAYERS = {
     "shufflenet_v2": ("stage2", "stage3"),
     "mnasnet": ("layers.9", "layers.11"),
     "densenet": ("features.denseblock2", "features.denseblock3"),
+    "googlenet": ("inception3b", "inception4e"),
+    "inception_v3": ("Mixed_5d", "Mixed_6e"),
+    "swin": ("features.3", "features.5"),
+    # Transformers: the block at 60 % of the depth.
+    "vit_b": ("encoder.layers.encoder_layer_7",),
+    "vit_l": ("encoder.layers.encoder_layer_14",),
+    "vit_h": ("encoder.layers.encoder_layer_19",),
 }
+
+# Side of the images of a transformer whose weights have positions.
+_VIT_SIDE = 224
 
 
 class TorchvisionFamily(Family):
@@ -61,8 +72,21 @@ class TorchvisionFamily(Family):
         """Whether `saved` is a name that this family claims."""
         return self.claims(saved)
 
-    def map_layers(self, backbone: str) -> tuple[str, str] | None:
-        """Return the layers of stride 8 and 16."""
+    def known_names(self) -> list[str]:
+        """Return the names of all networks that this family claims."""
+        return [name for name in _classifiers() if self.map_layers(name)]
+
+    def map_size(self, backbone: str) -> int:
+        """Return 256, or the side at which a transformer was trained."""
+        return _VIT_SIDE if backbone.startswith("vit_") else 256
+
+    def set_size(self, module: "nn.Module", size: tuple[int, int]) -> None:
+        """Resample the positional embeddings of a ViT to this size."""
+        if hasattr(module, "conv_proj"):
+            _resample(module, size)
+
+    def map_layers(self, backbone: str) -> tuple[str, ...] | None:
+        """Return the layers of stride 8 and 16, or the block at 60 % of a ViT's depth."""
         for start, layers in _MAP_LAYERS.items():
             if backbone.startswith(start):
                 return layers
@@ -136,6 +160,30 @@ def _build(name: str, random_state: int) -> "nn.Module":
         torch.default_generator.manual_seed(check_integer("random_state", random_state, 0))
         module: nn.Module = build(weights=None)
     return module
+
+
+def _resample(module: Any, size: tuple[int, int]) -> None:
+    """Let a ViT take images of this size, by positions between those it was trained with."""
+    import torch
+    from torch import nn
+
+    patch = int(module.patch_size)
+    check_patches((patch, patch), size)
+    if not hasattr(module, "trained_positions"):
+        module.trained_positions = module.encoder.pos_embedding.detach().clone()
+        module._process_input = lambda images: module.conv_proj(images).flatten(2).transpose(1, 2)
+    own = module.encoder.pos_embedding
+    positions = module.trained_positions
+    if (module.image_size, module.image_size) != size:
+        side = module.image_size // patch
+        grid = positions[:, 1:].transpose(1, 2).unflatten(2, (side, side))
+        grid = nn.functional.interpolate(
+            grid, (size[0] // patch, size[1] // patch), mode="bicubic", antialias=True
+        )
+        positions = torch.cat((positions[:, :1], grid.flatten(2).transpose(1, 2)), dim=1)
+    module.encoder.pos_embedding = nn.Parameter(
+        positions.to(own.device, own.dtype), requires_grad=False
+    )
 
 
 def _named_weights(name: str, weights: str) -> Any:

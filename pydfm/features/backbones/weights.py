@@ -22,6 +22,7 @@ def load_state(
     name: str,
     full: set[str] | None = None,
     rename: Callable[[str], str] | None = None,
+    convert: Callable[[dict[str, Any]], dict[str, Any]] | None = None,
 ) -> None:
     """Load the state dict in the file `path` into `module`.
 
@@ -38,6 +39,9 @@ def load_state(
         Default those of `module`.
     rename : callable, optional
         Makes a key of `module` from a key of the file.
+    convert : callable, optional
+        Makes a state dict of `module` from one of another maker, whose keys are not those of
+        `module`.
 
     Raises
     ------
@@ -46,8 +50,14 @@ def load_state(
     """
     state = _read_state(path)
     own = module.state_dict()
-    state = _renamed(state, set(own) if full is None else full | set(own), rename, path)
+    known = set(own) if full is None else full | set(own)
+    state = _renamed(state, known, rename, path)
     needed = {key for key in own if not key.endswith("num_batches_tracked")}
+    if convert is not None and (needed - set(state) or set(state) - known):
+        try:
+            state = convert(state)
+        except Exception as error:  # of a file that is for another network, anything
+            raise ValueError(f"weights is {path!r}, which is not for {name}: {error}") from error
     missing = sorted(needed - set(state))
     unknown = sorted(set(state) - (set(own) if full is None else full))
     if missing or unknown:

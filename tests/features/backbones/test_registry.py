@@ -55,11 +55,11 @@ FAMILY = Tokens()
 @pytest.fixture
 def _tokens(tmp_path, monkeypatch):
     """A family in one file of the package."""
-    (tmp_path / "tokens.py").write_text(TOKENS)
+    (tmp_path / "squares.py").write_text(TOKENS)
     monkeypatch.setattr(backbones, "__path__", [*backbones.__path__, str(tmp_path)])
     yield
-    sys.modules.pop("pydfm.features.backbones.tokens", None)
-    vars(backbones).pop("tokens", None)
+    sys.modules.pop("pydfm.features.backbones.squares", None)
+    vars(backbones).pop("squares", None)
 
 
 @pytest.mark.usefixtures("_tokens")

@@ -3,11 +3,13 @@ import socket
 import sys
 import textwrap
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
 
 from pydfm.features.backbones import family_of, family_saved_as, load_network, torchvision
+from pydfm.features.network import Backbone
 from pydfm.features.transforms import Preprocessing
 
 
@@ -163,3 +165,40 @@ def test_another_failure_of_torchvision_is_not_hidden(monkeypatch):
     monkeypatch.setattr(sys, "meta_path", [Broken(), *sys.meta_path])
     with pytest.raises(RuntimeError, match="out of disk"):
         torchvision.torchvision_models()
+
+
+@pytest.mark.parametrize("size", [(32, 64), (64, 64)])
+def test_a_vit_takes_images_of_other_sizes(monkeypatch, size):
+    def small(_name, _random_state):
+        torch.manual_seed(0)
+        vit = torchvision.torchvision_models().VisionTransformer
+        return vit(64, 16, num_layers=2, num_heads=2, hidden_dim=8, mlp_dim=8, num_classes=3)
+
+    monkeypatch.setattr(torchvision, "_build", small)
+    layer = "encoder.layers.encoder_layer_0"
+    network = load_network("vit_b_16", None, layer)
+    images = torch.rand(2, 3, *size)
+    raw = Preprocessing(size, None, mean=(0.0,) * 3, std=(1.0,) * 3)
+    backbone = Backbone(network, raw, device="cpu")
+    (grid,) = backbone.grids
+    assert (grid.channels, grid.height, grid.width) == (8, size[0] // 16, size[1] // 16)
+    got = backbone(images.numpy())
+    if size == (64, 64):
+        untouched, kept = small("", 0).eval(), []
+        untouched.get_submodule(layer).register_forward_hook(lambda _m, _i, out: kept.append(out))
+        with torch.inference_mode():
+            untouched(images)
+        want = kept[0][:, 1:].transpose(1, 2).flatten(1)
+        np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-4)
+    with pytest.raises(ValueError, match="patches of 16 x 16 do not divide; pass multiples, such"):
+        network.family.set_size(network.module, (40, 64))
+    # Sizes before leave no trace, since positions are resampled from the trained ones.
+    network.family.set_size(network.module, (128, 128))
+    network.family.set_size(network.module, size)
+    again = Backbone(network, raw, device="cpu")
+    np.testing.assert_allclose(again(images.numpy()), got, rtol=1e-5, atol=1e-6)
+
+
+def test_near_names_are_listed():
+    with pytest.raises(ValueError, match=r"did you mean resnext50_32x4d"):
+        load_network("resnext5032x4d", None)

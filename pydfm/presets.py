@@ -42,6 +42,24 @@ class Preset:
             return self.pool.get(backbone, self.pool[""])
         return self.pool
 
+    @property
+    def _pools(self) -> str:
+        if isinstance(self.pool, Mapping):
+            own = ", ".join(f"{n} for {name}" for name, n in self.pool.items() if name)
+            return f"{self.pool['']}; {own}"
+        return "none" if self.pool is None else str(self.pool)
+
+    def cells(self) -> tuple[str, str, str, str]:
+        """Return layers, pooling, images and image score in words."""
+        size = "whole, 256 x 256" if self.image_size else "256, the central 224 x 224"
+        score = "the plain sum" if self.image_score == "sum" else "calibrated where it has maps"
+        return self.layers, self._pools, size, score
+
+    def describe(self) -> str:
+        """Return the same as a line."""
+        layers, pool, size, score = self.cells()
+        return f"{layers}; pool {pool}; images {size}; image score {score}"
+
 
 PRESETS: Final = {
     preset.name: preset
@@ -49,7 +67,7 @@ PRESETS: Final = {
         Preset(
             "defects",
             "Finds defects, and shows where they are: the default.",
-            "those of stride 8 and 16, or the middle blocks of a transformer",
+            "those of stride 8 and 16, or a transformer's block at 60 % of the depth",
             "all",
             pool=2,
             image_size=True,
@@ -126,13 +144,7 @@ def table() -> str:
     header = ("preset", "layers", "pool", "images", "image score", "what it is for")
     rows = [header, ("-",) * len(header)]
     for preset in PRESETS.values():
-        pool = "none" if preset.pool is None else str(preset.pool)
-        if isinstance(preset.pool, Mapping):
-            pool = ", ".join(f"{n} for {name}" for name, n in preset.pool.items() if name)
-            pool = f"{preset.pool['']}; {pool}"
-        size = "whole, 256 x 256" if preset.image_size else "256, the central 224 x 224"
-        score = "the plain sum" if preset.image_score == "sum" else "calibrated where it has maps"
-        rows.append((f"`{preset.name!r}`", preset.layers, pool, size, score, preset.summary))
+        rows.append((f"`{preset.name!r}`", *preset.cells(), preset.summary))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     rows[1] = tuple("-" * width for width in widths)
     return "\n".join("| " + " | ".join(map(str.ljust, row, widths)) + " |" for row in rows)

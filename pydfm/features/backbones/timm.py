@@ -1,15 +1,17 @@
 """Networks of timm, by name. Transformers' tokens become maps."""
 
+import contextlib
 import difflib
 import functools
 import importlib.util
+import io
 import os
 import re
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from pydfm.features.backbones.family import Family, Network
+from pydfm.features.backbones.family import Family, Network, Pretrained
 from pydfm.features.backbones.layers import check_layers, parts_of
 from pydfm.features.backbones.tokens import check_patches, patch_of
 from pydfm.features.backbones.torchvision import torchvision_models
@@ -59,6 +61,18 @@ class TimmFamily(Family):
     def map_size(self, backbone: str) -> int:
         """Return 256, or the side that the network takes where it takes one only."""
         return _maps_of(backbone.removeprefix(_PREFIX))[1]
+
+    def pretrained(self, backbone: str) -> Pretrained | None:
+        """Return the address of the weights; whether timm's own cache has them is not looked up."""
+        timm = _timm()
+        own = timm and timm.get_pretrained_cfg(backbone.removeprefix(_PREFIX))
+        if not own or not (own.hf_hub_id or own.url):
+            return None
+        source = own.url
+        if own.hf_hub_id:
+            file = own.hf_hub_filename or "model.safetensors"
+            source = f"https://huggingface.co/{own.hf_hub_id}/resolve/main/{file}"
+        return Pretrained("hub", source, None, own.license or "unknown")
 
     def load(
         self,
@@ -129,7 +143,9 @@ def _timm() -> Any:
     if importlib.util.find_spec("timm") is None:
         return None
     torchvision_models()  # timm imports torchvision, whose operators may not fit this torch
-    import timm
+    # Its dependencies may print, where a program writes its results.
+    with contextlib.redirect_stdout(io.StringIO()):
+        import timm
 
     return timm
 

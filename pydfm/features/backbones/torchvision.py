@@ -9,7 +9,7 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydfm.features.backbones.family import Family, Network
+from pydfm.features.backbones.family import Family, Network, Pretrained
 from pydfm.features.backbones.layers import check_layers, prune
 from pydfm.features.backbones.tokens import check_patches
 from pydfm.features.backbones.weights import fingerprint, load_state
@@ -92,13 +92,19 @@ class TorchvisionFamily(Family):
                 return layers
         return None
 
-    def weights_place(self, backbone: str) -> tuple[str, str]:
-        """Return "cache" where torch's cache has the file, and the address it comes from."""
+    def pretrained(self, backbone: str) -> Pretrained | None:
+        """Return whether torch's cache has the file, and the address it comes from."""
         import torch
 
-        url = str(_named_weights(backbone, "imagenet").url)
-        here = Path(torch.hub.get_dir()) / "checkpoints" / url.rpartition("/")[2]
-        return ("cache" if here.is_file() else "not here", url)
+        members = torchvision_models().get_model_weights(backbone).__members__
+        if "IMAGENET1K_V1" not in members:
+            return None
+        weights = members["IMAGENET1K_V1"]
+        file = Path(torch.hub.get_dir()) / "checkpoints" / weights.url.rpartition("/")[2]
+        place = "cache" if file.is_file() else "hub"
+        # torchvision counts in units of 2**20 bytes.
+        megabytes = weights.meta["_file_size"] * 2**20 / 1e6
+        return Pretrained(place, weights.url, megabytes, "BSD-3-Clause")
 
     def load(
         self,

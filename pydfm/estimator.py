@@ -162,6 +162,11 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
     mean, std : float or three floats, optional
         Normalisation of pixels in [0, 1]. Default: that of the weights. With ``mean=0, std=1``
         images may have any values.
+    augment : {"rotate"}, optional
+        "rotate" fits each image as it is and turned by 90, 180 and 270 degrees: for fewer than ten
+        images of what may lie in any direction, with spatial="patch" above all. The four are held
+        out together, within their group where there are groups, and p-values count them as one.
+        ``n_samples_`` counts all.
     intensity : str or (float, float), default="auto"
         Black and white of grey images of more than 8 bits, the same for all images; those beyond
         are refused. "8bit", "10bit", "12bit", "14bit" and "16bit" are depths. "auto" is the
@@ -335,6 +340,7 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         image_size: int | tuple[int, int] | None = DEFAULTS["image_size"],
         mean: float | Sequence[float] | None = DEFAULTS["mean"],
         std: float | Sequence[float] | None = DEFAULTS["std"],
+        augment: str | None = DEFAULTS["augment"],
         intensity: str | tuple[float, float] = DEFAULTS["intensity"],
         device: "str | torch.device | None" = DEFAULTS["device"],
         precision: str = DEFAULTS["precision"],
@@ -369,6 +375,7 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         self.image_size = image_size
         self.mean = mean
         self.std = std
+        self.augment = augment
         self.intensity = intensity
         self.device = device
         self.precision = precision
@@ -667,6 +674,11 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
     def _forget(self, X: Any, labels: Any, groups: Any, classes: Any) -> "Self":
         training, n_threads = self.training_, resolve_threads(self.n_threads)
         self._check_not_logistic("forget")
+        if X is not None and self._parameters and self._parameters["augment"]:
+            raise ValueError(
+                f"augment is {self._parameters['augment']!r}, and forget does not know the turned "
+                "copies of X; fit again without it"
+            )
         if (X is None) == (classes is None):
             raise ValueError("X or classes must be given, and not both: what is to be forgotten")
         if classes is not None:
@@ -1577,6 +1589,7 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         known, n_threads = None, resolve_threads(self.n_threads)
         if training is not None:
             known = training.n_features
+        self._check_augment(extractor, join_copies, checkpoint)
         for places, features, pixels in self._batches(source, extractor, "fit", known, checkpoint):
             if training is None:
                 spec = None if extractor is None else extractor.spec
@@ -1592,13 +1605,21 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
                     total = features.sum()  # of finite rows it may overflow
                 if not np.isfinite(total):
                     _check_batch(features, places)
-            hashes = None if pixels is None else image_hashes(pixels)
             own = None if groups is None else groups.take(places)
-            if join_copies:
-                own = image_hashes(features) if hashes is None else hashes
             names = None
             if isinstance(source, ImageSource) and source.names is not None:
                 names = [source.names[place] for place in places]
+            if extractor is not None and self.augment == "rotate":
+                assert pixels is not None
+                if own is None:
+                    own = image_hashes(pixels)
+                names = list(map(str, places)) if names is None else names
+                features, pixels = extractor.with_rotations(features, pixels)
+                theirs = None if theirs is None else np.tile(theirs, 4)
+                own, names = np.tile(own, 4), names * 4
+            hashes = None if pixels is None else image_hashes(pixels)
+            if join_copies:
+                own = image_hashes(features) if hashes is None else hashes
             training = training.add(
                 features,
                 theirs,
@@ -1620,6 +1641,20 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
             self._report(source)
         assert training is not None
         return training
+
+    def _check_augment(
+        self, extractor: Extractor | None, join_copies: bool, checkpoint: Any
+    ) -> None:
+        """Raise ValueError where `augment` is given, and its copies cannot be made or counted."""
+        if self.augment is None:
+            return
+        found = "checkpoint is given, which keeps no images to turn" if checkpoint else ""
+        if join_copies:
+            found = "fit_predict judges the fitted images alone; use fit and predict"
+        if extractor is None:
+            found = "X holds features, which cannot be turned"
+        if found:
+            raise ValueError(f"augment is {self.augment!r}, but {found}; or leave augment out")
 
     def _outlier_features(
         self, n_features: int, extractor: Extractor | None, outliers: Any

@@ -41,6 +41,7 @@ IMAGE_SCORES: Final = ("calibrated", *PATCH_RULES)
 PRECISIONS: Final = ("float32", "bfloat16", "float16")
 LAYOUTS: Final = ("auto", "channels_first", "channels_last")
 CALIBRATIONS: Final = ("loo", "kfold", "split")
+AUGMENTATIONS: Final = ("rotate",)
 ON_ERROR: Final = ("raise", "skip")
 
 Check = Callable[[str, Any], object]
@@ -439,6 +440,14 @@ PARAMETERS: Final[dict[str, Parameter]] = {
             "features",
             _at_the_fit,
             "Standard deviation of the pixels, divided by before the network.",
+        ),
+        Parameter(
+            "augment",
+            None,
+            "features",
+            _one_of(AUGMENTATIONS, optional=True),
+            "Copies of the fitted images, turned by quarters, for fewer than ten of them.",
+            Option(_choice((*AUGMENTATIONS, "none")), default="none", parse=none_or),
         ),
         Parameter(
             "intensity",

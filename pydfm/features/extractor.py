@@ -254,6 +254,40 @@ class Extractor:
             )
         return cls(ready, spec)
 
+    def with_rotations(
+        self, features: NDArray[np.float32], pixels: NDArray[Any]
+    ) -> tuple[NDArray[np.float32], NDArray[Any]]:
+        """Return images turned by 0, 90, 180 and 270 degrees, and their features.
+
+        Parameters
+        ----------
+        features : ndarray of shape (B, D)
+            Those of the images as they are.
+        pixels : ndarray of shape (B, 3, h, h)
+
+        Returns
+        -------
+        features : ndarray of shape (4 B, D)
+        pixels : ndarray of shape (4 B, 3, h, h)
+            The images as they are, then all turned by 90 degrees, and so on.
+
+        Raises
+        ------
+        ValueError
+            If the images are no squares, or the network gives NaN.
+        """
+        height, width = self.spec.preprocessing.size
+        if height != width:
+            raise ValueError(
+                f"augment is 'rotate', which turns images by 90 degrees, but they have {height} x "
+                f"{width} pixels; pass one number as image_size"
+            )
+        turned = [np.ascontiguousarray(np.rot90(pixels, k, axes=(2, 3))) for k in (1, 2, 3)]
+        found = [features, *(self._backbone(copies) for copies in turned)]
+        if not all(np.isfinite(own).all() for own in found):
+            raise ValueError("augment is 'rotate', and the network gives NaN for a turned image")
+        return np.concatenate(found), np.concatenate([pixels, *turned])
+
     def batches(
         self, source: ImageSource, batch_size: int, n_threads: int
     ) -> Iterator[tuple[Batch, NDArray[np.float32]]]:

@@ -1,9 +1,10 @@
 """Features of images: preprocessing and backbone in one, described by a FeatureSpec."""
 
 import os
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
 
 # Indices of rows in their source, their features (B, D), and the pixels of images.
 FeatureBatch: TypeAlias = tuple[slice | list[int], NDArray[Any], NDArray[Any] | None]
+
+# Batches that a GPU has been given beside the one that is used.
+_AHEAD: Final = 2
 
 
 @dataclass(frozen=True)
@@ -255,8 +259,9 @@ class Extractor:
         n_threads : int
             Number of threads that decode images.
         """
-        for batch in source.batches(self.spec.preprocessing, batch_size, n_threads):
-            features = self._backbone(batch.pixels)
+        for batch, features in self._computed(
+            source.batches(self.spec.preprocessing, batch_size, n_threads)
+        ):
             finite = np.isfinite(features).all(axis=1)
             if not finite.all():
                 for i in np.flatnonzero(~finite):
@@ -269,6 +274,18 @@ class Extractor:
                 batch = Batch(batch.pixels[kept], [batch.indices[i] for i in kept])
             if batch.indices:
                 yield batch, features
+
+    def _computed(self, batches: Iterable[Batch]) -> Iterator[tuple[Batch, NDArray[np.float32]]]:
+        """Yield batches with their features. A GPU works on the next while one is used."""
+        ahead = _AHEAD if self._backbone.device.type == "cuda" else 0
+        begun: deque[tuple[Batch, Callable[[], NDArray[np.float32]]]] = deque()
+        for batch in batches:
+            begun.append((batch, self._backbone.start(batch.pixels)))
+            if len(begun) > ahead:
+                batch, features = begun.popleft()
+                yield batch, features()
+        for batch, features in begun:
+            yield batch, features()
 
 
 def _sizes(grids: Sequence[Grid]) -> str:

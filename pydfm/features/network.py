@@ -3,7 +3,7 @@
 import os
 import threading
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from typing import Any, Final, cast
 
@@ -111,22 +111,48 @@ class Backbone:
         MemoryError
             If the device has too little memory for the batch.
         """
+        return self.start(pixels)()
+
+    def start(self, pixels: NDArray[Any]) -> Callable[[], NDArray[np.float32]]:
+        """Begin with a batch, and return a function that waits for its features.
+
+        A GPU works on it meanwhile; a CPU has done so when this returns. Parameters, what the
+        function returns and what is raised are those of a call.
+        """
         _survive_fork()
         try:
             with torch.inference_mode():
-                batch = torch.from_numpy(pixels).to(self.device)
+                batch = self._to_device(torch.from_numpy(pixels))
                 scaled = batch.float().div_(255) if pixels.dtype == np.uint8 else batch
                 batch = ((scaled - self._mean) / self._std).to(self._dtype)
                 batch = batch.contiguous(memory_format=torch.channels_last)
                 with self._alone:
-                    found = self._features(batch)
-                features = found.float().cpu().numpy()
+                    found = self._features(batch).float()
+                if self.device.type != "cuda":
+                    features = cast("NDArray[np.float32]", found.cpu().numpy())
+                    return lambda: features
+                copied = torch.empty(found.shape, dtype=found.dtype, pin_memory=True)
+                copied.copy_(found, non_blocking=True)
+                done = torch.cuda.Event()  # type: ignore[no-untyped-call]
+                done.record(torch.cuda.current_stream(self.device))
         except torch.cuda.OutOfMemoryError as error:
             raise MemoryError(
                 f"{self.device} has too little memory for {len(pixels)} images at once; "
                 "pass a smaller batch_size"
             ) from error
-        return cast("NDArray[np.float32]", features)
+
+        def wait() -> NDArray[np.float32]:
+            done.synchronize()
+            # Memory that the system must not move is for the next batch, not for keeping.
+            return cast("NDArray[np.float32]", copied.numpy().copy())
+
+        return wait
+
+    def _to_device(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Return `pixels` on the device, copied while the GPU works on what came before."""
+        if self.device.type != "cuda":
+            return pixels.to(self.device)
+        return pixels.pin_memory().to(self.device, non_blocking=True)
 
 
 class _Taps(nn.Module):

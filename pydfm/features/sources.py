@@ -161,7 +161,11 @@ class ImageSource:
     ) -> Iterator[Batch]:
         array = _to_numpy(part, self.count)
         _check_images(array)
-        if array.dtype == np.uint8:
+        if array.dtype == np.uint8 and preprocessing.keeps(*array.shape[2:]):
+            # torch warns of arrays that are not writeable.
+            pixels = np.require(array, requirements=("C_CONTIGUOUS", "WRITEABLE"))
+            yield Batch(pixels, self._next_indices(len(pixels)))
+        elif array.dtype == np.uint8:
             # Through PIL, as files, so that an image scores the same in either form.
             images = [Image.fromarray(image.transpose(1, 2, 0)) for image in array]
             yield from self._read(images, preprocessing, batch_size, n_threads)

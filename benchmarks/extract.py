@@ -93,7 +93,12 @@ def comparison(device: str, count: int, n_threads: int) -> Comparison:
     """Return the cases for `count` images on `device`."""
     images = _images(count)
     dfm = pydfm.DFM(
-        weights=None, image_size=_SIDE, device=device, batch_size=_BATCH, n_threads=n_threads
+        preset="paper",
+        weights=None,
+        image_size=_SIDE,
+        device=device,
+        batch_size=_BATCH,
+        n_threads=n_threads,
     ).fit(images.pixels)
     bare = _bare(device, images.pixels, traced=True)
     runs = (

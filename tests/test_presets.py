@@ -76,7 +76,8 @@ def test_a_contradiction_is_told(textures):
 
 
 def test_the_default_takes_whole_images_and_both_maps(textures, tmp_path):
-    dfm = pydfm.DFM(weights=None, device="cpu", alpha=0.1).fit(textures)
+    few = textures[:4]
+    dfm = pydfm.DFM(weights=None, device="cpu", alpha=0.2).fit(few)
     spec = dfm.feature_spec_
     assert spec.layers == ("layer2", "layer3")
     assert [(g.channels, g.height, g.width) for g in spec.grids] == [(128, 16, 16), (256, 8, 8)]
@@ -89,13 +90,12 @@ def test_the_default_takes_whole_images_and_both_maps(textures, tmp_path):
     dfm.save(tmp_path / "m.pydfm")
     again = pydfm.load(tmp_path / "m.pydfm", device="cpu")
     assert (again.preset, again.layers) == ("defects", None)
-    assert np.array_equal(again.score(textures), dfm.score(textures))
-    again_fitted = again.fit(textures)
-    assert np.array_equal(again_fitted.score(textures), dfm.score(textures))
+    assert np.array_equal(again.score(few), dfm.score(few))
 
 
 def test_the_paper_s_features_are_as_before(textures):
-    dfm = pydfm.DFM(preset="paper", weights=None, device="cpu", alpha=0.1).fit(textures)
+    few = textures[:4]
+    dfm = pydfm.DFM(preset="paper", weights=None, device="cpu", alpha=0.2).fit(few)
     spec = dfm.feature_spec_
     assert (spec.layers, spec.preprocessing.size, dfm.image_score_) == (
         ("avgpool",),

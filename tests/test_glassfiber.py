@@ -43,9 +43,9 @@ def test_defects_of_glass_fibre_are_found(tmp_path, capsys):
     ],
 )
 @pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")
-def test_two_layers_find_and_show_defects(name, targets):
+def test_the_default_finds_and_shows_defects(name, targets):
     category = load_category(DATA / name)
-    dfm = pydfm.DFM(weights=WEIGHTS, layers=("layer2", "layer3"), pool=2, image_size=256)
+    dfm = pydfm.DFM(weights=WEIGHTS)  # the default finds defects
     found = measure_category(dfm.fit(category.train), category)
     assert dfm.image_score_ == "calibrated"
     values = {**found.image, **found.pixel}

@@ -1499,6 +1499,7 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
             )
 
     def _build_extractor(self, seed: int, source: ImageSource) -> Extractor:
+        source.check_there()  # before weights are downloaded
         return Extractor.build(
             self.backbone,
             self.weights,
@@ -1513,7 +1514,7 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
             random_state=seed,
             device=self.device,
             progress=self.verbose,
-            intensity=resolve_intensity(self.intensity, source.look_at()),
+            intensity=resolve_intensity(self.intensity, source.look_at(), self.max_pixels),
         )
 
     def _ready_extractor(self) -> Extractor:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from pydfm.features.pictures.limits import check_pixels, pillow_without_bound
+from pydfm.features.pictures.limits import check_claim, check_pixels, pillow_without_bound
 from pydfm.features.pictures.pages import seek_page, split_page
 from pydfm.features.pictures.tiff import is_misread, is_tiff, read_tiff
 
@@ -105,12 +105,14 @@ def read_image(
         with pillow_without_bound() as bound, Image.open(file) as image:
             if page is not None:
                 seek_page(image, page)
-            check_pixels(image.size, bound if max_pixels is None else max_pixels)
-            return convert(read_tiff(file, page) if is_misread(image) else image)
+            most = bound if max_pixels is None else max_pixels
+            check_pixels(image.size, most)
+            check_claim(image, file)
+            return convert(read_tiff(file, page, most) if is_misread(image) else image)
     except UnidentifiedImageError as error:
         try:
             if is_tiff(file):
-                return convert(read_tiff(file, page))
+                return convert(read_tiff(file, page, bound if max_pixels is None else max_pixels))
         except Exception as unknown:
             raise ImageError(str(unknown) or type(unknown).__name__) from unknown
         raise ImageError("it is not an image") from error

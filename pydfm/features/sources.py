@@ -146,6 +146,11 @@ class ImageSource:
         known = self._elements if isinstance(self._elements, list | tuple) else [self._first]
         return [one for one in known if isinstance(one, str | os.PathLike | Image.Image)]
 
+    def check_there(self) -> None:
+        """Raise ImageError if the images are files, and none of them is there."""
+        if self.names is not None and not any(Path(split_page(n)[0]).exists() for n in self.names):
+            raise ImageError(f"cannot read image {self.place(0)}: there is no such file")
+
     def place(self, index: int) -> str:
         """Return an image's name for messages: its path, or its number."""
         return f"'{self.names[index]}'" if self.names is not None else f"{index} of X"
@@ -302,7 +307,7 @@ def _paths_of(X: Any) -> Any:
     first = column.flat[0]
     if not isinstance(first, str | os.PathLike):
         return X
-    if column.ndim > 2 or (column.ndim == 2 and column.shape[1] != 1):
+    if column.ndim not in (1, 2) or (column.ndim == 2 and column.shape[1] != 1):
         raise ValueError(
             f"X holds text, of the shape {column.shape}; paths must be (N,), and features numbers"
         )

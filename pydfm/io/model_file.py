@@ -41,6 +41,7 @@ from pydfm.io.tensors import (
     HELD_OUT,
     LAYER,
     Tensors,
+    check_claims,
     grid_from,
     held_out_from_tensors,
     held_out_to_tensors,
@@ -217,7 +218,13 @@ def _read(path: "str | os.PathLike[str]") -> tuple[dict[str, Any], Tensors]:
             raise ValueError(
                 f"its format is {found}, and pydfm {__version__} reads {FORMAT}; update pydfm"
             )
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        names = list(file.keys())
+        check_claims(
+            header["model"],
+            {name: file.get_slice(name).get_shape() for name in names},
+            recalibrated=header["calibration"] == RECALIBRATED,
+        )
+        tensors = {name: file.get_tensor(name) for name in names}
     if header.pop("sha256") != _digest(header, tensors):
         raise ValueError("its checksum is wrong; copy it again, or fit again")
     return header, tensors

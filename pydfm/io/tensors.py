@@ -25,7 +25,7 @@ shown were the standardised ones, or those of layers by the scale of their score
 are.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, Final
 
@@ -152,6 +152,41 @@ def model_from_tensors(header: dict[str, Any], tensors: Tensors) -> Model:
     top = _top_shares(header.get("top_shares"), n_classes)
     n_samples = integer("its n_samples", header["n_samples"], 1)
     return Model(layers, classes, combinations, n_samples, top)
+
+
+def check_claims(header: Any, shapes: Mapping[str, Sequence[int]], *, recalibrated: bool) -> None:
+    """Raise ValueError where tensors are larger than a model so described may have them.
+
+    It is known before they are read, which takes the memory and the time of what a file claims.
+
+    Parameters
+    ----------
+    header : dict
+        The description of a model.
+    shapes : mapping of str to sequence of int
+        Shape of each tensor of the file, by name.
+    recalibrated : bool
+        Whether held-out scores are those of other rows than the fitted ones, of any number.
+    """
+    own = fields("its model", header)
+    n_samples = integer("its n_samples", own["n_samples"], 1)
+    widest, total = 0, 0
+    for layer in items("its layers", own["layers"]):
+        columns = items("the columns of a layer", fields("a layer", layer)["columns"], 2)
+        first, last = (integer("a column", column) for column in columns)
+        widest, total = max(widest, last - first), max(total, last)
+    for name, shape in shapes.items():
+        prefix, _, kind = name.rpartition(".")
+        fits = name.startswith((LAYER, HELD_OUT, FOLD))
+        if name.startswith(HELD_OUT):
+            fits = recalibrated or (len(shape) > 0 and shape[-1] <= n_samples)
+        elif kind == "mean":  # of no more classes or Gaussians than rows, of patches too
+            fits = fits and len(shape) == 2 and shape[1] <= widest and shape[0] <= n_samples * total
+        elif kind == "components":
+            count = shapes.get(f"{prefix}.mean", (0,))[0]
+            fits = fits and len(shape) == 2 and shape[1] <= widest and shape[0] <= widest * count
+        if not fits:
+            raise ValueError(f"it has no place for its tensor {name!r} of the shape {list(shape)}")
 
 
 def held_out_to_tensors(held_out: HeldOutScores, model: Model) -> tuple[dict[str, Any], Tensors]:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from pydfm.features.pictures.limits import pillow_without_bound
+from pydfm.features.pictures.limits import check_claim, check_pixels, pillow_without_bound
 from pydfm.features.pictures.pages import seek_page, split_page
 from pydfm.features.pictures.tiff import is_misread, read_tiff
 
@@ -66,11 +66,14 @@ def as_shares(image: Image.Image, intensity: Any) -> Image.Image:
     return Image.fromarray(np.float32((values - black) / (white - black)))
 
 
-def resolve_intensity(intensity: Any, images: Sequence[Any]) -> str | tuple[float, float] | None:
+def resolve_intensity(
+    intensity: Any, images: Sequence[Any], max_pixels: int | None = None
+) -> str | tuple[float, float] | None:
     """Return what "auto" is for `images`, paths or PIL images, and anything else as it is.
 
     Of files all headers are read, and the pixels of at most 64 of the deep ones, evenly spread.
     None where no image is deep: such a model reads later deep images by their own full range.
+    `max_pixels` bounds the size of files that are looked at; None is Pillow's bound.
     """
     if intensity != "auto":
         return (
@@ -86,7 +89,7 @@ def resolve_intensity(intensity: Any, images: Sequence[Any]) -> str | tuple[floa
         return None
     if bits == 16:
         step = max(1, math.ceil(len(deep) / _LOOKED_AT))
-        largest = max((_largest(image) for image in deep[::step]), default=0.0)
+        largest = max((_largest(image, max_pixels) for image in deep[::step]), default=0.0)
         bits = next((int(n[:-3]) for n, most in DEPTHS.items() if largest <= most), 16)
     if bits < 16:
         warnings.warn(
@@ -129,21 +132,25 @@ def _declared(source: Any) -> int:
 
 def _significant_bits(file: str) -> int:
     """Return the bits of a PNG's sBIT chunk, rounded up to a depth; 16 where there is none."""
-    head = Path(file).read_bytes()[:4096].partition(b"IDAT")[0]
+    with Path(file).open("rb") as opened:
+        head = opened.read(4096).partition(b"IDAT")[0]
     _, found, after = head.partition(b"sBIT")
     bits = after[0] if found and after else 16
     return next((int(name[:-3]) for name in DEPTHS if bits <= int(name[:-3])), 16)
 
 
-def _largest(source: Any) -> float:
+def _largest(source: Any, max_pixels: int | None) -> float:
     if isinstance(source, Image.Image):
         return float(np.asarray(source).max())
     try:
-        with pillow_without_bound():
+        with pillow_without_bound() as bound:
             image, page, file = _opened(source)
             with image:
+                most = bound if max_pixels is None else max_pixels
+                check_pixels(image.size, most)
+                check_claim(image, file)
                 pixels: NDArray[Any] = np.asarray(
-                    read_tiff(file, page) if is_misread(image) else image
+                    read_tiff(file, page, most) if is_misread(image) else image
                 )
                 return float(pixels.max())
     except Exception:  # told when it is read

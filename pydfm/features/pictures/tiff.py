@@ -5,6 +5,7 @@ from typing import Any, Final
 import numpy as np
 from PIL import Image
 
+from pydfm.features.pictures.limits import check_pixels
 from pydfm.features.pictures.orientation import turned
 
 _BITS, _COMPRESSION, _PHOTOMETRIC, _ORIENTATION, _PLANES = 258, 259, 262, 274, 284
@@ -35,13 +36,21 @@ def is_tiff(file: Any) -> bool:
         return opened.read(4) in _HEADS
 
 
-def read_tiff(file: Any, page: int | None) -> Image.Image:
+def read_tiff(file: Any, page: int | None, max_pixels: int | None) -> Image.Image:
     """Return a page of a TIFF, counted from 1, upright; default the first.
+
+    Parameters
+    ----------
+    file : path or open file
+    page : int or None
+    max_pixels : int or None
+        Largest number of its pixels; None for no bound.
 
     Raises
     ------
     ValueError
-        If tifffile is not installed, or the page has no form that an image can have here.
+        If tifffile is not installed, or the page has too many pixels or no form that an image can
+        have here.
     """
     try:
         import tifffile
@@ -53,6 +62,7 @@ def read_tiff(file: Any, page: int | None) -> Image.Image:
         own = opened.pages[(page or 1) - 1]
         tags: Any = own.tags  # type: ignore[union-attr]
         planes = tags.valueof(_PLANES, 1) == 2
+        _check_size(own, max_pixels)
         values = own.asarray()
         if tags.valueof(_PHOTOMETRIC) == 0:
             if values.dtype.kind != "u":
@@ -66,6 +76,18 @@ def read_tiff(file: Any, page: int | None) -> Image.Image:
     if planes and values.ndim == 3:
         values = values.transpose(1, 2, 0)
     return turned(_as_image(values), orientation)
+
+
+def _check_size(page: Any, max_pixels: int | None) -> None:
+    """Raise ValueError if the array of a page, which is made before its data is read, is large."""
+    size = (page.imagewidth, page.imagelength)
+    check_pixels(size, max_pixels)
+    claimed, here = page.nbytes, page.parent.filehandle.size
+    if page.compression == 1 and claimed > here:
+        raise ValueError(f"its header claims {claimed} bytes of pixels, and the file has {here}")
+    # An image of more channels, or several in depth, is refused below, once it is read.
+    if claimed > 4 * page.dtype.itemsize * size[0] * size[1]:
+        raise ValueError(f"it is a TIFF of the shape {page.shape}, which is no grey or RGB image")
 
 
 def _as_image(values: Any) -> Image.Image:

@@ -119,7 +119,9 @@ def _fit_on_ray(
 
     paths = with_pages(list_images(folder))
     # Workers see some images each, and must agree.
-    dfm.set_params(intensity=resolve_intensity(dfm.intensity, paths, dfm.max_pixels) or dfm.intensity)
+    dfm.set_params(
+        intensity=resolve_intensity(dfm.intensity, paths, dfm.max_pixels) or dfm.intensity
+    )
     items: list[dict[str, Any]] = [{"path": path} for path in paths]
     columns: dict[str, RowLabels] = {}
     if classes:

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from pydfm.features.pictures.pages import split_page
 from pydfm.features.sources import ImageSource, Skipped
-from pydfm.runtime.files import remove_litter, temporary_files, write_file
+from pydfm.runtime.files import make_folder, remove_litter, temporary_files, write_file
 
 _SETTINGS = "settings.json"
 
@@ -56,7 +56,7 @@ class Checkpoint:
         settings = {**settings, "pictures": _digest_of(source.names)}
         text = json.dumps(settings, default=str, indent=1)
         file = self._folder / _SETTINGS
-        self._folder.mkdir(parents=True, exist_ok=True)
+        make_folder(self._folder)
         remove_litter(self._folder)
         if not file.is_file():
             if set(self._folder.iterdir()) - set(temporary_files(self._folder)):

@@ -64,6 +64,11 @@ HELD_OUT: Final = "held_out."
 FOLD: Final = "fold."
 """What the names of a model's tensors begin with, those of its held-out scores, and of folds."""
 
+# A fit keeps deviations of positions from a millionth of the largest on; and what varies does so by
+# more than rounding.
+_LEAST_DEVIATION = 0.99e-6
+_ROUNDED = 1e-20
+
 _INTEGERS = ("n_components", "n_samples")
 _NUMBERS = ("noise_variance", "total_variance", "variance_error", "n_samples")
 
@@ -262,6 +267,8 @@ def held_out_from_tensors(header: dict[str, Any], tensors: Tensors, model: Model
         )
     if flag("its map_maxima", header["map_maxima"]):
         maxima = _float32(tensors, f"{HELD_OUT}map_maxima", 1)
+        if samples and len(maxima) == 0:
+            raise ValueError(f"{HELD_OUT}map_maxima is empty, beside held-out scores")
     pairs = [items("its names", own, 2) for own in items("its names", header.get("names", []))]
     names = {integer("a place", place): text("a name", name) for place, name in pairs}
     return HeldOutScores(samples, maxima, tuple(folds), names)
@@ -428,6 +435,10 @@ def _scale(
         raise ValueError(
             f"{prefix}.position_deviation is not positive, or not of the layer's positions"
         )
+    each = deviation.reshape(n_classes, -1)
+    least = np.maximum(_LEAST_DEVIATION * each.max(axis=1), _ROUNDED * np.abs(mean).max())
+    if not (each.min(axis=1) >= np.maximum(least, np.finfo(np.float64).tiny)).all():
+        raise ValueError(f"{prefix}.position_deviation has {deviation.min():g}, which no fit gives")
     return PositionScale(mean, deviation, kind)
 
 

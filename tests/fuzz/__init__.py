@@ -1,1 +1,1 @@
-"""A campaign of malformed files, odd arrays and kills, with fixed seeds; see docs/development.md."""
+"""A campaign of malformed files, odd arrays and kills, with fixed seeds."""

@@ -21,7 +21,9 @@ SECONDS = 5.0
 BYTES = 500_000_000
 """The most that a case may grow the process by."""
 
-_PATIENCE = 60.0  # for a child that starts, on a machine that does other things too
+# Longer, since a child may have to start, on a machine that does other things too: the time that
+# counts is that of its process.
+_PATIENCE = 60.0
 
 
 class WrongError(AssertionError):
@@ -51,18 +53,22 @@ class Tally:
     growth: tuple = (0.0, 0)
 
 
-def run(module, numbers):
-    """Run ``module.case(number, folder)`` for each number in a child, and return a Tally.
+def run(cases):
+    """Run cases in a child, one after the other, and return a Tally.
 
-    A case returns one word for how it ended. What it raises is a finding.
+    Parameters
+    ----------
+    cases : iterable of (str, int)
+        A module and a number: its ``case(number, folder)`` returns a word for how it ended. What
+        it raises is a finding. Before the first, the module's ``prepare()`` is called.
     """
     context = multiprocessing.get_context("spawn")
     tally, began = Tally(), time.monotonic()
     child = None
     with tempfile.TemporaryDirectory() as folder:
-        for number in numbers:
-            child = child or _Child(context, module, folder)
-            outcome, found = child.ask(number)
+        for module, number in cases:
+            child = child or _Child(context, folder)
+            outcome, found = child.ask((module, number))
             if found is None:
                 tally.findings.append((number, outcome))
                 tally.outcomes["found"] += 1
@@ -87,20 +93,18 @@ def run(module, numbers):
 class _Child:
     """A process that runs cases one after the other."""
 
-    def __init__(self, context, module, folder):
+    def __init__(self, context, folder):
         self._folder = Path(folder)
         self._pipe, theirs = context.Pipe()
-        self._process = context.Process(target=_serve, args=(module, theirs, folder), daemon=True)
+        self._process = context.Process(target=_serve, args=(theirs, folder), daemon=True)
         self._process.start()
         theirs.close()
-        self._receive(_PATIENCE)
 
-    def ask(self, number):
-        """Return how the case ended, and (seconds, bytes, wrong); None where the child is gone."""
-        self._pipe.send(number)
+    def ask(self, case):
+        """Return how a case ended, and (seconds, bytes, wrong); None where the child is gone."""
+        self._pipe.send(case)
         try:
-            # Longer than a case may take: the time of a case is that of its process.
-            answer = self._receive(6 * SECONDS)
+            answer = self._receive(_PATIENCE)
         except EOFError:
             self._process.join()
             code = self._process.exitcode
@@ -111,7 +115,7 @@ class _Child:
         if answer is None:
             self._process.kill()
             self._process.join()
-            return f"hang: longer than {6 * SECONDS:.0f} s", None
+            return f"hang: longer than {_PATIENCE:.0f} s", None
         return answer
 
     def end(self):
@@ -122,7 +126,7 @@ class _Child:
         return self._pipe.recv() if self._pipe.poll(seconds) else None
 
 
-def _serve(module, pipe, folder):
+def _serve(pipe, folder):
     # What libtiff and others write there is of no use; where a crash was, is.
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
     faulthandler.enable((Path(folder) / "trace").open("w"))
@@ -131,18 +135,19 @@ def _serve(module, pipe, folder):
     import torch
 
     torch.set_num_threads(1)
-    cases = importlib.import_module(module)
-    cases.prepare()
-    pipe.send("ready")
+    modules = {}
     while True:
         try:
-            number = pipe.recv()
+            module, number = pipe.recv()
         except EOFError:
             return
+        if module not in modules:
+            modules[module] = importlib.import_module(module)
+            modules[module].prepare()
         before, began = _reset_peak(), time.process_time()
         wrong = False
         try:
-            outcome = cases.case(number, Path(folder))
+            outcome = modules[module].case(number, Path(folder))
         except BaseException as error:
             wrong = True
             where = traceback.extract_tb(error.__traceback__)[-1]
@@ -174,14 +179,14 @@ def _peak():
 
 
 def in_shares(module, count, n_processes=None):
-    """Run cases 0 to `count` in several children at once, and return one Tally."""
+    """Run the first `count` cases of a module in several children at once, and return a Tally."""
     from concurrent.futures import ThreadPoolExecutor
 
     n = n_processes or min(2, os.cpu_count() or 1)
     total = Tally()
     with ThreadPoolExecutor(n) as pool:
         began = time.monotonic()
-        for part in pool.map(lambda i: run(module, range(i, count, n)), range(n)):
+        for part in pool.map(lambda i: run((module, j) for j in range(i, count, n)), range(n)):
             total.outcomes += part.outcomes
             total.findings += part.findings
             total.slowest = max(total.slowest, part.slowest)

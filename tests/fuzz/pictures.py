@@ -76,6 +76,8 @@ def originals():
         if kind not in Image.SAVE:
             continue
         for mode in (*_MODES, *_DEEP):
+            if kind == "ICNS" and mode != "RGB":
+                continue  # twelve pictures each time, which takes a second
             file = io.BytesIO()
             try:
                 in_mode(picture, mode).save(file, format=kind)

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from pydfm.features.pictures.limits import check_claim, check_pixels, pillow_without_bound
+from pydfm.features.pictures.limits import check_size, pillow_without_bound
 from pydfm.features.pictures.pages import seek_page, split_page
 from pydfm.features.pictures.tiff import is_misread, is_tiff, read_tiff
 
@@ -103,11 +103,11 @@ def read_image(
             raise ImageError("it is not a file")  # a pipe may wait for ever
         file, page = split_page(source) if is_path else (source, None)
         with pillow_without_bound() as bound, Image.open(file) as image:
+            most = bound if max_pixels is None else max_pixels
+            check_size(image, file, most)  # to seek a page may load those before it
             if page is not None:
                 seek_page(image, page)
-            most = bound if max_pixels is None else max_pixels
-            check_pixels(image.size, most)
-            check_claim(image, file)
+                check_size(image, file, most)
             return convert(read_tiff(file, page, most) if is_misread(image) else image)
     except UnidentifiedImageError as error:
         try:

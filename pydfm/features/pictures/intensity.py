@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from pydfm.features.pictures.limits import check_claim, check_pixels, pillow_without_bound
+from pydfm.features.pictures.limits import check_size, pillow_without_bound
 from pydfm.features.pictures.pages import seek_page, split_page
 from pydfm.features.pictures.tiff import is_misread, read_tiff
 
@@ -81,7 +81,7 @@ def resolve_intensity(
         )
     deep, bits = [], 0
     for image in images:
-        depth = _declared(image)
+        depth = _declared(image, max_pixels)
         if depth:
             deep.append(image)
             bits = max(bits, depth)
@@ -100,23 +100,29 @@ def resolve_intensity(
     return f"{bits}bit"
 
 
-def _opened(source: str) -> tuple[Image.Image, int | None, str]:
+def _opened(source: str, max_pixels: int | None) -> tuple[Image.Image, int | None, str]:
     file, page = split_page(source)
     image = Image.open(file)
-    if page is not None:
-        seek_page(image, page)
+    try:
+        check_size(image, file, max_pixels)
+        if page is not None:
+            seek_page(image, page)
+            check_size(image, file, max_pixels)
+    except BaseException:
+        image.close()
+        raise
     return image, page, file
 
 
-def _declared(source: Any) -> int:
+def _declared(source: Any, max_pixels: int | None) -> int:
     """Return the bits that a deep image of integers declares, up to 16; 0 for any other."""
     if isinstance(source, Image.Image):
         return 16 if is_deep(source) and source.mode != "F" else 0
     if str(source).lower().endswith(_EIGHT_BITS):
         return 0
     try:
-        with pillow_without_bound():
-            image, _, file = _opened(source)
+        with pillow_without_bound() as bound:
+            image, _, file = _opened(source, bound if max_pixels is None else max_pixels)
             with image:
                 if not is_deep(image) or image.mode == "F":
                     return 0
@@ -144,11 +150,9 @@ def _largest(source: Any, max_pixels: int | None) -> float:
         return float(np.asarray(source).max())
     try:
         with pillow_without_bound() as bound:
-            image, page, file = _opened(source)
+            most = bound if max_pixels is None else max_pixels
+            image, page, file = _opened(source, most)
             with image:
-                most = bound if max_pixels is None else max_pixels
-                check_pixels(image.size, most)
-                check_claim(image, file)
                 pixels: NDArray[Any] = np.asarray(
                     read_tiff(file, page, most) if is_misread(image) else image
                 )

@@ -13,6 +13,8 @@ _lock = threading.Lock()
 _readers = 0
 _own: int | None = None
 
+_PAGE_BYTES: Final = 38  # of an animated PNG: the chunk that begins one
+
 # By Pillow's decoder, the most pixels that a byte of a file may hold: 8 of one bit, which deflate
 # packs 1,032 to 1.
 _DENSEST: Final = {"raw": 8, "zip": 8 * 1032}
@@ -51,8 +53,14 @@ def check_pixels(size: tuple[int, int], max_pixels: Any) -> None:
         )
 
 
+def check_size(image: Image.Image, file: Any, max_pixels: Any) -> None:
+    """Raise ValueError if an image that was opened from `file` is too large to load or to seek."""
+    check_pixels(image.size, max_pixels)
+    check_claim(image, file)
+
+
 def check_claim(image: Image.Image, file: Any) -> None:
-    """Raise ValueError if the header of `image` claims more pixels than `file` can hold.
+    """Raise ValueError if the header of `image` claims more pages or pixels than `file` can hold.
 
     Memory for all pixels is taken before the first is read.
 
@@ -62,11 +70,14 @@ def check_claim(image: Image.Image, file: Any) -> None:
         Opened, and not yet loaded.
     file : path or open file
     """
+    size = _size_of(file)
+    pages = getattr(image, "n_frames", 1) if image.format == "PNG" else 1  # others count them
+    if pages > 1 and pages > size // _PAGE_BYTES:
+        raise ValueError(f"its header claims {pages} pages, more than {size} bytes can hold")
     codecs = [tile[0] for tile in getattr(image, "tile", ())]
     densest = max((_DENSEST.get(codec, 0) for codec in codecs), default=0)
     if densest == 0 or any(codec not in _DENSEST for codec in codecs):
         return
-    size = _size_of(file)
     if image.size[0] * image.size[1] > densest * size:
         raise ValueError(
             f"its header claims {image.size[0]} x {image.size[1]} pixels, more than {size} bytes "

@@ -83,10 +83,12 @@ def _check_size(page: Any, max_pixels: int | None) -> None:
     size = (page.imagewidth, page.imagelength)
     check_pixels(size, max_pixels)
     claimed, here = page.nbytes, page.parent.filehandle.size
-    if page.compression == 1 and claimed > here:
-        raise ValueError(f"its header claims {claimed} bytes of pixels, and the file has {here}")
-    # An image of more channels, or several in depth, is refused below, once it is read.
-    if claimed > 4 * page.dtype.itemsize * size[0] * size[1]:
+    if page.compression == 1:
+        if claimed > here:
+            raise ValueError(
+                f"its header claims {claimed} bytes of pixels, and the file has {here}"
+            )
+    elif claimed > 4 * page.dtype.itemsize * size[0] * size[1]:
         raise ValueError(f"it is a TIFF of the shape {page.shape}, which is no grey or RGB image")
 
 

@@ -9,6 +9,7 @@ from PIL import Image
 import pydfm
 from pydfm.features.images import ImageError, read_image
 from pydfm.features.pictures.limits import check_claim
+from pydfm.features.pictures.pages import with_pages
 
 tifffile = pytest.importorskip("tifffile")
 
@@ -65,6 +66,37 @@ def test_what_is_packed_as_densely_as_can_be_is_read(tmp_path):
         assert read_image(file, lambda image: np.asarray(image).shape)[:2] == (3000, 3000)
 
 
+@pytest.mark.parametrize("number", [1, 3])
+def test_a_page_of_an_animation_that_claims_too_much_is_not_looked_for(
+    tmp_path, monkeypatch, number
+):
+    file = tmp_path / "picture.png"
+    own = Image.new("RGB", (9, 9))
+    pages = [Image.new("RGB", (9, 9), colour) for colour in ("red", "blue")]
+    own.save(file, save_all=True, append_images=pages)
+    data = bytearray(file.read_bytes())
+    data[16:24] = struct.pack(">II", 13_000, 13_000)
+    data[29:33] = struct.pack(">I", zlib.crc32(data[12:29]))
+    file.write_bytes(data)
+    monkeypatch.setattr(Image.core, "new", None)
+    with pytest.raises(ImageError, match="its header claims 13000 x 13000 pixels, more than"):
+        read_image(f"{file}#{number}", Image.Image.copy)
+
+
+def test_an_animation_that_claims_pages_without_end_is_told(tmp_path):
+    file = tmp_path / "picture.png"
+    own = Image.new("RGB", (9, 9))
+    own.save(file, save_all=True, append_images=[Image.new("RGB", (9, 9), "red")])
+    data = bytearray(file.read_bytes())
+    at = data.index(b"acTL")
+    data[at + 4 : at + 8] = struct.pack(">I", 2**31)
+    data[at + 12 : at + 16] = struct.pack(">I", zlib.crc32(data[at : at + 12]))
+    file.write_bytes(data)
+    assert with_pages([str(file)]) == [str(file)]
+    with pytest.raises(ImageError, match="its header claims 2147483648 pages, more than"):
+        read_image(file, Image.Image.copy)
+
+
 def test_the_place_in_an_open_file_stays():
     file = io.BytesIO(png_of(10, 10))
     with Image.open(file) as image:
@@ -96,6 +128,7 @@ def test_a_tiff_that_pillow_cannot_read_is_not_read_beyond_its_length(tmp_path, 
         read_image(file, Image.Image.copy)
 
 
+@pytest.mark.filterwarnings("ignore:intensity=")
 def test_a_fit_does_not_look_at_what_a_file_cannot_hold(tmp_path, monkeypatch):
     class Read(BaseException):
         pass

@@ -76,6 +76,12 @@ class FeatureSpec:
         """Number of features per row, of all layers together."""
         return sum(grid.size for grid in self.grids)
 
+    def summary(self) -> str:
+        """Return network, layers, pooling and size of the images in words."""
+        height, width = self.preprocessing.size
+        pool = "" if self.pool is None else f"pool {self.pool}, "
+        return f"{self.backbone}, {' + '.join(self.layers)}, {pool}{height} x {width} pixels"
+
     @property
     def needs_module(self) -> bool:
         """Whether the backbone is a module of the caller's, which no file contains."""
@@ -259,11 +265,10 @@ class Extractor:
         n_threads : int
             Number of threads that decode images.
         """
-        for batch, features in self._computed(
-            source.batches(self.spec.preprocessing, batch_size, n_threads)
-        ):
-            finite = np.isfinite(features).all(axis=1)
-            if not finite.all():
+        computed = self._computed(source.batches(self.spec.preprocessing, batch_size, n_threads))
+        for batch, features, all_finite in computed:
+            if not all_finite:
+                finite = np.isfinite(features).all(axis=1)
                 for i in np.flatnonzero(~finite):
                     place = source.place(batch.indices[i])
                     source.skip(
@@ -275,17 +280,22 @@ class Extractor:
             if batch.indices:
                 yield batch, features
 
-    def _computed(self, batches: Iterable[Batch]) -> Iterator[tuple[Batch, NDArray[np.float32]]]:
-        """Yield batches with their features. A GPU works on the next while one is used."""
+    def _computed(
+        self, batches: Iterable[Batch]
+    ) -> Iterator[tuple[Batch, NDArray[np.float32], bool]]:
+        """Yield batches, their features and whether these are finite.
+
+        A GPU works on the next batches while one is used.
+        """
         ahead = _AHEAD if self._backbone.device.type == "cuda" else 0
-        begun: deque[tuple[Batch, Callable[[], NDArray[np.float32]]]] = deque()
+        begun: deque[tuple[Batch, Callable[[], tuple[NDArray[np.float32], bool]]]] = deque()
         for batch in batches:
             begun.append((batch, self._backbone.start(batch.pixels)))
             if len(begun) > ahead:
-                batch, features = begun.popleft()
-                yield batch, features()
-        for batch, features in begun:
-            yield batch, features()
+                batch, wait = begun.popleft()
+                yield batch, *wait()
+        for batch, wait in begun:
+            yield batch, *wait()
 
 
 def _sizes(grids: Sequence[Grid]) -> str:

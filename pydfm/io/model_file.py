@@ -150,7 +150,8 @@ def read_model(path: "str | os.PathLike[str]") -> ModelFile:
         if held_out is not None and held_out.folds and calibration != "kfold":
             raise ValueError(f"its calibration is {calibration!r}, and it has folds")
         fitted = FittedDFM(spec, model, calibration, held_out)
-        parameters = fields("its parameters", header["parameters"])
+        # A file without a preset was fitted before there were any, as what is now "paper".
+        parameters = {"preset": "paper", **fields("its parameters", header["parameters"])}
         unknown = sorted(set(parameters) - set(PARAMETERS))
         if unknown:
             raise ValueError(f"it has the unknown parameter {unknown[0]!r}; update pydfm")

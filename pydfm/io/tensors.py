@@ -176,9 +176,10 @@ def check_claims(header: Any, shapes: Mapping[str, Sequence[int]], *, recalibrat
     own = fields("its model", header)
     n_samples = integer("its n_samples", own["n_samples"], 1)
     widest, total = 0, 0
-    for layer in items("its layers", own["layers"]):
-        columns = items("the columns of a layer", fields("a layer", layer)["columns"], 2)
-        first, last = (integer("a column", column) for column in columns)
+    for i, layer in enumerate(items("its layers", own["layers"])):
+        of = f"{LAYER}{i}"
+        columns = items(f"the columns of {of}", fields(of, layer)["columns"], 2)
+        first, last = (integer(f"a column of {of}", column) for column in columns)
         widest, total = max(widest, last - first), max(total, last)
     for name, shape in shapes.items():
         prefix, _, kind = name.rpartition(".")

@@ -19,6 +19,7 @@ from PIL import Image
 from pydfm.features.arrays import FeatureSource, as_array, check_unmasked, is_array, plain
 from pydfm.features.images import ImageError, list_images, read_image
 from pydfm.features.labels import RowLabels
+from pydfm.features.pictures.intensity import is_integer
 from pydfm.features.pictures.pages import split_page, with_pages
 from pydfm.features.transforms import Preprocessing, stack
 from pydfm.runtime.checks import check_choice
@@ -131,7 +132,7 @@ class ImageSource:
             return
         # What a generator yields may be one buffer, filled anew for the next image.
         lasting = isinstance(self._elements, list | tuple)
-        for group in _grouped(self._elements, batch_size, copy=not lasting):
+        for group in _grouped(self._elements, batch_size, self.max_pixels, copy=not lasting):
             if isinstance(group, list):
                 yield from self._read(group, preprocessing, batch_size, n_threads)
                 continue
@@ -140,11 +141,15 @@ class ImageSource:
                 yield from self._convert(part, preprocessing, batch_size, n_threads)
 
     def look_at(self) -> list[Any]:
-        """Return what can be looked at before reading: paths, or PIL images of a list."""
+        """Return what can be looked at before reading: all of a list, the first of an iterable."""
         if self.names is not None:
             return list(self.names)
         known = self._elements if isinstance(self._elements, list | tuple) else [self._first]
-        return [one for one in known if isinstance(one, str | os.PathLike | Image.Image)]
+        return [
+            one
+            for one in known
+            if isinstance(one, str | os.PathLike | Image.Image) or is_array(one)
+        ]
 
     def check_there(self) -> None:
         """Raise ImageError if the images are files, and none of them is there."""
@@ -170,6 +175,9 @@ class ImageSource:
             # torch warns of arrays that are not writeable.
             pixels = np.require(array, requirements=("C_CONTIGUOUS", "WRITEABLE"))
             yield Batch(pixels, self._next_indices(len(pixels)))
+        elif array.dtype.kind in "iu" and array.dtype != np.uint8:
+            levels = [image.transpose(1, 2, 0) for image in array]
+            yield from self._read(levels, preprocessing, batch_size, n_threads)
         elif array.dtype == np.uint8:
             # Through PIL, as files, so that an image scores the same in either form.
             images = [Image.fromarray(image.transpose(1, 2, 0)) for image in array]
@@ -479,13 +487,11 @@ def _read_one(
     return np.asarray(read_image(item, convert, max_pixels))
 
 
-def _taken(data: Any) -> Any:
+def _taken(data: Any, max_pixels: int | None) -> Any:
     """Return a copy of a path's file or of a PIL image, or the ImageError at that."""
     try:
-        if isinstance(data, Image.Image):
-            return read_image(data, Image.Image.copy)
-        if split_page(data)[1] is not None:
-            return read_image(data, Image.Image.copy)
+        if isinstance(data, Image.Image) or split_page(data)[1] is not None:
+            return read_image(data, lambda image: image.copy(), max_pixels)
         path = Path(data)
         return io.BytesIO(path.read_bytes()) if path.is_file() else data
     except ImageError as error:
@@ -494,7 +500,9 @@ def _taken(data: Any) -> Any:
         return ImageError(str(error))
 
 
-def _grouped(batches: Iterable[Any], batch_size: int, *, copy: bool) -> Iterator[Any]:
+def _grouped(
+    batches: Iterable[Any], batch_size: int, max_pixels: int | None, *, copy: bool
+) -> Iterator[Any]:
     """Yield a loader's images as arrays (B, 3, H, W), or as lists of paths and PIL images.
 
     With `copy`, each single image is copied before the next is asked for.
@@ -518,10 +526,10 @@ def _grouped(batches: Iterable[Any], batch_size: int, *, copy: bool) -> Iterator
                 pages = with_pages([os.fspath(data)])
                 if len(pages) > 1:
                     yield from flush()
-                    yield [_taken(page) for page in pages]
+                    yield [_taken(page, max_pixels) for page in pages]
                     continue
                 data = pages[0]
-            data = _taken(data) if copy else data
+            data = _taken(data, max_pixels) if copy else data
         elif is_array(data) and data.ndim == 4:
             yield from flush()
             count += len(data)
@@ -569,8 +577,11 @@ def _check_images(array: Any) -> None:
         raise ValueError(f"X has the shape {shape}; images must be (N, 3, H, W){hint}")
     if 0 in shape:
         raise ValueError(f"X has the shape {shape}; images must have pixels")
-    if dtype != "uint8" and "float" not in dtype:
-        raise TypeError(f"X has images of type {dtype}; they must be uint8, or float in [0, 1]")
+    if dtype != "uint8" and "float" not in dtype and not is_integer(array):
+        raise TypeError(
+            f"X has images of type {dtype}; they must be uint8, float in [0, 1], or integers of "
+            "more bits (see intensity)"
+        )
 
 
 def _to_numpy(image: Any, first: int = 0) -> NDArray[Any]:

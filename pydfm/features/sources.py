@@ -73,8 +73,8 @@ class ImageSource:
         Whether an image that cannot be read raises an error or is skipped.
     total : int, optional
         Number of images, where it is known beforehand and X has no length.
-    first : object, optional
-        First image of an iterable, which is in X too.
+    known : sequence
+        Images of an iterable that are known beforehand, which are in X too.
 
     Attributes
     ----------
@@ -91,9 +91,13 @@ class ImageSource:
     """
 
     def __init__(
-        self, X: Any, on_error: str = "raise", total: int | None = None, first: Any = None
+        self,
+        X: Any,
+        on_error: str = "raise",
+        total: int | None = None,
+        known: Sequence[Any] = (),
     ) -> None:
-        self._first = first
+        self._known = known
         self.names: list[str] | None = None
         self.total = total
         self.count = 0
@@ -141,10 +145,10 @@ class ImageSource:
                 yield from self._convert(part, preprocessing, batch_size, n_threads)
 
     def look_at(self) -> list[Any]:
-        """Return what can be looked at before reading: all of a list, the first of an iterable."""
+        """Return what can be looked at before reading: a list, or the first of an iterable."""
         if self.names is not None:
             return list(self.names)
-        known = self._elements if isinstance(self._elements, list | tuple) else [self._first]
+        known = self._elements if isinstance(self._elements, list | tuple) else self._known
         return [
             one
             for one in known
@@ -282,7 +286,8 @@ def open_source(
     total = _length(getattr(X, "dataset", X))
     if pairs and is_array(data) and data.ndim == 4:
         total = sum(len(without_labels(pair)) for pair in X)
-    return ImageSource(everything, on_error, total=total, first=data)
+    known = [without_labels(pair) for pair in X] if pairs else [data]
+    return ImageSource(everything, on_error, total=total, known=known)
 
 
 def _check_form(X: Any) -> None:
@@ -469,12 +474,13 @@ def _with_labels_kept(elements: Iterable[Any], labels: list[Any]) -> Iterator[An
             )
         data, theirs = without_labels(element), as_array(element[1], "labels", len(labels))
         batch = is_array(data) and data.ndim in (2, 4)
+        pages = len(with_pages([os.fspath(data)])) if isinstance(data, str | os.PathLike) else 1
         if theirs.shape != ((len(data),) if batch else ()):
             raise ValueError(
                 f"labels is 'loader', but X yields labels of the shape {theirs.shape} with "
                 + (f"a batch of {len(data)}; give one for each" if batch else "one image")
             )
-        labels.extend(theirs.tolist() if batch else [theirs.item()])
+        labels.extend(theirs.tolist() if batch else [theirs.item()] * pages)
         yield data
 
 

@@ -326,8 +326,9 @@ def test_arrays_that_are_no_images_are_refused(X, says):
 @pytest.mark.parametrize(
     ("X", "says"),
     [
-        (np.zeros((2, 3, 8, 8), dtype=np.int64), "type int64; they must be uint8, or float"),
-        (torch.zeros(2, 3, 8, 8, dtype=torch.int32), "type int32"),
+        (np.zeros((2, 3, 8, 8), dtype=np.int8), "type int8; they must be uint8, float"),
+        (np.zeros((2, 3, 8, 8), dtype=complex), "type complex128"),
+        (torch.zeros(2, 3, 8, 8, dtype=torch.bool), "type bool"),
         (iter([np.zeros(5)]), r"single rows or numbers of the shape \(5,\)"),
         (iter([np.zeros((2, 3, 8, 8)), np.zeros((2, 3))]), r"batches of the shape \(2, 3\)"),
         (iter([{"image": 1}]), "X yields dict"),
@@ -574,3 +575,15 @@ def test_what_a_generator_yields_in_one_buffer_is_copied(tmp_path, camera, batch
     cameras["file"] = _in_one_file(tmp_path / "frame.png")
     found = read(cameras.get(camera, _in_one_array)(frames), batch_size).pixels
     assert np.array_equal(found, frames)
+
+
+def test_a_loader_gives_the_label_of_a_path_to_each_of_its_pages(tmp_path):
+    pages = [Image.new("L", (8, 8), 9 * i) for i in range(3)]
+    pages[0].save(tmp_path / "x.tif", save_all=True, append_images=pages[1:])
+    pages[0].save(tmp_path / "y.png")
+    source, labels = open_labelled(
+        [(tmp_path / "x.tif", "a"), (tmp_path / "y.png", "b")], "raise", "loader"
+    )
+    batches = list(source.batches(Preprocessing((8, 8), None), 2, 1))
+    assert sum(len(batch.pixels) for batch in batches) == 4
+    assert list(labels.take(slice(0, 4))) == ["a", "a", "a", "b"]

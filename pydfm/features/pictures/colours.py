@@ -72,10 +72,12 @@ def _raw_mode(image: Image.Image) -> tuple[str, str, int]:
 
 def _with_raw_mode(image: Any, raw: str) -> Any:
     """Return `image` such that it is unpacked by another raw mode."""
-    image.tile = [
-        (*tile[:3], (raw, *tile[3][1:]) if isinstance(tile[3], tuple) else raw)
-        for tile in image.tile
-    ]
+    tiles = []
+    for tile in image.tile:
+        arguments = (raw, *tile[3][1:]) if isinstance(tile[3], tuple) else raw
+        named = hasattr(tile, "_replace")  # before Pillow 11.1 they are plain tuples
+        tiles.append(tile._replace(args=arguments) if named else (*tile[:3], arguments))
+    image.tile = tiles
     return image
 
 
@@ -87,4 +89,5 @@ def _read_ppm(image: Any, most: int) -> NDArray[np.uint16]:
     if len(data) < width * height * 6:
         raise ValueError("image file is truncated")
     levels = np.frombuffer(data, ">u2").reshape(height, width, 3)
-    return np.rint(np.minimum(levels, most) * (65535 / most)).astype(np.uint16)
+    whole: NDArray[np.uint16] = np.rint(np.minimum(levels, most) * (65535 / most)).astype(np.uint16)
+    return whole

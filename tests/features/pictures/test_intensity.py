@@ -323,8 +323,10 @@ def test_a_tiff_says_its_bits(tmp_path):
 
 def test_models_of_other_intensity_are_not_merged():
     one, other = (new(intensity=own).fit(scenes(8, 12)) for own in ("12bit", "16bit"))
-    with pytest.raises(ValueError, match="intensity"):
+    with pytest.raises(ValueError, match="differ, in their intensity, '12bit' and '16bit'"):
         one.merge(other)
+    with pytest.raises(ValueError, match="differ, in their intensity, '12bit' and None"):
+        one.merge(new().fit(scenes(8, 8)))
 
 
 @pytest.mark.parametrize("loaded", [False, True])
@@ -338,7 +340,7 @@ def test_an_open_tiff_with_white_as_zero_is_read_rightly(tmp_path, loaded):
 
 
 def test_8_bits_in_files_of_more_score_as_8_bits_do():
-    """Fewer scores than of 8 bits come from levels that 8 bits round away, and from nothing else."""
+    """Other scores come from levels that 8 bits round away, and from nothing else."""
     eight = scenes(8, 8)
     wide = [Image.fromarray(np.asarray(one).astype(np.uint16) * 257) for one in eight]
     want = new().fit(eight).score(scenes(3, 8, 1))

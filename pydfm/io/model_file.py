@@ -64,7 +64,7 @@ from pydfm.runtime.files import write_file
 
 FORMAT: Final = 1
 
-# Bytes of a file that is read at once; of a larger one it is first asked whether it may be so large.
+# Bytes of a file that is read at once; of a larger one it is asked first whether it may be so.
 _SMALL: Final = 64_000_000
 
 

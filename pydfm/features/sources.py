@@ -273,6 +273,7 @@ def open_source(
         elements = map(X.__getitem__, range(len(X)))
     else:
         raise TypeError(f"X is {type(X).__name__}; it must be {_FORMS}")
+    elements = chain.from_iterable(map(_images_of, elements))
     first = next(elements, None)
     if first is None:
         raise ValueError(f"X is empty; it must be {_FORMS}")
@@ -288,6 +289,17 @@ def open_source(
         total = sum(len(without_labels(pair)) for pair in X)
     known = [without_labels(pair) for pair in X] if pairs else [data]
     return ImageSource(everything, on_error, total=total, known=known)
+
+
+def _images_of(element: Any) -> Sequence[Any]:
+    """Return the images of a batch that a loader yields as a list of paths or of PIL images."""
+    if isinstance(element, list) and len(element) > 1:
+        if all(isinstance(one, Image.Image) for one in element):
+            return element
+        paths = all(isinstance(one, str | os.PathLike) for one in element)
+        if paths and all(Path(split_page(one)[0]).is_file() for one in element[1:]):
+            return element  # and no path with a label
+    return (element,)
 
 
 def _check_form(X: Any) -> None:

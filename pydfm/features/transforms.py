@@ -102,6 +102,8 @@ class Preprocessing:
         where it has more than 8 bits; so have levels (H, W, 3).
         """
         if isinstance(image, Image.Image):
+            if 0 in image.size:
+                raise ValueError(f"it has no pixels: its size is {image.width} x {image.height}")
             image = upright(image)
             if not is_deep(image):
                 return np.asarray(self._fit(as_8_bit(image)).convert("RGB")).transpose(2, 0, 1)
@@ -196,6 +198,8 @@ def as_8_bit(image: Image.Image) -> Image.Image:
     """Return `image`, of at most 8 bits, in mode L or RGB; alpha is dropped."""
     if image.mode in ("L", "RGB"):
         return image
+    if image.mode in ("La", "RGBa"):  # colours multiplied by alpha
+        image = image.convert("LA" if image.mode == "La" else "RGBA")
     if image.mode == "P":
         image = image.convert("RGBA")  # PIL warns of transparency if this step is left out
     return image.convert("L" if image.mode in ("1", "LA") else "RGB")

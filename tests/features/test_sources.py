@@ -587,3 +587,21 @@ def test_a_loader_gives_the_label_of_a_path_to_each_of_its_pages(tmp_path):
     batches = list(source.batches(Preprocessing((8, 8), None), 2, 1))
     assert sum(len(batch.pixels) for batch in batches) == 4
     assert list(labels.take(slice(0, 4))) == ["a", "a", "a", "b"]
+
+
+@pytest.mark.parametrize("form", ["paths", "pictures"])
+def test_a_batch_that_is_a_list_of_paths_or_pictures_is_read_whole(tmp_path, form):
+    pictures = [Image.new("L", (8, 8), 9 * i) for i in range(5)]
+    items = pictures
+    if form == "paths":
+        items = [str(tmp_path / f"{i}.png") for i in range(5)]
+        for picture, path in zip(pictures, items, strict=True):
+            picture.save(path)
+    loader = DataLoader(items, batch_size=2, collate_fn=list)
+    batches = list(open_source(loader, "raise").batches(Preprocessing((8, 8), None), 3, 1))
+    pixels = np.concatenate([batch.pixels for batch in batches])
+    assert pixels[:, 0, 0, 0].tolist() == [0, 9, 18, 27, 36]
+    if form == "paths":  # a path and a label stay a pair
+        source = open_source(iter([[items[1], "good"], [items[2], "bad"]]), "raise")
+        (batch,) = source.batches(Preprocessing((8, 8), None), 3, 1)
+        assert batch.pixels[:, 0, 0, 0].tolist() == [9, 18]

@@ -240,3 +240,16 @@ def test_odd_exif_tags_do_not_make_a_picture_unreadable(kind):
     noise(20, 30).save(plain, kind)
     want = Image.open(plain).convert("RGB").transpose(Image.Transpose.ROTATE_270)
     assert np.array_equal(SMALL.from_pil(Image.open(stream)), SMALL.from_pil(want))
+
+
+@pytest.mark.parametrize("mode", ["La", "RGBa"])
+def test_colours_that_are_multiplied_by_alpha_are_divided_again(mode):
+    picture = Image.new("RGBA", (8, 8), (200, 200, 200, 128))
+    own = picture.convert("RGBa") if mode == "RGBa" else picture.convert("LA").convert("La")
+    assert np.abs(SMALL.from_pil(own).astype(int) - 200).max() <= 1
+
+
+@pytest.mark.parametrize("size", [(0, 0), (0, 5), (5, 0)])
+def test_a_picture_without_pixels_is_refused(size):
+    with pytest.raises(ValueError, match="it has no pixels: its size is"):
+        SMALL.from_pil(Image.new("RGB", size))

@@ -159,11 +159,12 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         Normalisation of pixels in [0, 1]. Default: that of the weights. With ``mean=0, std=1``
         images may have any values.
     intensity : str or (float, float), default="auto"
-        Black and white of grey images of more than 8 bits, the same for all images; those beyond
-        are refused. "8bit", "10bit", "12bit", "14bit" and "16bit" are depths. "auto" is the
-        smallest that the images of the first fit declare (TIFF, PNG) or need: of files all headers
-        and the pixels of up to 64, of an iterable its first image. (low, high) is for float images
-        too.
+        Black and white of images of more than 8 bits (files, PIL images, arrays of integers), the
+        same for all images; those beyond are refused. "8bit", "10bit", "12bit", "14bit" and "16bit"
+        are depths. "auto" is the smallest that the images of the first fit declare (TIFF, PNG) or
+        need: of files all headers and the pixels of up to 64, of a list of others all, of an
+        iterable its first image; where all have 8 bits, deeper images are refused later.
+        (low, high) is for float TIFFs too.
     device : str or torch.device, optional
         Where the network runs. Default: CUDA where there is a GPU, else the CPU.
     precision : {"float32", "bfloat16", "float16"}, default="float32"

@@ -605,3 +605,17 @@ def test_a_batch_that_is_a_list_of_paths_or_pictures_is_read_whole(tmp_path, for
         source = open_source(iter([[items[1], "good"], [items[2], "bad"]]), "raise")
         (batch,) = source.batches(Preprocessing((8, 8), None), 3, 1)
         assert batch.pixels[:, 0, 0, 0].tolist() == [9, 18]
+
+
+def test_polars_columns_and_frames_are_taken(tmp_path):
+    polars = pytest.importorskip("polars")
+    paths = [str(tmp_path / f"{i}.png") for i in range(3)]
+    for path in paths:
+        Image.new("L", (8, 8)).save(path)
+    for column in (polars.Series(paths), polars.DataFrame({"path": paths})):
+        assert open_source(column, "raise").names == paths
+    rows = np.random.default_rng(0).normal(size=(5, 3))
+    (got,) = open_source(polars.DataFrame(rows), "raise").batches()
+    assert np.array_equal(got, rows)
+    with pytest.raises(ValueError, match=r"holds paths, but None in row 1; remove it"):
+        open_source(polars.Series([paths[0], None]), "raise")

@@ -1,4 +1,4 @@
-"""Grey levels of images of more than 8 bits: what is black and white, the same for all images."""
+"""Images of more than 8 bits: what is black and white, the same for all images."""
 
 import math
 import os
@@ -208,6 +208,8 @@ def _largest_held(image: Any) -> float:
             return 0.0
     else:
         values = image if isinstance(image, np.ndarray) else image.detach().cpu().numpy()
+    if values.size == 0:  # told when it is read
+        return 0.0
     low, high = float(values.min()), float(values.max())
     if low < 0 or high > DEPTHS["16bit"]:
         raise ValueError(

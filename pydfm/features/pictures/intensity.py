@@ -186,7 +186,7 @@ def _declared(source: Any, max_pixels: int | None) -> int:
 
 def is_integer(array: Any) -> bool:
     """Whether an array or a tensor holds integers of more than 8 bits."""
-    name = str(array.dtype).removeprefix("torch.")
+    name = str(getattr(array.dtype, "name", array.dtype)).removeprefix("torch.")
     return "int" in name and not name.endswith("int8")
 
 

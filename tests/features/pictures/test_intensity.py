@@ -212,7 +212,9 @@ def coloured(n, bits, seed=0):
 
 
 @pytest.mark.parametrize("bits", [10, 12, 14, 16])
-@pytest.mark.parametrize("form", ["png", "tif", "array", "int32", "tensor", "list", "generator"])
+@pytest.mark.parametrize(
+    "form", ["png", "tif", "array", ">u2", "i8", "tensor", "list", "generator"]
+)
 @pytest.mark.filterwarnings("ignore:intensity=")
 def test_deep_colours_score_as_8_bits_do(tmp_path, bits, form):
     def put(levels, name):
@@ -225,8 +227,8 @@ def test_deep_colours_score_as_8_bits_do(tmp_path, bits, form):
                 else:
                     tifffile.imwrite(path, own, photometric="rgb")
             return tmp_path / name
-        if form == "int32":
-            return levels.astype(np.int32)
+        if form in (">u2", "i8"):
+            return levels.astype(form)
         if form == "tensor":
             return pytest.importorskip("torch").from_numpy(levels)
         if form == "list":

@@ -1,5 +1,6 @@
 """Every task of the project, each in an environment of its own: `nox -l` lists them."""
 
+import shutil
 from pathlib import Path
 
 import nox
@@ -46,6 +47,51 @@ def cpp(session: nox.Session) -> None:
     session.install(*_BUILD)
     for preset in session.posargs or ["strict"]:
         session.run("cmake", "--workflow", "--preset", preset)
+
+
+@nox.session
+def fuzz(session: nox.Session) -> None:
+    """The whole campaign of malformed files, odd arrays and kills; takes some ten minutes."""
+    session.install(*_PINNED, ".[test]")
+    session.run("python", "-m", "fuzz", *session.posargs, env={"PYTHONPATH": "tests"})
+
+
+@nox.session
+@nox.parametrize("sanitizer", ["asan", "tsan"])
+def sanitized(session: nox.Session, sanitizer: str) -> None:
+    """The core's Python tests on a module built with sanitizers (GCC or Clang on Linux)."""
+    session.install(*_PINNED, *_BUILD, "pybind11", ".[test]")
+    places = f"-DPython_EXECUTABLE={Path(session.bin) / 'python'}"
+    found = session.run("python", "-m", "pybind11", "--cmakedir", silent=True)
+    preset = f"{sanitizer}-module"
+    session.run("cmake", "--preset", preset, places, f"-Dpybind11_DIR={str(found).strip()}")
+    session.run("cmake", "--build", "--preset", preset)
+    folder = Path(session.create_tmp()) / sanitizer
+    shutil.rmtree(folder, ignore_errors=True)
+    shutil.copytree("pydfm", folder / "pydfm", ignore=shutil.ignore_patterns("*.so"))
+    for module in Path("build", preset, "csrc").glob("_core_baseline*.so"):
+        shutil.copy(module, folder / "pydfm")
+    # Python has neither sanitizer, so both libraries must be there first.
+    libraries = [
+        str(session.run("gcc", f"-print-file-name={name}", external=True, silent=True)).strip()
+        for name in (f"lib{sanitizer}.so", "libstdc++.so")
+    ]
+    settings = {
+        "LD_PRELOAD": " ".join(libraries),
+        "PYTHONPATH": str(folder.resolve()),
+        "PYDFM_INSTRUCTION_SET": "baseline",
+        "ASAN_OPTIONS": "detect_leaks=0",  # Python keeps what it has to the end
+        "UBSAN_OPTIONS": "print_stacktrace=1",
+        "OPENBLAS_NUM_THREADS": "1",  # numpy's library is not built with them
+    }
+    chosen = ["tests/core", "tests/estimator/test_sharing.py"]
+    # Only one build of the core is there.
+    left_out = "tests/core/test_core.py::test_every_instruction_set_gives_the_same_scores"
+    session.run(
+        *("python", "-m", "pytest", "--timeout", "3000", "--deselect", left_out),
+        *(session.posargs or chosen),
+        env=settings,
+    )
 
 
 @nox.session

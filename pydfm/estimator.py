@@ -168,11 +168,12 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         out together, within their group where there are groups, and p-values count them as one.
         ``n_samples_`` counts all.
     intensity : str or (float, float), default="auto"
-        Black and white of grey images of more than 8 bits, the same for all images; those beyond
-        are refused. "8bit", "10bit", "12bit", "14bit" and "16bit" are depths. "auto" is the
-        smallest that the images of the first fit declare (TIFF, PNG) or need: of files all headers
-        and the pixels of up to 64, of an iterable its first image. (low, high) is for float images
-        too.
+        Black and white of images of more than 8 bits (files, PIL images, arrays of integers), the
+        same for all images; those beyond are refused. "8bit", "10bit", "12bit", "14bit" and "16bit"
+        are depths. "auto" is the smallest that the images of the first fit declare (TIFF, PNG) or
+        need: of files all headers and the pixels of up to 64, of a list of others all, of an
+        iterable its first image; where all have 8 bits, deeper images are refused later.
+        (low, high) is for float TIFFs too.
     device : str or torch.device, optional
         Where the network runs. Default: CUDA where there is a GPU, else the CPU.
     precision : {"float32", "bfloat16", "float16"}, default="float32"
@@ -1528,6 +1529,7 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
             )
 
     def _build_extractor(self, seed: int, source: ImageSource) -> Extractor:
+        source.check_there()  # before weights are downloaded
         found = self._resolved()
         return Extractor.build(
             self.backbone,
@@ -1544,7 +1546,7 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
             random_state=seed,
             device=self.device,
             progress=self.verbose,
-            intensity=resolve_intensity(self.intensity, source.look_at()),
+            intensity=resolve_intensity(self.intensity, source.look_at(), self.max_pixels),
         )
 
     def _ready_extractor(self) -> Extractor:

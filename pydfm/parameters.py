@@ -454,11 +454,11 @@ PARAMETERS: Final[dict[str, Parameter]] = {
             "auto",
             "features",
             check_intensity,
-            "Black and white of grey images of more than 8 bits.",
+            "Black and white of images of more than 8 bits.",
             Option(
                 metavar="DEPTH|LOW,HIGH",
                 parse=_parse_intensity,
-                help="Black and white of grey images of more than 8 bits: auto, 8bit, 10bit, "
+                help="Black and white of images of more than 8 bits: auto, 8bit, 10bit, "
                 "12bit, 14bit, 16bit, or two numbers, LOW,HIGH.",
             ),
         ),

@@ -5,10 +5,6 @@
 #include <string>
 #include <thread>
 
-#if defined(__GLIBC__)
-#include <cxxabi.h>
-#endif
-
 #include <pybind11/pybind11.h>
 
 #include "bindings/calls.hpp"
@@ -65,17 +61,13 @@ void call_signal_handlers() {
 }
 
 void take_gil(PyThreadState* thread) {
-#if defined(__GLIBC__)
   // Before Python 3.14 the thread would be ended by unwinding, which destroys references to objects
-  // without the GIL.
+  // without the GIL. Nothing else is thrown here.
   try {
     PyEval_RestoreThread(thread);
-  } catch (const abi::__forced_unwind&) {
+  } catch (...) {
     while (true) std::this_thread::sleep_for(std::chrono::hours(1));
   }
-#else
-  PyEval_RestoreThread(thread);
-#endif
 }
 
 void register_runtime(py::module_& m) {

@@ -115,13 +115,10 @@ def _fit_on_ray(
 ) -> "DFM":
     from pydfm.features.images import list_images
     from pydfm.features.labels import RowLabels
-    from pydfm.features.pictures.intensity import resolve_intensity
     from pydfm.features.pictures.pages import with_pages
     from pydfm.parallel.ray import fit
 
     paths = with_pages(list_images(folder))
-    # Workers see some images each, and must agree.
-    dfm.set_params(intensity=resolve_intensity(dfm.intensity, paths) or dfm.intensity)
     items: list[dict[str, Any]] = [{"path": path} for path in paths]
     columns: dict[str, RowLabels] = {}
     if classes:

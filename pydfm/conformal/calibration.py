@@ -39,6 +39,8 @@ TAILS: Final = ("gpd",)
 _LEAST_TAIL = 10
 # (n + 1) alpha is meant to be an integer where it is one but for rounding.
 _ROUNDING = 1e-9
+# Larger numbers of images are told by their order alone.
+_COUNTABLE = 2**53
 # Differences of held-out and new scores that are sorted at once.
 _DIFFERENCES = 4_000_000
 
@@ -467,11 +469,12 @@ def few_held_out(calibration: Calibration, alpha: float) -> list[str]:
     few = calibration.usable & counted & (alpha * (counts + 1) + _ROUNDING < 1)
     if few.any():
         c = int(np.where(few, counts, np.inf).argmin())
-        n, needed = int(counts[c]), math.ceil(1 / alpha - _ROUNDING) - 1
+        n, needed = int(counts[c]), 1 / alpha - _ROUNDING
+        more = f"{math.ceil(needed) - 1 - n}" if needed < _COUNTABLE else f"about {needed:.0e}"
         named = "" if names is None else f" of the class {names[c]!r}"
         messages.append(
             f"alpha is {alpha:.6g}, and {n} held-out images or groups{named} give no p-value below "
-            f"1 / {n + 1} = {1 / (n + 1):.3g}: that level is used; {needed - n} more are needed "
+            f"1 / {n + 1} = {1 / (n + 1):.3g}: that level is used; {more} more are needed "
             f"for {alpha:.6g}"
         )
     return messages

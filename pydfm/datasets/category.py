@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from pydfm.features.images import list_images
+from pydfm.features.pictures.pages import split_page, with_pages
 
 _GOOD: Final = ("good", "ok", "normal")
 _MASK_ENDINGS: Final = ("_mask", "_gt")
@@ -131,7 +132,7 @@ def load_category(folder: "str | os.PathLike[str]") -> Category:
     for kind in sorted(path for path in tests.iterdir() if path.is_dir()):
         if kind.name.startswith("."):
             continue
-        paths = list_images(kind)
+        paths = with_pages(list_images(kind))
         test += paths
         if kind == good:
             defects += ["good"] * len(paths)
@@ -158,20 +159,30 @@ def _good_folder(parent: Path) -> Path | None:
 
 def _list_good(parent: Path) -> list[str]:
     good = _good_folder(parent)
-    return [] if good is None else list_images(good)
+    return [] if good is None else with_pages(list_images(good))
 
 
 def _find_masks(images: Iterable[str], kind: Path, truth: Path) -> list[list[str]]:
-    """Return, for each image below `kind`, the masks below `truth` that have its name."""
+    """Return, for each image below `kind`, the masks below `truth` that have its name.
+
+    A page has the mask's page of its number, where the mask has pages, and otherwise the mask.
+    """
     if not truth.is_dir():
         return [[] for _ in images]
-    named: dict[Path, list[str]] = {}
+    named: dict[tuple[Path, int | None], list[str]] = {}
     inside: dict[Path, list[str]] = {}
-    for mask in list_images(truth):
-        name = Path(mask).relative_to(truth).with_suffix("")
+    for mask in with_pages(list_images(truth)):
+        file, page = split_page(mask)
+        name = Path(file).relative_to(truth).with_suffix("")
         inside.setdefault(name.parent, []).append(mask)
         for ending in _MASK_ENDINGS:
             name = name.with_name(name.name.removesuffix(ending) or name.name)
-        named.setdefault(name, []).append(mask)
-    names = (Path(image).relative_to(kind).with_suffix("") for image in images)
-    return [named.get(name) or inside.get(name) or [] for name in names]
+        for key in {page, None}:
+            named.setdefault((name, key), []).append(mask)
+    found = []
+    for image in images:
+        file, page = split_page(image)
+        name = Path(file).relative_to(kind).with_suffix("")
+        own = named.get((name, page)) or named.get((name, None)) or inside.get(name)
+        found.append(own or [])
+    return found

@@ -59,22 +59,26 @@ def _read_masks(paths: Sequence[str], image: str) -> NDArray[np.bool_]:
     return union
 
 
-def _read(path: str, convert: Callable[[Image.Image], Any]) -> Any:
+def _read(path: str, convert: Callable[[Any], Any]) -> Any:
     try:
         return read_image(path, convert)
     except ImageError as error:
         raise ImageError(f"cannot read image '{path}': {error}") from error
 
 
-def _rotated_size(image: Image.Image) -> tuple[int, int]:
+def _rotated_size(image: Image.Image | NDArray[Any]) -> tuple[int, int]:
     """Return height and width as `Preprocessing.from_pil` sees them; only a TIFF is decoded."""
+    if isinstance(image, np.ndarray):  # levels of more than 8 bits
+        return image.shape[0], image.shape[1]
     if image.format == "TIFF":
         image.load()  # Pillow turns it
     on_its_side = orientation(image) >= 5
     return (image.width, image.height) if on_its_side else (image.height, image.width)
 
 
-def _above_zero(image: Image.Image) -> NDArray[Any]:
+def _above_zero(image: Image.Image | NDArray[Any]) -> NDArray[Any]:
+    if isinstance(image, np.ndarray):
+        return np.asarray(image.any(axis=2))
     image = upright(image)
     # One channel is compared unchanged: scaled to 8 bits, small values would become zero.
     one_channel = image.mode in ("1", "L", "I", "F") or image.mode.startswith("I;16")

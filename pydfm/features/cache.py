@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from pydfm.features.pictures.pages import split_page
 from pydfm.features.sources import ImageSource, Skipped
-from pydfm.runtime.files import remove_litter, temporary_files, write_file
+from pydfm.runtime.files import make_folder, remove_litter, temporary_files, write_file
 
 _SETTINGS = "settings.json"
 
@@ -56,14 +56,14 @@ class Checkpoint:
         settings = {**settings, "pictures": _digest_of(source.names)}
         text = json.dumps(settings, default=str, indent=1)
         file = self._folder / _SETTINGS
+        make_folder(self._folder)
+        remove_litter(self._folder)
         if not file.is_file():
-            self._folder.mkdir(parents=True, exist_ok=True)
-            remove_litter(self._folder)
             if set(self._folder.iterdir()) - set(temporary_files(self._folder)):
                 raise ValueError(
                     f"checkpoint '{self._folder}' holds other files; name an empty or new folder"
                 )
-            write_file(file, text.encode())
+            write_file(file, text.encode(), tidy=False)
         elif file.read_text(encoding="utf-8") != text:
             raise ValueError(
                 f"checkpoint '{self._folder}' was begun with {_difference(file, settings)}; name "
@@ -112,7 +112,7 @@ class Checkpoint:
             "sha256": _digest(tensors, skipped, end),
         }
         data = safetensors.numpy.save(tensors, {"pydfm": json.dumps(header)})
-        write_file(self._file(self._count), data, tidy=self._count == 0)
+        write_file(self._file(self._count), data, tidy=False)
         self._count += 1
 
     def _file(self, i: int) -> Path:

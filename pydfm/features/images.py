@@ -12,9 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from pydfm.features.pictures.limits import check_pixels, pillow_without_bound
-from pydfm.features.pictures.pages import seek_page, split_page
-from pydfm.features.pictures.tiff import is_misread, is_tiff, read_tiff
+from pydfm.features.pictures.pages import split_page
+from pydfm.features.pictures.reading import read
 
 # Pillow names these formats, but does not read their pixels by itself.
 _NOT_READ: Final = frozenset({"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"})
@@ -82,12 +81,11 @@ def list_images(path: str | os.PathLike[str]) -> list[str]:
     return sorted(found)
 
 
-def read_image(
-    source: Any, convert: Callable[[Image.Image], Any], max_pixels: int | None = None
-) -> Any:
+def read_image(source: Any, convert: Callable[[Any], Any], max_pixels: int | None = None) -> Any:
     """Open `source` and return what `convert` makes of it.
 
-    It is a path, a page FILE#NUMBER, an open file or a PIL image.
+    It is a path, a page FILE#NUMBER, an open file, a PIL image or levels (H, W, 3). `convert` is
+    given a PIL image, or levels (H, W, 3) where these are colours of more than 8 bits.
     `max_pixels` bounds the size of files; None is Pillow's bound.
 
     Raises
@@ -96,23 +94,8 @@ def read_image(
         If it cannot be opened or decoded.
     """
     try:
-        if isinstance(source, Image.Image):
-            return convert(source)
-        is_path = isinstance(source, str | os.PathLike)
-        if is_path and Path(source).exists() and not Path(source).is_file():
-            raise ImageError("it is not a file")  # a pipe may wait for ever
-        file, page = split_page(source) if is_path else (source, None)
-        with pillow_without_bound() as bound, Image.open(file) as image:
-            if page is not None:
-                seek_page(image, page)
-            check_pixels(image.size, bound if max_pixels is None else max_pixels)
-            return convert(read_tiff(file, page) if is_misread(image) else image)
+        return read(source, convert, max_pixels)
     except UnidentifiedImageError as error:
-        try:
-            if is_tiff(file):
-                return convert(read_tiff(file, page))
-        except Exception as unknown:
-            raise ImageError(str(unknown) or type(unknown).__name__) from unknown
         raise ImageError("it is not an image") from error
     except Exception as error:  # PIL raises nearly everything for one broken file or another
         reason = "it is not an image" if "cannot identify" in str(error) else str(error)

@@ -19,6 +19,7 @@ from PIL import Image
 from pydfm.features.arrays import FeatureSource, as_array, check_unmasked, is_array, plain
 from pydfm.features.images import ImageError, list_images, read_image
 from pydfm.features.labels import RowLabels
+from pydfm.features.pictures.intensity import is_integer
 from pydfm.features.pictures.pages import split_page, with_pages
 from pydfm.features.transforms import Preprocessing, stack
 from pydfm.runtime.checks import check_choice
@@ -72,8 +73,8 @@ class ImageSource:
         Whether an image that cannot be read raises an error or is skipped.
     total : int, optional
         Number of images, where it is known beforehand and X has no length.
-    first : object, optional
-        First image of an iterable, which is in X too.
+    known : sequence
+        Images of an iterable that are known beforehand, which are in X too.
 
     Attributes
     ----------
@@ -90,9 +91,13 @@ class ImageSource:
     """
 
     def __init__(
-        self, X: Any, on_error: str = "raise", total: int | None = None, first: Any = None
+        self,
+        X: Any,
+        on_error: str = "raise",
+        total: int | None = None,
+        known: Sequence[Any] = (),
     ) -> None:
-        self._first = first
+        self._known = known
         self.names: list[str] | None = None
         self.total = total
         self.count = 0
@@ -131,7 +136,7 @@ class ImageSource:
             return
         # What a generator yields may be one buffer, filled anew for the next image.
         lasting = isinstance(self._elements, list | tuple)
-        for group in _grouped(self._elements, batch_size, copy=not lasting):
+        for group in _grouped(self._elements, batch_size, self.max_pixels, copy=not lasting):
             if isinstance(group, list):
                 yield from self._read(group, preprocessing, batch_size, n_threads)
                 continue
@@ -140,11 +145,20 @@ class ImageSource:
                 yield from self._convert(part, preprocessing, batch_size, n_threads)
 
     def look_at(self) -> list[Any]:
-        """Return what can be looked at before reading: paths, or PIL images of a list."""
+        """Return what can be looked at before reading: a list, or the first of an iterable."""
         if self.names is not None:
             return list(self.names)
-        known = self._elements if isinstance(self._elements, list | tuple) else [self._first]
-        return [one for one in known if isinstance(one, str | os.PathLike | Image.Image)]
+        known = self._elements if isinstance(self._elements, list | tuple) else self._known
+        return [
+            one
+            for one in known
+            if isinstance(one, str | os.PathLike | Image.Image) or is_array(one)
+        ]
+
+    def check_there(self) -> None:
+        """Raise ImageError if the images are files, and none of them is there."""
+        if self.names is not None and not any(Path(split_page(n)[0]).exists() for n in self.names):
+            raise ImageError(f"cannot read image {self.place(0)}: there is no such file")
 
     def place(self, index: int) -> str:
         """Return an image's name for messages: its path, or its number."""
@@ -165,6 +179,9 @@ class ImageSource:
             # torch warns of arrays that are not writeable.
             pixels = np.require(array, requirements=("C_CONTIGUOUS", "WRITEABLE"))
             yield Batch(pixels, self._next_indices(len(pixels)))
+        elif array.dtype.kind in "iu" and array.dtype != np.uint8:
+            levels = [image.transpose(1, 2, 0) for image in array]
+            yield from self._read(levels, preprocessing, batch_size, n_threads)
         elif array.dtype == np.uint8:
             # Through PIL, as files, so that an image scores the same in either form.
             images = [Image.fromarray(image.transpose(1, 2, 0)) for image in array]
@@ -256,6 +273,7 @@ def open_source(
         elements = map(X.__getitem__, range(len(X)))
     else:
         raise TypeError(f"X is {type(X).__name__}; it must be {_FORMS}")
+    elements = chain.from_iterable(map(_images_of, elements))
     first = next(elements, None)
     if first is None:
         raise ValueError(f"X is empty; it must be {_FORMS}")
@@ -269,7 +287,19 @@ def open_source(
     total = _length(getattr(X, "dataset", X))
     if pairs and is_array(data) and data.ndim == 4:
         total = sum(len(without_labels(pair)) for pair in X)
-    return ImageSource(everything, on_error, total=total, first=data)
+    known = [without_labels(pair) for pair in X] if pairs else [data]
+    return ImageSource(everything, on_error, total=total, known=known)
+
+
+def _images_of(element: Any) -> Sequence[Any]:
+    """Return the images of a batch that a loader yields as a list of paths or of PIL images."""
+    if isinstance(element, list) and len(element) > 1:
+        if all(isinstance(one, Image.Image) for one in element):
+            return element
+        paths = all(isinstance(one, str | os.PathLike) for one in element)
+        if paths and all(Path(split_page(one)[0]).is_file() for one in element[1:]):
+            return element  # and no path with a label
+    return (element,)
 
 
 def _check_form(X: Any) -> None:
@@ -302,7 +332,7 @@ def _paths_of(X: Any) -> Any:
     first = column.flat[0]
     if not isinstance(first, str | os.PathLike):
         return X
-    if column.ndim > 2 or (column.ndim == 2 and column.shape[1] != 1):
+    if column.ndim not in (1, 2) or (column.ndim == 2 and column.shape[1] != 1):
         raise ValueError(
             f"X holds text, of the shape {column.shape}; paths must be (N,), and features numbers"
         )
@@ -456,12 +486,13 @@ def _with_labels_kept(elements: Iterable[Any], labels: list[Any]) -> Iterator[An
             )
         data, theirs = without_labels(element), as_array(element[1], "labels", len(labels))
         batch = is_array(data) and data.ndim in (2, 4)
+        pages = len(with_pages([os.fspath(data)])) if isinstance(data, str | os.PathLike) else 1
         if theirs.shape != ((len(data),) if batch else ()):
             raise ValueError(
                 f"labels is 'loader', but X yields labels of the shape {theirs.shape} with "
                 + (f"a batch of {len(data)}; give one for each" if batch else "one image")
             )
-        labels.extend(theirs.tolist() if batch else [theirs.item()])
+        labels.extend(theirs.tolist() if batch else [theirs.item()] * pages)
         yield data
 
 
@@ -474,13 +505,11 @@ def _read_one(
     return np.asarray(read_image(item, convert, max_pixels))
 
 
-def _taken(data: Any) -> Any:
+def _taken(data: Any, max_pixels: int | None) -> Any:
     """Return a copy of a path's file or of a PIL image, or the ImageError at that."""
     try:
-        if isinstance(data, Image.Image):
-            return read_image(data, Image.Image.copy)
-        if split_page(data)[1] is not None:
-            return read_image(data, Image.Image.copy)
+        if isinstance(data, Image.Image) or split_page(data)[1] is not None:
+            return read_image(data, lambda image: image.copy(), max_pixels)
         path = Path(data)
         return io.BytesIO(path.read_bytes()) if path.is_file() else data
     except ImageError as error:
@@ -489,7 +518,9 @@ def _taken(data: Any) -> Any:
         return ImageError(str(error))
 
 
-def _grouped(batches: Iterable[Any], batch_size: int, *, copy: bool) -> Iterator[Any]:
+def _grouped(
+    batches: Iterable[Any], batch_size: int, max_pixels: int | None, *, copy: bool
+) -> Iterator[Any]:
     """Yield a loader's images as arrays (B, 3, H, W), or as lists of paths and PIL images.
 
     With `copy`, each single image is copied before the next is asked for.
@@ -513,10 +544,10 @@ def _grouped(batches: Iterable[Any], batch_size: int, *, copy: bool) -> Iterator
                 pages = with_pages([os.fspath(data)])
                 if len(pages) > 1:
                     yield from flush()
-                    yield [_taken(page) for page in pages]
+                    yield [_taken(page, max_pixels) for page in pages]
                     continue
                 data = pages[0]
-            data = _taken(data) if copy else data
+            data = _taken(data, max_pixels) if copy else data
         elif is_array(data) and data.ndim == 4:
             yield from flush()
             count += len(data)
@@ -564,8 +595,11 @@ def _check_images(array: Any) -> None:
         raise ValueError(f"X has the shape {shape}; images must be (N, 3, H, W){hint}")
     if 0 in shape:
         raise ValueError(f"X has the shape {shape}; images must have pixels")
-    if dtype != "uint8" and "float" not in dtype:
-        raise TypeError(f"X has images of type {dtype}; they must be uint8, or float in [0, 1]")
+    if dtype != "uint8" and "float" not in dtype and not is_integer(array):
+        raise TypeError(
+            f"X has images of type {dtype}; they must be uint8, float in [0, 1], or integers of "
+            "more bits (see intensity)"
+        )
 
 
 def _to_numpy(image: Any, first: int = 0) -> NDArray[Any]:

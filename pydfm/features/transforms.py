@@ -40,8 +40,8 @@ class Preprocessing:
         Mean and standard deviation per channel (RGB), for pixels in [0, 1]. The network sees
         (pixel - mean) / std.
     intensity : str, (float, float) or None
-        Black and white of grey images of more than 8 bits: a depth such as "12bit", or two
-        numbers. They become floats. None rounds them to 8 bits by the full range of their mode.
+        Black and white of images of more than 8 bits, which become floats: a depth such as "12bit",
+        or two numbers. Floats have [0, 1] but for two numbers. With None integers are refused.
     """
 
     resize: int | tuple[int, int] = 256
@@ -95,15 +95,26 @@ class Preprocessing:
             intensity=self.intensity,
         )
 
-    def from_pil(self, image: Image.Image) -> NDArray[Any]:
-        """Return the pixels (3, height, width) of an image of any mode and size.
+    def from_pil(self, image: Image.Image | NDArray[Any]) -> NDArray[Any]:
+        """Return the pixels (3, height, width) of an image of any mode and size, or of levels.
 
-        The image is rotated as its EXIF orientation says. They are uint8, or float32 in [0, 1] of a
-        grey image of more than 8 bits where `intensity` is given.
+        The image is rotated as its EXIF orientation says. They are uint8, or float32 in [0, 1]
+        where it has more than 8 bits; so have levels (H, W, 3).
         """
-        image = upright(image)
-        deep = self.intensity is not None and is_deep(image)
-        image = as_shares(image, self.intensity) if deep else as_8_bit(image)
+        if isinstance(image, Image.Image):
+            if 0 in image.size:
+                raise ValueError(f"it has no pixels: its size is {image.width} x {image.height}")
+            image = upright(image)
+            if not is_deep(image):
+                return np.asarray(self._fit(as_8_bit(image)).convert("RGB")).transpose(2, 0, 1)
+        shares = as_shares(image, self.intensity)
+        planes = [shares] if shares.ndim == 2 else list(shares.transpose(2, 0, 1))
+        fitted = [np.asarray(self._fit(Image.fromarray(own)), np.float32) for own in planes]
+        pixels = np.clip(np.stack(fitted), 0, 1)
+        return np.repeat(pixels, 3, axis=0) if len(planes) == 1 else pixels
+
+    def _fit(self, image: Image.Image) -> Image.Image:
+        """Return `image` resized and cropped."""
         height, width = self._resized(image.height, image.width)
         top, left, bottom, right = self._box(height, width)
         if max(height, width) <= _LONGEST:
@@ -115,10 +126,7 @@ class Preprocessing:
             x, y = image.width / width, image.height / height
             box = (left * x, top * y, min(right * x, image.width), min(bottom * y, image.height))
             image = image.resize((right - left, bottom - top), Image.Resampling.BILINEAR, box)
-        if deep:
-            grey = np.clip(np.asarray(image, dtype=np.float32), 0, 1)
-            return np.repeat(grey[np.newaxis], 3, axis=0)
-        return np.asarray(image.convert("RGB")).transpose(2, 0, 1)
+        return image
 
     def from_mask(self, mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
         """Return the mask (height, width) for the pixels of `from_pil`, by nearest neighbour."""
@@ -187,28 +195,11 @@ def stack(pixels: Sequence[NDArray[Any]]) -> NDArray[Any]:
 
 
 def as_8_bit(image: Image.Image) -> Image.Image:
-    """Return `image` in mode L or RGB; 16-bit grey is scaled to 8 bits, alpha is dropped.
-
-    Raises
-    ------
-    ValueError
-        If a 32-bit image has values beyond 16 bits, or a float image values outside of [0, 1].
-    """
+    """Return `image`, of at most 8 bits, in mode L or RGB; alpha is dropped."""
     if image.mode in ("L", "RGB"):
         return image
-    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
-        values = np.asarray(image)
-        most = 1.0 if image.mode == "F" else 65535.0
-        low, high = float(values.min()), float(values.max())
-        if np.isnan(low):
-            row, column = np.argwhere(np.isnan(values))[0]
-            raise ValueError(f"it contains NaN, first at row {row}, column {column}")
-        if not (low >= 0 and high <= most):
-            raise ValueError(
-                f"its values go from {low:.6g} to {high:.6g}, beyond [0, {most:.0f}] for its mode "
-                f"{image.mode}; fit with intensity=(low, high), or scale it first"
-            )
-        return Image.fromarray(np.rint(values * (255.0 / most)).astype(np.uint8))
+    if image.mode in ("La", "RGBa"):  # colours multiplied by alpha
+        image = image.convert("LA" if image.mode == "La" else "RGBA")
     if image.mode == "P":
         image = image.convert("RGBA")  # PIL warns of transparency if this step is left out
     return image.convert("L" if image.mode in ("1", "LA") else "RGB")

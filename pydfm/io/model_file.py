@@ -41,6 +41,7 @@ from pydfm.io.tensors import (
     HELD_OUT,
     LAYER,
     Tensors,
+    check_claims,
     grid_from,
     held_out_from_tensors,
     held_out_to_tensors,
@@ -62,6 +63,9 @@ from pydfm.runtime.checks import check_choice
 from pydfm.runtime.files import write_file
 
 FORMAT: Final = 1
+
+# Bytes of a file that is read at once; of a larger one it is asked first whether it may be so.
+_SMALL: Final = 64_000_000
 
 
 @dataclass(frozen=True)
@@ -218,7 +222,14 @@ def _read(path: "str | os.PathLike[str]") -> tuple[dict[str, Any], Tensors]:
             raise ValueError(
                 f"its format is {found}, and pydfm {__version__} reads {FORMAT}; update pydfm"
             )
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        names = list(file.keys())
+        if Path(path).stat().st_size > _SMALL:
+            check_claims(
+                header["model"],
+                {name: file.get_slice(name).get_shape() for name in names},
+                recalibrated=header["calibration"] == RECALIBRATED,
+            )
+        tensors = {name: file.get_tensor(name) for name in names}
     if header.pop("sha256") != _digest(header, tensors):
         raise ValueError("its checksum is wrong; copy it again, or fit again")
     return header, tensors

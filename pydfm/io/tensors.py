@@ -25,7 +25,7 @@ shown were the standardised ones, or those of layers by the scale of their score
 are.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, Final
 
@@ -63,6 +63,11 @@ LAYER: Final = "layer."
 HELD_OUT: Final = "held_out."
 FOLD: Final = "fold."
 """What the names of a model's tensors begin with, those of its held-out scores, and of folds."""
+
+# A fit keeps deviations of positions from a millionth of the largest on; and what varies does so by
+# more than rounding.
+_LEAST_DEVIATION = 0.99e-6
+_ROUNDED = 1e-20
 
 _INTEGERS = ("n_components", "n_samples")
 _NUMBERS = ("noise_variance", "total_variance", "variance_error", "n_samples")
@@ -154,6 +159,42 @@ def model_from_tensors(header: dict[str, Any], tensors: Tensors) -> Model:
     return Model(layers, classes, combinations, n_samples, top)
 
 
+def check_claims(header: Any, shapes: Mapping[str, Sequence[int]], *, recalibrated: bool) -> None:
+    """Raise ValueError where tensors are larger than a model so described may have them.
+
+    It is known before they are read, which takes the memory and the time of what a file claims.
+
+    Parameters
+    ----------
+    header : dict
+        The description of a model.
+    shapes : mapping of str to sequence of int
+        Shape of each tensor of the file, by name.
+    recalibrated : bool
+        Whether held-out scores are those of other rows than the fitted ones, of any number.
+    """
+    own = fields("its model", header)
+    n_samples = integer("its n_samples", own["n_samples"], 1)
+    widest, total = 0, 0
+    for i, layer in enumerate(items("its layers", own["layers"])):
+        of = f"{LAYER}{i}"
+        columns = items(f"the columns of {of}", fields(of, layer)["columns"], 2)
+        first, last = (integer(f"a column of {of}", column) for column in columns)
+        widest, total = max(widest, last - first), max(total, last)
+    for name, shape in shapes.items():
+        prefix, _, kind = name.rpartition(".")
+        fits = name.startswith((LAYER, HELD_OUT, FOLD))
+        if name.startswith(HELD_OUT):
+            fits = recalibrated or (len(shape) > 0 and shape[-1] <= n_samples)
+        elif kind == "mean":  # of no more classes or Gaussians than rows, of patches too
+            fits = fits and len(shape) == 2 and shape[1] <= widest and shape[0] <= n_samples * total
+        elif kind == "components":
+            count = shapes.get(f"{prefix}.mean", (0,))[0]
+            fits = fits and len(shape) == 2 and shape[1] <= widest and shape[0] <= widest * count
+        if not fits:
+            raise ValueError(f"it has no place for its tensor {name!r} of the shape {list(shape)}")
+
+
 def held_out_to_tensors(held_out: HeldOutScores, model: Model) -> tuple[dict[str, Any], Tensors]:
     """Return the description of the held-out scores of `model`, and their arrays."""
     tensors: Tensors = {}
@@ -227,6 +268,8 @@ def held_out_from_tensors(header: dict[str, Any], tensors: Tensors, model: Model
         )
     if flag("its map_maxima", header["map_maxima"]):
         maxima = _float32(tensors, f"{HELD_OUT}map_maxima", 1)
+        if samples and len(maxima) == 0:
+            raise ValueError(f"{HELD_OUT}map_maxima is empty, beside held-out scores")
     pairs = [items("its names", own, 2) for own in items("its names", header.get("names", []))]
     names = {integer("a place", place): text("a name", name) for place, name in pairs}
     return HeldOutScores(samples, maxima, tuple(folds), names)
@@ -393,6 +436,10 @@ def _scale(
         raise ValueError(
             f"{prefix}.position_deviation is not positive, or not of the layer's positions"
         )
+    each = deviation.reshape(n_classes, -1)
+    least = np.maximum(_LEAST_DEVIATION * each.max(axis=1), _ROUNDED * np.abs(mean).max())
+    if not (each.min(axis=1) >= np.maximum(least, np.finfo(np.float64).tiny)).all():
+        raise ValueError(f"{prefix}.position_deviation has {deviation.min():g}, which no fit gives")
     return PositionScale(mean, deviation, kind)
 
 

@@ -483,6 +483,10 @@ class TrainingState:
                 # What follows from another difference is named last.
                 differ = [name for name in spec if spec[name] != its[name]]
                 named = min(differ, key=lambda name: name in ("grids", "sha256"))
+                if named == "preprocessing":
+                    ours, theirs = vars(self.spec.preprocessing), vars(other.spec.preprocessing)
+                    first = next(name for name in ours if ours[name] != theirs[name])
+                    named = f"{first}, {ours[first]!r} and {theirs[first]!r}"
             raise ValueError(
                 f"the features of the two models differ, in their {named}; models to be merged "
                 "must be fitted on the same"

@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 from sklearn.base import clone
 
 from pydfm.estimator import DFM
+from pydfm.features.pictures.intensity import chosen_depth, look_at
+from pydfm.features.pictures.pages import with_pages
 from pydfm.model.training import TrainingState
 from pydfm.parameters import check_parameters, draw_seed
 from pydfm.stats.scores import check_score_types
@@ -75,6 +77,10 @@ def fit(
     check_parameters(template.get_params(deep=False))
     seeded = clone(template).set_params(random_state=draw_seed(template.random_state))
     column = _find_column(dataset, column, label, group)
+    if template.intensity == "auto" and column != "features":
+        # Workers see some images each, and must agree.
+        chosen = _chosen_intensity(dataset, template, column, n_workers, num_cpus)
+        seeded.set_params(intensity=chosen or "auto")
     states = dataset.map_batches(
         _Fit,
         fn_constructor_args=(seeded, column, label, group),
@@ -187,6 +193,39 @@ def extract(
     return np.concatenate(parts)
 
 
+def _chosen_intensity(
+    dataset: "Dataset", template: DFM, column: str, n_workers: int, num_cpus: float | None
+) -> str | None:
+    """Return what intensity="auto" is for all images, or None where none has more than 8 bits."""
+    seen = dataset.select_columns([column]).map_batches(
+        _Look,
+        fn_constructor_args=(template.max_pixels, column),
+        **_resources(template.batch_size, n_workers, num_cpus, None),
+    )
+    bits, largest = 0, 0.0
+    try:
+        for batch in seen.iter_batches(batch_size=None):
+            bits = max(bits, int(batch["bits"].max()))
+            largest = max(largest, float(batch["largest"].max()))
+    except import_ray().exceptions.RayTaskError as error:
+        raise _cause(error) from None
+    return chosen_depth((bits, largest))
+
+
+class _Look:
+    """An actor: a batch in, the depth of its images out."""
+
+    def __init__(self, max_pixels: int | None, column: str) -> None:
+        self._max_pixels = max_pixels
+        self._column = column
+
+    def __call__(self, batch: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        rows = _rows(batch[self._column])
+        images = with_pages(rows) if isinstance(rows, list) else [rows]
+        bits, largest = look_at(images, self._max_pixels)
+        return {"bits": np.array([bits]), "largest": np.array([largest])}
+
+
 class _Extract:
     """An actor: a batch in, features out."""
 
@@ -195,7 +234,7 @@ class _Extract:
         self._column = column
 
     def __call__(self, batch: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-        return {"features": self._dfm.extract(_rows(batch[self._column]))}
+        return {"features": self._dfm.extract(_single(_rows(batch[self._column])))}
 
 
 class _Fit:
@@ -218,7 +257,10 @@ class _Fit:
             dfm = self._fitted.with_state(self._fitted.training_.emptied())
         labels = None if self._label is None else batch[self._label]
         groups = None if self._group is None else batch[self._group]
-        self._fitted = dfm.partial_fit(_rows(batch[self._column]), labels=labels, groups=groups)
+        rows = _rows(batch[self._column])
+        if labels is not None or groups is not None:
+            rows = _single(rows)
+        self._fitted = dfm.partial_fit(rows, labels=labels, groups=groups)
         state = np.empty(1, dtype=object)
         dump: Any = cloudpickle.dumps
         state[0] = dump(self._fitted.training_)
@@ -246,7 +288,7 @@ class _Score:
 
     def __call__(self, batch: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         labels = None if self._label is None else batch[self._label]
-        rows: Any = _rows(batch[self._column])
+        rows: Any = _single(_rows(batch[self._column]))
         read = np.ones(len(rows), dtype=bool)
         if self._dfm.feature_spec_ is not None and self._column != "features":
             rows = self._dfm.extract(rows)  # once, for all that follows
@@ -311,6 +353,18 @@ def _rows(values: NDArray[Any]) -> Any:
     if values.ndim == 4 and values.shape[3] == 3 and values.shape[1] != 3:
         return np.ascontiguousarray(values.transpose(0, 3, 1, 2))
     return values
+
+
+def _single(rows: Any) -> Any:
+    """Return `rows`, or raise ValueError if a path among them stands for several images."""
+    for path in rows if isinstance(rows, list) else ():
+        pages = with_pages([path])
+        if len(pages) > 1:
+            raise ValueError(
+                f"'{path}' has {len(pages)} pages, and a row is one image; give a row for each: "
+                f"'{pages[0]}' to '{pages[-1]}'"
+            )
+    return rows
 
 
 def _find_column(dataset: "Dataset", column: str | None, *others: str | None) -> str:

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from pydfm.runtime.files import check_output, write_file
+from pydfm.runtime.files import check_output, make_folder, write_file
 
 if TYPE_CHECKING:
     from matplotlib.colors import Colormap
@@ -53,7 +53,7 @@ def check_folder(output: Path, images: Path) -> None:
         )
     if output.exists() and not output.is_dir():
         raise NotADirectoryError(f"--maps is '{output}', which is a file; name a folder")
-    output.mkdir(parents=True, exist_ok=True)
+    make_folder(output)
     check_output(output / "0.png")
 
 
@@ -118,7 +118,7 @@ class Heatmaps:
             )
             Image.fromarray(blended).save(drawn, format="PNG")
             target = self._output / f"{os.path.relpath(path, self._root)}.png"
-            target.parent.mkdir(parents=True, exist_ok=True)
+            make_folder(target.parent)
             write_file(target, drawn.getvalue())
 
 

@@ -31,6 +31,23 @@ def check_output(path: "str | os.PathLike[str]") -> None:
         raise PermissionError(f"the folder '{folder}' is not writable; name another")
 
 
+def make_folder(path: "str | os.PathLike[str]") -> None:
+    """Make a folder, and those that it is in, unless it is there.
+
+    Raises
+    ------
+    OSError
+        If it cannot be made.
+    """
+    try:
+        Path(path).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        told = type(error)(f"cannot make the folder '{path}': {reason}; name another")
+        told.errno = error.errno
+        raise told from error
+
+
 def write_file(path: "str | os.PathLike[str]", data: bytes, *, tidy: bool = True) -> None:
     """Write `data` to `path` atomically. A link stays; its target is replaced.
 

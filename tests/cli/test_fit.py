@@ -5,6 +5,7 @@ from typing import Literal, get_args, get_origin
 import numpy as np
 import pytest
 from command_line import OPTIONS, assert_error, names
+from PIL import Image
 from safetensors.torch import save_file as save_weights
 
 import pydfm
@@ -242,3 +243,26 @@ def test_choices_are_those_of_the_library():
     assert set(choices("image_score")) == {"calibrated", *PATCH_RULES}
     assert choices("precision") == PRECISIONS
     assert choices("calibration") == (*CALIBRATIONS, "none")
+
+
+def test_the_intensity_of_the_command_line_counts_for_all_deep_images(run, tmp_path):
+    levels = np.random.default_rng(0).integers(600, 4096, (8, 32, 32), dtype=np.uint16)
+    (tmp_path / "in").mkdir()
+    for i, own in enumerate(levels):
+        Image.fromarray(own).save(tmp_path / "in" / f"{i}.png")
+    options = ("--weights", "none", "--layer", "layer1", "--pool", "4", "--image-size", "32")
+    for text, value in {"12bit": "12bit", "600,4095": (600.0, 4095.0)}.items():
+        got = run("fit", tmp_path / "in", "-o", tmp_path / "m", "--intensity", text, *options)
+        assert got.code == 0
+        loaded = pydfm.load(tmp_path / "m")
+        assert loaded.feature_spec_.preprocessing.intensity == value
+        want = pydfm.DFM(weights=None, layers="layer1", pool=4, image_size=32, intensity=value)
+        want.fit(tmp_path / "in")
+        assert np.array_equal(loaded.score(tmp_path / "in"), want.score(tmp_path / "in"))
+    Image.fromarray(levels[0] // 2).save(tmp_path / "dark.png")
+    got = run("score", tmp_path / "m", tmp_path / "dark.png", "--alpha", "0.2")
+    assert_error(got, "dark.png': its values go from 300 to")
+    got = run("fit", tmp_path / "in", "-o", tmp_path / "m2", *options)
+    assert "intensity='12bit' was chosen" in got.err
+    got = run("fit", tmp_path / "in", "-o", tmp_path / "m2", "--intensity", "13bit", *options)
+    assert_error(got, "13bit")

@@ -444,7 +444,6 @@ def test_odd_pictures_score(run, model, tmp_path):
     noise = np.random.default_rng(0).integers(0, 256, (40, 48, 3), dtype=np.uint8)
     picture = Image.fromarray(noise)
     picture.crop((0, 0, 1, 1)).save(tmp_path / "one.png")
-    Image.fromarray(noise[..., 0].astype(np.uint16) * 257).save(tmp_path / "16bit.png")
     picture.convert("CMYK").save(tmp_path / "cmyk.jpg")
     picture.convert("P").save(tmp_path / "palette.png", transparency=bytes(range(256)))
     picture.save(tmp_path / "moving.gif", save_all=True, append_images=[picture.rotate(90)])
@@ -454,8 +453,11 @@ def test_odd_pictures_score(run, model, tmp_path):
     (tmp_path / "folder.png").mkdir()
     got = run("score", model, tmp_path)
     assert (got.code, got.err) == (0, "")
-    assert len(read_rows(got.out)) == 8  # two pages of the GIF
+    assert len(read_rows(got.out)) == 7  # two pages of the GIF
     assert all(np.isfinite(score) for _, score in read_rows(got.out))
+    Image.fromarray(noise[..., 0].astype(np.uint16) * 257).save(tmp_path / "16bit.png")
+    refused = run("score", model, tmp_path / "16bit.png")
+    assert_error(refused, "16bit.png': it has more than 8 bits, and the model was fitted on")
 
 
 @pytest.mark.filterwarnings("default:.*images were skipped")

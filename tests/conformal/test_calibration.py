@@ -455,3 +455,11 @@ def test_cross_conformal_p_values_are_those_of_refitted_folds(kind, parameters, 
     given_labels = np.resize(LABELS, len(fresh))
     own = want[(given_labels == "b").astype(int), np.arange(len(fresh))]
     np.testing.assert_allclose(dfm.p_value(fresh, labels=given_labels), own, rtol=1e-12)
+
+
+def test_a_level_that_no_number_of_images_gives_is_told():
+    dfm = pydfm.DFM(2).fit(ROWS[:20])
+    with pytest.warns(UserWarning, match=r"about 1e\+300 more are needed for 1e-300$"):
+        dfm.predict(FRESH, alpha=1e-300)
+    with pytest.warns(UserWarning, match=r"about inf more are needed"):
+        dfm.predict(FRESH, alpha=1e-320)

@@ -87,3 +87,28 @@ def test_no_categories_are_reported(tmp_path):
         find_categories(tmp_path)
     with pytest.raises(FileNotFoundError, match="there is no folder"):
         find_categories(tmp_path / "nothing")
+
+
+def test_pages_are_images_of_their_own_and_have_the_pages_of_their_masks(carpet):
+    def save(path, n):
+        pages = [Image.new("L", (4, 4), 9 * i) for i in range(n)]
+        pages[0].save(path, save_all=True, append_images=pages[1:])
+        return [str(path)] if n == 1 else [f"{path}#{i}" for i in range(1, n + 1)]
+
+    train = save(carpet / "train/good/x.tif", 2)
+    good = save(carpet / "test/good/x.tif", 2)
+    cut = save(carpet / "test/cut/x.tif", 3)
+    other = save(carpet / "test/cut/y.tif", 2)
+    single = save(carpet / "test/cut/z.tif", 1)
+    masks = save(carpet / "ground_truth/cut/x_mask.tif", 3)
+    (shared,) = save(carpet / "ground_truth/cut/y_mask.tif", 1)
+    several = save(carpet / "ground_truth/cut/z_mask.tif", 2)
+    category = load_category(carpet)
+    assert category.train[-2:] == train
+    of = dict(zip(category.test, category.masks, strict=True))
+    kinds = dict(zip(category.test, category.defects, strict=True))
+    assert {kinds[page] for page in good} == {"good"}
+    assert {kinds[page] for page in cut} == {"cut"}
+    assert [of[page] for page in cut] == [[mask] for mask in masks]
+    assert [of[page] for page in other] == [[shared]] * 2
+    assert [of[page] for page in single] == [several]

@@ -9,6 +9,7 @@ from reference import falling_rows
 
 import pydfm
 from pydfm import estimator as estimator_module
+from pydfm.features.extractor import Extractor
 
 ROWS = falling_rows(60, 8)
 NAMES = list("abcdefgh")
@@ -162,3 +163,37 @@ def test_a_row_that_is_not_finite_has_its_number_in_all_of_x(value):
     ):
         with pytest.raises(ValueError, match=r"^X contains (NaN|infinity) in row 41, column 3;"):
             call()
+
+
+@pytest.mark.parametrize(
+    ("X", "error", "says"),
+    [
+        (np.array("text"), ValueError, "X holds text, of the shape"),
+        (np.ma.masked_array("0.8"), ValueError, "X holds text, of the shape"),
+        (ROWS.astype(str), ValueError, "X holds text, of the shape"),
+        ({"x": ROWS}, TypeError, "X is dict"),
+        ({1, 2}, TypeError, "X yields single rows or numbers"),
+        (b"bytes", TypeError, "X is bytes"),
+        (
+            ["gone.png", "lost.png"],
+            ValueError,
+            "cannot read image 'gone.png': there is no such file",
+        ),
+        (
+            pd.Series(["gone.png"]),
+            ValueError,
+            "cannot read image 'gone.png': there is no such file",
+        ),
+    ],
+)
+@pytest.mark.parametrize("on_error", ["raise", "skip"])
+def test_what_is_no_image_is_told_before_anything_is_downloaded(
+    monkeypatch, tmp_path, X, error, says, on_error
+):
+    def download(*_arguments, **_options):
+        raise AssertionError("weights would be downloaded")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(Extractor, "build", download)
+    with pytest.raises(error, match=f"^{says}"):
+        pydfm.DFM(on_error=on_error).fit(X)

@@ -212,3 +212,19 @@ def test_what_a_killed_write_left_does_not_stop_a_checkpoint(picture_folder, tmp
     (folder / ".pydfm-0123456789abcdef").write_bytes(b"half of a batch")
     delete_checkpoint(folder)
     assert not folder.exists()
+
+
+def test_what_a_write_of_a_batch_left_when_killed_is_gone_after_the_next_fit(copied, tmp_path):
+    folder = tmp_path / "checkpoint"
+    new().fit(copied, checkpoint=folder)
+    litter = folder / (".pydfm-" + "0" * 16)
+    litter.touch()
+    new().fit(copied, checkpoint=folder)  # begins after the last batch, and writes none
+    assert not litter.exists()
+
+
+def test_a_checkpoint_that_cannot_be_made_is_told(picture_folder, tmp_path):
+    (tmp_path / "file").touch()
+    says = r"^cannot make the folder '.*file.x': Not a directory; name another$"
+    with pytest.raises(NotADirectoryError, match=says):
+        new().fit(picture_folder, checkpoint=tmp_path / "file" / "x")

@@ -326,8 +326,9 @@ def test_arrays_that_are_no_images_are_refused(X, says):
 @pytest.mark.parametrize(
     ("X", "says"),
     [
-        (np.zeros((2, 3, 8, 8), dtype=np.int64), "type int64; they must be uint8, or float"),
-        (torch.zeros(2, 3, 8, 8, dtype=torch.int32), "type int32"),
+        (np.zeros((2, 3, 8, 8), dtype=np.int8), "type int8; they must be uint8, float"),
+        (np.zeros((2, 3, 8, 8), dtype=complex), "type complex128"),
+        (torch.zeros(2, 3, 8, 8, dtype=torch.bool), "type bool"),
         (iter([np.zeros(5)]), r"single rows or numbers of the shape \(5,\)"),
         (iter([np.zeros((2, 3, 8, 8)), np.zeros((2, 3))]), r"batches of the shape \(2, 3\)"),
         (iter([{"image": 1}]), "X yields dict"),
@@ -574,3 +575,47 @@ def test_what_a_generator_yields_in_one_buffer_is_copied(tmp_path, camera, batch
     cameras["file"] = _in_one_file(tmp_path / "frame.png")
     found = read(cameras.get(camera, _in_one_array)(frames), batch_size).pixels
     assert np.array_equal(found, frames)
+
+
+def test_a_loader_gives_the_label_of_a_path_to_each_of_its_pages(tmp_path):
+    pages = [Image.new("L", (8, 8), 9 * i) for i in range(3)]
+    pages[0].save(tmp_path / "x.tif", save_all=True, append_images=pages[1:])
+    pages[0].save(tmp_path / "y.png")
+    source, labels = open_labelled(
+        [(tmp_path / "x.tif", "a"), (tmp_path / "y.png", "b")], "raise", "loader"
+    )
+    batches = list(source.batches(Preprocessing((8, 8), None), 2, 1))
+    assert sum(len(batch.pixels) for batch in batches) == 4
+    assert list(labels.take(slice(0, 4))) == ["a", "a", "a", "b"]
+
+
+@pytest.mark.parametrize("form", ["paths", "pictures"])
+def test_a_batch_that_is_a_list_of_paths_or_pictures_is_read_whole(tmp_path, form):
+    pictures = [Image.new("L", (8, 8), 9 * i) for i in range(5)]
+    items = pictures
+    if form == "paths":
+        items = [str(tmp_path / f"{i}.png") for i in range(5)]
+        for picture, path in zip(pictures, items, strict=True):
+            picture.save(path)
+    loader = DataLoader(items, batch_size=2, collate_fn=list)
+    batches = list(open_source(loader, "raise").batches(Preprocessing((8, 8), None), 3, 1))
+    pixels = np.concatenate([batch.pixels for batch in batches])
+    assert pixels[:, 0, 0, 0].tolist() == [0, 9, 18, 27, 36]
+    if form == "paths":  # a path and a label stay a pair
+        source = open_source(iter([[items[1], "good"], [items[2], "bad"]]), "raise")
+        (batch,) = source.batches(Preprocessing((8, 8), None), 3, 1)
+        assert batch.pixels[:, 0, 0, 0].tolist() == [9, 18]
+
+
+def test_polars_columns_and_frames_are_taken(tmp_path):
+    polars = pytest.importorskip("polars")
+    paths = [str(tmp_path / f"{i}.png") for i in range(3)]
+    for path in paths:
+        Image.new("L", (8, 8)).save(path)
+    for column in (polars.Series(paths), polars.DataFrame({"path": paths})):
+        assert open_source(column, "raise").names == paths
+    rows = np.random.default_rng(0).normal(size=(5, 3))
+    (got,) = open_source(polars.DataFrame(rows), "raise").batches()
+    assert np.array_equal(got, rows)
+    with pytest.raises(ValueError, match=r"holds paths, but None in row 1; remove it"):
+        open_source(polars.Series([paths[0], None]), "raise")

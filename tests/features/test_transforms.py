@@ -1,6 +1,7 @@
 import io
 import struct
 import warnings
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -88,9 +89,6 @@ def test_defaults_are_those_of_the_imagenet_weights(transforms):
         (Image.fromarray(RAMP).convert("RGBA"), RAMP),
         (Image.fromarray(RAMP).convert("P"), RAMP),
         (Image.fromarray(RAMP > 99), np.where(RAMP > 99, 255, 0)),
-        (Image.fromarray(RAMP.astype(np.uint16) * 257), RAMP),
-        (Image.fromarray(RAMP.astype(np.int32) * 257), RAMP),
-        (Image.fromarray(RAMP.astype(np.float32) / 255), RAMP),
         (Image.merge("CMYK", [Image.fromarray(RAMP)] * 3 + [Image.new("L", (16, 16))]), 255 - RAMP),
     ],
     ids=lambda value: getattr(value, "mode", ""),
@@ -101,13 +99,20 @@ def test_every_mode_becomes_rgb(picture, rgb):
     assert np.array_equal(pixels, np.broadcast_to(rgb, (3, 16, 16)))
 
 
-@pytest.mark.parametrize("encoding", ["I;16", "I;16B"])
-def test_16_bit_pictures_are_rounded_in_either_byte_order(encoding):
-    ramp = np.minimum(RAMP, 254)
-    values = ramp.astype(np.uint16) * 257 + 129  # just above the half
-    raw = values.astype(">u2" if encoding.endswith("B") else "<u2").tobytes()
-    picture = Image.frombytes(encoding, (16, 16), raw)
-    assert np.array_equal(Preprocessing((16, 16), None).from_pil(picture)[0], ramp + 1)
+@pytest.mark.parametrize("encoding", ["I;16", "I;16B", "I", "F"])
+def test_all_levels_of_deep_pictures_arrive_in_either_byte_order(encoding):
+    values = RAMP.astype(np.float32) * 256 + np.arange(16)
+    kind = {"I;16": "<u2", "I;16B": ">u2", "I": "i4", "F": "f4"}[encoding]
+    given = values / 65535 if encoding == "F" else values
+    picture = Image.frombytes(encoding, (16, 16), given.astype(kind).tobytes())
+    pixels = Preprocessing((16, 16), None, intensity="16bit").from_pil(picture)
+    assert pixels.dtype == np.float32
+    np.testing.assert_allclose(pixels * 65535, np.broadcast_to(values, (3, 16, 16)), rtol=1e-6)
+    if encoding == "F":  # which has a range of its own
+        assert np.array_equal(Preprocessing((16, 16), None).from_pil(picture), pixels)
+    else:
+        with pytest.raises(ValueError, match="more than 8 bits, and the model was fitted on"):
+            Preprocessing((16, 16), None).from_pil(picture)
 
 
 def test_alpha_is_dropped_and_not_blended():
@@ -128,15 +133,15 @@ def test_a_palette_with_transparency_is_read_without_a_warning():
 @pytest.mark.parametrize(
     ("values", "says"),
     [
-        (np.full((4, 4), 70000, dtype=np.int32), "70000.*mode I"),
-        (np.full((4, 4), -1, dtype=np.int32), "-1.*mode I"),
-        (np.full((4, 4), 255, dtype=np.float32), "255.*mode F"),
+        (np.full((4, 4), 70000, dtype=np.int32), r"70000, beyond \[0, 65535\]"),
+        (np.full((4, 4), -1, dtype=np.int32), "-1 to -1, beyond"),
+        (np.full((4, 4), 255, dtype=np.float32), r"255, beyond \[0, 1\]"),
         (np.full((4, 4), np.nan, dtype=np.float32), "contains NaN, first at row 0, column 0"),
     ],
 )
-def test_values_beyond_the_range_of_the_mode_are_refused(values, says):
+def test_values_beyond_the_range_are_refused(values, says):
     with pytest.raises(ValueError, match=says):
-        SMALL.from_pil(Image.fromarray(values))
+        replace(SMALL, intensity="16bit").from_pil(Image.fromarray(values))
 
 
 @pytest.mark.parametrize(
@@ -235,3 +240,16 @@ def test_odd_exif_tags_do_not_make_a_picture_unreadable(kind):
     noise(20, 30).save(plain, kind)
     want = Image.open(plain).convert("RGB").transpose(Image.Transpose.ROTATE_270)
     assert np.array_equal(SMALL.from_pil(Image.open(stream)), SMALL.from_pil(want))
+
+
+@pytest.mark.parametrize("mode", ["La", "RGBa"])
+def test_colours_that_are_multiplied_by_alpha_are_divided_again(mode):
+    picture = Image.new("RGBA", (8, 8), (200, 200, 200, 128))
+    own = picture.convert("RGBa") if mode == "RGBa" else picture.convert("LA").convert("La")
+    assert np.abs(SMALL.from_pil(own).astype(int) - 200).max() <= 1
+
+
+@pytest.mark.parametrize("size", [(0, 0), (0, 5), (5, 0)])
+def test_a_picture_without_pixels_is_refused(size):
+    with pytest.raises(ValueError, match="it has no pixels: its size is"):
+        SMALL.from_pil(Image.new("RGB", size))

@@ -570,6 +570,14 @@ def test_what_no_fit_writes_is_refused(tmp_path, kind, place, value, says):
         ("gmm", "layer.0.mixture.0.weights", lambda w: 2 * w, "are not 2 positive shares"),
         ("layers", "layer.0.position_deviation", lambda d: -d, "is not positive, or not of"),
         ("layers", "layer.0.position_mean", lambda m: m * 0 + 1e300, "is not positive, or not of"),
+        ("layers", "layer.0.position_deviation", lambda d: d * 1e-300, "which no fit gives"),
+        (
+            "layers",
+            "layer.0.position_deviation",
+            lambda d: np.where(d == d.max(), 1e-7 * d, d),
+            "which no fit gives",
+        ),
+        ("layers", "held_out.map_maxima", lambda m: m[:0], "map_maxima is empty"),
     ],
 )
 def test_arrays_that_no_fit_writes_are_refused(tmp_path, kind, name, change, says):
@@ -653,3 +661,28 @@ def test_layers_and_mean_must_agree(tiny_network, textures, tmp_path):
     header["model"]["layers"][0]["columns"] = [0, 7]
     write(path, tensors, header)
     assert "its mean and the columns of layer 'stem' do not fit together" in load_wrong(path)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs sparse files")
+def test_a_huge_claim_is_refused_before_it_is_read(file):
+    data = file.read_bytes()
+    length = int.from_bytes(data[:8], "little")
+    described = json.loads(data[8 : 8 + length])
+    name, last = max(
+        ((n, own) for n, own in described.items() if n != "__metadata__" and n.endswith("mean")),
+        key=lambda pair: pair[1]["data_offsets"],
+    )
+    more = 8 * 2**40
+    for own in described.values():
+        if "data_offsets" in own and own["data_offsets"][0] >= last["data_offsets"][1]:
+            own["data_offsets"] = [place + more for place in own["data_offsets"]]
+    last["data_offsets"][1] += more
+    last["shape"][1] += 2**40
+    text = json.dumps(described).encode()
+    end = max(own["data_offsets"][1] for own in described.values() if "data_offsets" in own)
+    file.write_bytes(len(text).to_bytes(8, "little") + text)
+    try:
+        os.truncate(file, 8 + len(text) + end)  # 8 TB, of which nothing is on the disk
+    except OSError:
+        pytest.skip("the file system has no files that large")
+    assert f"it has no place for its tensor '{name}'" in load_wrong(file)

@@ -13,6 +13,7 @@ from pydfm.io.tensors import (
     FOLD,
     HELD_OUT,
     LAYER,
+    check_claims,
     grid_from,
     held_out_from_tensors,
     held_out_to_tensors,
@@ -305,3 +306,29 @@ def test_equal_rows_have_no_components():
     with pytest.warns(UserWarning, match="all rows of X are equal"):
         model = pydfm.DFM().fit(np.ones((5, 3))).model_
     assert round_trip(model).layers[0].density.subspaces[0].components.shape == (0, 3)
+
+
+@pytest.mark.parametrize(
+    ("name", "shape"),
+    [
+        ("layer.0.mean", (2, 2**40)),
+        ("layer.0.mean", (2**40, 12)),
+        ("layer.0.mean", ()),
+        ("layer.0.components", (2**40, 12)),
+        ("layer.0.components", (4, 2**40)),
+        ("fold.3.layer.0.components", (1, 12)),  # without a mean
+        ("held_out.fre.scores", (2, 2**40)),
+        ("extra", (1,)),
+    ],
+)
+def test_a_tensor_that_is_larger_than_a_model_has_it_is_refused_unread(name, shape):
+    header, tensors = model_to_tensors(pydfm.DFM(2).fit(ROWS, labels=LABELS).model_)
+    shapes = {own: tensor.shape for own, tensor in tensors.items()}
+    check_claims(header, shapes, recalibrated=False)
+    with pytest.raises(ValueError, match=rf"^it has no place for its tensor '{name}' of the shape"):
+        check_claims(header, {**shapes, name: shape}, recalibrated=False)
+
+
+def test_scores_of_later_rows_may_be_more_than_the_fitted_rows():
+    header, _ = model_to_tensors(pydfm.DFM(2).fit(ROWS).model_)
+    check_claims(header, {"held_out.fre.scores": (2, 10**6)}, recalibrated=True)

@@ -69,6 +69,17 @@ data = ray.data.from_items([{"path": path} for path in paths], override_num_bloc
 dfm = cluster.fit(data, dfm, batch_size=4, **options)
 scored = cluster.score(data, dfm, batch_size=4, **options).to_pandas().sort_values("path")
 found = {"n": dfm.n_samples_, "scores": scored["score"].tolist(), "columns": list(scored.columns)}
+deep = sorted(str(path) for path in (folder / "deep").iterdir())
+data = ray.data.from_items([{"path": path} for path in deep], override_num_blocks=4)
+fresh = pydfm.DFM(3, weights=None, layers="layer1", pool=4, image_size=32, device="cpu")
+fresh = cluster.fit(data, fresh, batch_size=2, **options)
+found["intensity"] = fresh.feature_spec_.preprocessing.intensity
+pages = ray.data.from_items([{"path": str(folder / "pages.tif")}])
+for name, call in {"pages": lambda: cluster.score(pages, dfm, **options).to_pandas()}.items():
+    try:
+        call()
+    except Exception as error:
+        found[name] = str(error)
 from pydfm.cli import main as cli
 options = ["--weights", "none", "--layer", "layer1", "--pool", "4", "--image-size", "32"]
 options += ["--device", "cpu", "--batch-size", "4", "--n-components", "3", "--ray", "2"]
@@ -118,7 +129,15 @@ def test_pictures_score_as_on_one_machine(tmp_path, textures, found):
     (tmp_path / "pictures").mkdir()
     for i, pixels in enumerate(textures):
         Image.fromarray(pixels.transpose(1, 2, 0)).save(tmp_path / "pictures" / f"{i:02}.png")
+    (tmp_path / "deep").mkdir()
+    for i, pixels in enumerate(textures):  # all dark but the last, which the workers cannot know
+        level = pixels[0].astype(np.uint16) * (4 if i < 11 else 16)
+        Image.fromarray(level).save(tmp_path / "deep" / f"{i:02}.png")
+    pages = [Image.new("L", (8, 8)), Image.new("L", (8, 8))]
+    pages[0].save(tmp_path / "pages.tif", save_all=True, append_images=pages[1:])
     got = found(IMAGES)
+    assert got["intensity"] == "12bit"
+    assert "pages.tif' has 2 pages, and a row is one image" in got["pages"]
     options = {"layers": "layer1", "pool": 4, "image_size": 32, "device": "cpu", "batch_size": 4}
     want = pydfm.DFM(3, weights=None, **options).fit(tmp_path / "pictures")
     assert got["n"] == 12

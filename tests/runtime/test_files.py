@@ -8,7 +8,13 @@ import threading
 
 import pytest
 
-from pydfm.runtime.files import check_output, remove_litter, temporary_files, write_file
+from pydfm.runtime.files import (
+    check_output,
+    make_folder,
+    remove_litter,
+    temporary_files,
+    write_file,
+)
 
 
 def names(folder):
@@ -199,3 +205,20 @@ except OSError as error:
     assert "x' of 5000 bytes: File too large; the file" in run_python(code, tmp_path / "x").stdout
     assert (tmp_path / "x").read_bytes() == b"old"
     assert names(tmp_path) == ["x"]
+
+
+def test_a_folder_is_made_once(tmp_path):
+    for _ in range(2):
+        make_folder(tmp_path / "a" / "b")
+    assert (tmp_path / "a" / "b").is_dir()
+
+
+def test_a_folder_in_a_file_system_that_is_read_only_is_told(tmp_path, monkeypatch):
+    def fail(*_arguments):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr(os, "mkdir", fail)
+    says = r"^cannot make the folder '.*new': Read-only file system; name another$"
+    with pytest.raises(OSError, match=says) as caught:
+        make_folder(tmp_path / "new")
+    assert caught.value.errno == errno.EROFS

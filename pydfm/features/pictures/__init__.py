@@ -1,1 +1,1 @@
-"""Files as cameras write them: their orientation, pages, grey levels and odd TIFFs."""
+"""Files as cameras write them: their orientation, pages, depth and odd TIFFs."""

@@ -1,8 +1,9 @@
-"""Grey levels of images of more than 8 bits: what is black and white, the same for all images."""
+"""Images of more than 8 bits: what is black and white, the same for all images."""
 
 import math
+import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -10,9 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from pydfm.features.pictures.limits import pillow_without_bound
+from pydfm.features.pictures.colours import is_deep_colour
+from pydfm.features.pictures.limits import check_size, pillow_without_bound
 from pydfm.features.pictures.pages import seek_page, split_page
-from pydfm.features.pictures.tiff import is_misread, read_tiff
+from pydfm.features.pictures.reading import read
+from pydfm.features.pictures.tiff import is_misread
 
 DEPTHS: Final = {f"{bits}bit": float((1 << bits) - 1) for bits in (8, 10, 12, 14, 16)}
 _LOOKED_AT: Final = 64
@@ -36,115 +39,188 @@ def check_intensity(name: str, value: Any) -> None:
     )
 
 
-def is_deep(image: Image.Image) -> bool:
-    """Whether an image is grey with more than 8 bits."""
+def is_deep(image: Image.Image | NDArray[Any]) -> bool:
+    """Whether what was read is of more than 8 bits: grey of such a mode, or levels (H, W, 3)."""
+    if isinstance(image, np.ndarray):
+        return True
     return image.mode in ("I", "F") or image.mode.startswith("I;16")
 
 
-def as_shares(image: Image.Image, intensity: Any) -> Image.Image:
-    """Return a deep image as floats in [0, 1], from black to white.
+def as_shares(
+    image: Image.Image | NDArray[Any], intensity: str | tuple[float, float] | None
+) -> NDArray[np.float32]:
+    """Return a deep image as floats in [0, 1], from black to white; (H, W) or (H, W, 3).
 
     Raises
     ------
     ValueError
-        If it has values beyond, or NaN.
+        If it has values beyond, or NaN; or if it has integers, and the model was fitted without any
+        (None).
     """
-    values = np.asarray(image, dtype=np.float64)
-    if np.isnan(values).any():
-        row, column = np.argwhere(np.isnan(values))[0]
+    values = np.asarray(image)
+    floats = values.dtype.kind == "f"
+    if floats and np.isnan(values).any():
+        row, column = np.argwhere(np.isnan(values))[0][:2]
         raise ValueError(f"it contains NaN, first at row {row}, column {column}")
-    if isinstance(intensity, str):
-        black, white = 0.0, 1.0 if image.mode == "F" else DEPTHS[intensity]
+    if intensity is None and not floats:
+        raise ValueError(
+            "it has more than 8 bits, and the model was fitted on images of 8 bits only; fit with "
+            "intensity='12bit' or another depth, or with (low, high)"
+        )
+    if intensity is None or isinstance(intensity, str):
+        black, white = 0.0, 1.0 if floats or intensity is None else DEPTHS[intensity]
     else:
         black, white = intensity
     low, high = float(values.min()), float(values.max())
     if low < black or high > white:
+        other = "" if floats or intensity == "16bit" else "intensity='16bit', or with "
         raise ValueError(
-            f"its values go from {low:.6g} to {high:.6g}, beyond the model's intensity="
-            f"{intensity!r}; fit with intensity='16bit', or with (low, high)"
+            f"its values go from {low:.6g} to {high:.6g}, beyond [{black:.6g}, {white:.6g}], the "
+            f"model's intensity={intensity!r}; fit with {other}intensity=(low, high)"
         )
-    return Image.fromarray(np.float32((values - black) / (white - black)))
+    return ((values.astype(np.float64) - black) / (white - black)).astype(np.float32)
 
 
-def resolve_intensity(intensity: Any, images: Sequence[Any]) -> str | tuple[float, float] | None:
-    """Return what "auto" is for `images`, paths or PIL images, and anything else as it is.
+def resolve_intensity(
+    intensity: Any, images: Sequence[Any], max_pixels: int | None = None
+) -> str | tuple[float, float] | None:
+    """Return what "auto" is for `images`, and anything else as it is.
 
-    Of files all headers are read, and the pixels of at most 64 of the deep ones, evenly spread.
-    None where no image is deep: such a model reads later deep images by their own full range.
+    Parameters
+    ----------
+    intensity : str or (float, float)
+    images : sequence of paths, PIL images, arrays and tensors
+        Of files all headers are read, and the pixels of at most 64 of the deep ones, evenly spread;
+        of PIL images and arrays all.
+    max_pixels : int, optional
+        Bound on the size of files that are looked at; None is Pillow's bound.
+
+    Returns
+    -------
+    str, (float, float) or None
+        None where no image is deep: such a model refuses deep images of integers.
+
+    Raises
+    ------
+    ValueError
+        If arrays or PIL images have values that no depth holds.
     """
     if intensity != "auto":
         return (
             intensity if isinstance(intensity, str) else (float(intensity[0]), float(intensity[1]))
         )
-    deep, bits = [], 0
+    return chosen_depth(look_at(images, max_pixels))
+
+
+def look_at(images: Iterable[Any], max_pixels: int | None = None) -> tuple[int, float]:
+    """Return the most bits that the deep images declare, and their largest value; 0 for none."""
+    files: list[str] = []
+    bits, largest = 0, 0.0
     for image in images:
-        depth = _declared(image)
-        if depth:
-            deep.append(image)
-            bits = max(bits, depth)
-    if not deep:
+        depth = _declared(image, max_pixels)
+        bits = max(bits, depth)
+        if not depth:
+            continue
+        if isinstance(image, str | os.PathLike):
+            files.append(os.fspath(image))
+        else:
+            largest = max(largest, _largest_held(image))
+    step = max(1, math.ceil(len(files) / _LOOKED_AT))
+    return bits, max([largest, *(_largest(file, max_pixels) for file in files[::step])])
+
+
+def chosen_depth(looked_at: tuple[int, float]) -> str | None:
+    """Return the depth for what `look_at` found, and warn of one below 16 bits."""
+    bits, largest = looked_at
+    if not bits:
         return None
-    if bits == 16:
-        step = max(1, math.ceil(len(deep) / _LOOKED_AT))
-        largest = max((_largest(image) for image in deep[::step]), default=0.0)
-        bits = next((int(n[:-3]) for n, most in DEPTHS.items() if largest <= most), 16)
+    needed = next((int(name[:-3]) for name, most in DEPTHS.items() if largest <= most), 16)
+    bits = needed if bits == 16 else max(bits, needed)
     if bits < 16:
         warnings.warn(
             f"intensity='{bits}bit' was chosen, since no image that was looked at goes beyond it; "
             "later images that do are refused, unless you fit with intensity='16bit'",
-            stacklevel=2,
+            stacklevel=3,
         )
     return f"{bits}bit"
 
 
-def _opened(source: str) -> tuple[Image.Image, int | None, str]:
+def _opened(source: str, max_pixels: int | None) -> tuple[Image.Image, int | None, str]:
     file, page = split_page(source)
     image = Image.open(file)
-    if page is not None:
-        seek_page(image, page)
+    try:
+        check_size(image, file, max_pixels)
+        if page is not None:
+            seek_page(image, page)
+            check_size(image, file, max_pixels)
+    except BaseException:
+        image.close()
+        raise
     return image, page, file
 
 
-def _declared(source: Any) -> int:
+def _declared(source: Any, max_pixels: int | None) -> int:
     """Return the bits that a deep image of integers declares, up to 16; 0 for any other."""
     if isinstance(source, Image.Image):
-        return 16 if is_deep(source) and source.mode != "F" else 0
+        deep = is_deep(source) or is_misread(source) or is_deep_colour(source)
+        return 16 if deep and source.mode != "F" else 0
+    if not isinstance(source, str | os.PathLike):
+        return 16 if is_integer(source) else 0
     if str(source).lower().endswith(_EIGHT_BITS):
         return 0
     try:
-        with pillow_without_bound():
-            image, _, file = _opened(source)
+        with pillow_without_bound() as bound:
+            image, _, file = _opened(os.fspath(source), bound if max_pixels is None else max_pixels)
             with image:
-                if not is_deep(image) or image.mode == "F":
-                    return 0
+                if image.mode == "F" or not (is_deep(image) or is_deep_colour(image)):
+                    return 16 if is_misread(image) else 0
                 if image.format == "PNG":
                     return _significant_bits(file)
                 tags: Any = getattr(image, "tag_v2", {})
                 declared = tags.get(258, (16,))
-                bits = declared[0] if isinstance(declared, tuple) else declared
+                bits = max(declared) if isinstance(declared, tuple) else declared
                 return bits if bits in (10, 12, 14) else 16
     except Exception:  # told when it is read
         return 0
 
 
+def is_integer(array: Any) -> bool:
+    """Whether an array or a tensor holds integers of more than 8 bits."""
+    name = str(getattr(array.dtype, "name", array.dtype)).removeprefix("torch.")
+    return "int" in name and not name.endswith("int8")
+
+
 def _significant_bits(file: str) -> int:
     """Return the bits of a PNG's sBIT chunk, rounded up to a depth; 16 where there is none."""
-    head = Path(file).read_bytes()[:4096].partition(b"IDAT")[0]
+    with Path(file).open("rb") as opened:
+        head = opened.read(4096).partition(b"IDAT")[0]
     _, found, after = head.partition(b"sBIT")
     bits = after[0] if found and after else 16
     return next((int(name[:-3]) for name in DEPTHS if bits <= int(name[:-3])), 16)
 
 
-def _largest(source: Any) -> float:
-    if isinstance(source, Image.Image):
-        return float(np.asarray(source).max())
+def _largest_held(image: Any) -> float:
+    """Return the largest value of an array, a tensor or a PIL image."""
+    if isinstance(image, Image.Image):
+        try:
+            values = read(image, np.asarray)
+        except Exception:  # told when it is read
+            return 0.0
+    else:
+        values = image if isinstance(image, np.ndarray) else image.detach().cpu().numpy()
+    if values.size == 0:  # told when it is read
+        return 0.0
+    low, high = float(values.min()), float(values.max())
+    if low < 0 or high > DEPTHS["16bit"]:
+        raise ValueError(
+            f"intensity is 'auto', but X has images with values from {low:.6g} to {high:.6g}, "
+            "which is no depth up to 16 bits; pass intensity=(low, high), those of black and white"
+        )
+    return high
+
+
+def _largest(file: str, max_pixels: int | None) -> float:
     try:
-        with pillow_without_bound():
-            image, page, file = _opened(source)
-            with image:
-                pixels: NDArray[Any] = np.asarray(
-                    read_tiff(file, page) if is_misread(image) else image
-                )
-                return float(pixels.max())
+        return float(read(file, np.asarray, max_pixels).max())
     except Exception:  # told when it is read
         return 0.0

@@ -1,7 +1,8 @@
 """EXIF orientation, applied to pixels only: no other tag is read or written."""
 
-from typing import Final
+from typing import Any, Final
 
+from numpy.typing import NDArray
 from PIL import Image
 
 _TURNS: Final = {
@@ -35,3 +36,11 @@ def turned(image: Image.Image, value: int) -> Image.Image:
     """Return `image` turned as the EXIF orientation `value` says."""
     turn = _TURNS.get(value)
     return image if turn is None else image.transpose(turn)
+
+
+def turned_levels(levels: NDArray[Any], value: int) -> NDArray[Any]:
+    """Return levels (H, W, 3) turned as the EXIF orientation `value` says."""
+    if value >= 5:
+        levels = levels.swapaxes(0, 1)
+    across, down = value in (2, 3, 6, 7), value in (3, 4, 7, 8)
+    return levels[:: -1 if down else 1, :: -1 if across else 1]

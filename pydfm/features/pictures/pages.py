@@ -9,7 +9,7 @@ from typing import Final
 
 from PIL import Image
 
-from pydfm.features.pictures.limits import pillow_without_bound
+from pydfm.features.pictures.limits import check_claim, pillow_without_bound
 
 _PAGE: Final = re.compile(r"(.+)#([1-9][0-9]*)", re.DOTALL)
 
@@ -71,6 +71,7 @@ def _page_sizes(path: str) -> list[tuple[int, int]]:
         if not _may_have_pages(path):
             return []
         with pillow_without_bound(), Image.open(path) as image:
+            check_claim(image, path)
             count = getattr(image, "n_frames", 1)
             if count < 2:
                 return []

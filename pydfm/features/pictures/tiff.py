@@ -3,16 +3,18 @@
 from typing import Any, Final
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
-from pydfm.features.pictures.orientation import turned
+from pydfm.features.pictures.limits import check_pixels
+from pydfm.features.pictures.orientation import turned, turned_levels
 
-_BITS, _COMPRESSION, _PHOTOMETRIC, _ORIENTATION, _PLANES = 258, 259, 262, 274, 284
+_BITS, _PHOTOMETRIC, _ORIENTATION, _PLANES = 258, 262, 274, 284
 _HEADS: Final = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
 
 def is_misread(image: Image.Image) -> bool:
-    """Whether Pillow gives wrong pixels of `image`: 16 bits, white as zero or in raw planes."""
+    """Whether Pillow misreads the pixels of `image`: 16 bits, white as zero or in planes."""
     tags = getattr(image, "tag_v2", None)
     if image.format != "TIFF" or tags is None:
         return False
@@ -20,8 +22,8 @@ def is_misread(image: Image.Image) -> bool:
     if max(bits if isinstance(bits, tuple) else (bits,)) <= 8:
         return False
     white_is_zero = tags.get(_PHOTOMETRIC) == 0
-    raw_planes = tags.get(_PLANES) == 2 and tags.get(_COMPRESSION, 1) == 1 and len(bits) > 1
-    return bool(white_is_zero or raw_planes)
+    planes = tags.get(_PLANES) == 2 and isinstance(bits, tuple) and len(bits) > 1
+    return bool(white_is_zero or planes)
 
 
 def is_tiff(file: Any) -> bool:
@@ -35,13 +37,25 @@ def is_tiff(file: Any) -> bool:
         return opened.read(4) in _HEADS
 
 
-def read_tiff(file: Any, page: int | None) -> Image.Image:
+def read_tiff(
+    file: Any, page: int | None, max_pixels: int | None
+) -> Image.Image | NDArray[np.uint16]:
     """Return a page of a TIFF, counted from 1, upright; default the first.
+
+    Colours of 16 bits are levels (H, W, 3).
+
+    Parameters
+    ----------
+    file : path or open file
+    page : int or None
+    max_pixels : int or None
+        Largest number of its pixels; None for no bound.
 
     Raises
     ------
     ValueError
-        If tifffile is not installed, or the page has no form that an image can have here.
+        If tifffile is not installed, or the page has too many pixels or no form that an image can
+        have here.
     """
     try:
         import tifffile
@@ -53,6 +67,7 @@ def read_tiff(file: Any, page: int | None) -> Image.Image:
         own = opened.pages[(page or 1) - 1]
         tags: Any = own.tags  # type: ignore[union-attr]
         planes = tags.valueof(_PLANES, 1) == 2
+        _check_size(own, max_pixels)
         values = own.asarray()
         if tags.valueof(_PHOTOMETRIC) == 0:
             if values.dtype.kind != "u":
@@ -65,7 +80,23 @@ def read_tiff(file: Any, page: int | None) -> Image.Image:
         orientation = tags.valueof(_ORIENTATION, 1)
     if planes and values.ndim == 3:
         values = values.transpose(1, 2, 0)
+    if values.ndim == 3 and values.shape[2] == 3 and values.dtype == np.uint16:
+        return turned_levels(values, orientation)
     return turned(_as_image(values), orientation)
+
+
+def _check_size(page: Any, max_pixels: int | None) -> None:
+    """Raise ValueError if the array of a page, which is made before its data is read, is large."""
+    size = (page.imagewidth, page.imagelength)
+    check_pixels(size, max_pixels)
+    claimed, here = page.nbytes, page.parent.filehandle.size
+    if page.compression == 1:
+        if claimed > here:
+            raise ValueError(
+                f"its header claims {claimed} bytes of pixels, and the file has {here}"
+            )
+    elif claimed > 4 * page.dtype.itemsize * size[0] * size[1]:
+        raise ValueError(f"it is a TIFF of the shape {page.shape}, which is no grey or RGB image")
 
 
 def _as_image(values: Any) -> Image.Image:
@@ -74,10 +105,8 @@ def _as_image(values: Any) -> Image.Image:
         return Image.fromarray(values.astype(np.float32))
     if values.ndim == 2 and values.dtype == np.uint16:
         return Image.fromarray(values)
-    if values.ndim == 3 and values.shape[2] == 3 and values.dtype in (np.uint8, np.uint16):
-        # Pillow has no colours of 16 bits, and takes their upper 8, as here.
-        eight = values if values.dtype == np.uint8 else values >> 8
-        return Image.fromarray(np.ascontiguousarray(eight.astype(np.uint8)))
+    if values.ndim == 3 and values.shape[2] == 3 and values.dtype == np.uint8:
+        return Image.fromarray(np.ascontiguousarray(values))
     channels = values.shape[2] if values.ndim == 3 else 1
     raise ValueError(
         f"it is a TIFF of {values.dtype} with {channels} channels, which is no grey or RGB image "

@@ -1,0 +1,1 @@
+"""A campaign of malformed files, odd arrays and kills, with fixed seeds."""

@@ -1,0 +1,53 @@
+"""The quick form of the campaign, a part of each kind's cases; `nox -s fuzz` runs all."""
+
+import os
+import sys
+
+import pytest
+
+from fuzz import kills
+from fuzz.children import run
+
+pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs /proc")
+
+
+def test_what_is_malformed_is_refused_or_answered():
+    counts = {"models": 102, "pictures": 80, "arrays": 54}
+    # Steps with no factor in common with the number of fixtures, formats or methods reach them all.
+    tally = run((f"fuzz.{kind}", 37 * i) for kind, count in counts.items() for i in range(count))
+    assert tally.findings == []
+    assert tally.outcomes.total() == sum(counts.values())
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_kills_at_random_moments_leave_whole_files_and_no_litter():
+    tally = kills.run(12)
+    assert tally.findings == []
+    assert tally.outcomes.total() == 12
+
+
+# Cases of the test of the campaign itself: a crash, a hang, a growth and a wrong answer are seen.
+
+
+def prepare():
+    pass
+
+
+def case(number, folder):
+    if number == 1:
+        os.kill(os.getpid(), 11)
+    if number == 2:
+        raise KeyError("strange")
+    if number == 3:
+        return len(bytearray(600_000_000)) and "large"
+    return "right"
+
+
+def test_the_campaign_sees_crashes_errors_and_growth():
+    tally = run(("fuzz.test_campaign", i) for i in range(5))
+    assert tally.outcomes == {"right": 2, "found": 3}
+    (first, crash), (second, error), (third, growth) = tally.findings
+    assert (first, second, third) == (1, 2, 3)
+    assert crash.startswith("crash: SIGSEGV")
+    assert error.startswith("KeyError at test_campaign.py:")
+    assert growth.startswith("large with 6")

@@ -19,11 +19,12 @@ from sklearn.base import BaseEstimator, OutlierMixin
 from sklearn.exceptions import NotFittedError
 from sklearn.utils.validation import _check_feature_names
 
-from pydfm.conformal.calibration import calibration_of, map_threshold, thresholds
+from pydfm.conformal.calibration import calibration_of, map_range, map_threshold, thresholds
 from pydfm.conformal.decisions import Assessment, Decider, p_values
 from pydfm.conformal.drift import Drift, DriftTest
 from pydfm.conformal.independence import warn_of_dependence
 from pydfm.conformal.recalibration import Recalibration, RecalibrationTask
+from pydfm.conformal.regions import LEAST_AREA, SPREAD, Region, RegionFinder
 from pydfm.features.arrays import FeatureSource, check_finite
 from pydfm.features.backbones import AS_SAVED, copy_backbone, family_saved_as
 from pydfm.features.extractor import Extractor, FeatureSpec, feature_batches
@@ -38,6 +39,7 @@ from pydfm.features.sources import (
     open_source,
     warn_of_skipped,
 )
+from pydfm.features.views import Views
 from pydfm.io.model_file import ModelFile, read_model, write_model
 from pydfm.model.fitting import RECALIBRATED, FittedDFM, freeze
 from pydfm.model.held_out import HeldOutSample
@@ -59,6 +61,7 @@ from pydfm.stats.subspace import Subspace
 
 if TYPE_CHECKING:
     import torch
+    from PIL import Image
     from typing_extensions import Self
 
 # Attributes that a copy does not share.
@@ -231,6 +234,9 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         ``-threshold_``, scikit-learn's convention; only with one class.
     map_threshold_ : float
         The value that a share `alpha` of the maps of normal images exceed anywhere.
+    map_range_ : (float, float)
+        The ends of the colour scale of maps, whose middle is `map_threshold_`. It begins at the
+        median of the largest values of the maps of normal images, so that these stay clear.
     n_features_in_ : int
         Number of features per row, D, of all layers together.
     n_samples_ : int
@@ -932,22 +938,75 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         ValueError
             If the model was fitted on features, or has no map of that score type.
         """
-        chosen, kinds = self._chosen(score_type)
-        if not isinstance(chosen, str):
-            raise ValueError(f"score_type is {chosen!r}; a map is of one type: pass score_type")
-        self.model_.check_maps(kinds[0])
-        spec = self.feature_spec_
-        assert spec is not None
-        size = spec.preprocessing.size
-        check_number("smoothing", smoothing, 0, max(size))
+        kind, size = self._map_type(score_type, smoothing)
         return self._scored(
             X,
             None,
-            lambda rows: rows.maps(kinds[0], size, float(smoothing)),
+            lambda rows: rows.maps(kind, size, float(smoothing)),
             size,
             "maps",
             axis=0,
         )
+
+    def regions(
+        self,
+        X: Any,
+        *,
+        score_type: str | None = None,
+        alpha: float | None = None,
+        smoothing: float = 0.0,
+        spread: float = SPREAD,
+        least_area: float = LEAST_AREA,
+    ) -> list[list[Region] | None]:
+        """Return the anomalous regions of images, in pixels of their files.
+
+        A region is a connected part of the map that is above a lower level everywhere and above
+        `map_threshold_` somewhere.
+
+        Parameters
+        ----------
+        X : array, tensor, path, sequence or iterable
+            Images in any of the forms of `fit`.
+        score_type, smoothing
+            As in `score_map`.
+        alpha : float in (0, 1), optional
+            In place of the parameter: the share of normal images that may have a region.
+        spread : float in [0, 1]
+            Where the lower level lies on the way from `map_threshold_` down to the lower end of
+            `map_range_`. 0 for one level.
+        least_area : float in [0, 1]
+            Smaller regions are dropped: share of what the network sees of the image.
+
+        Returns
+        -------
+        list of N lists of Region
+            Each has a box, a polygon, an area, and the highest and the mean value of the map; the
+            region with the highest value first. None for images that were skipped.
+
+        Raises
+        ------
+        ValueError
+            As `score_map`; if the model has no held-out maps, from which the threshold comes; or if
+            X holds features, which have no size in pixels.
+        """
+        kind, size = self._map_type(score_type, smoothing)
+        level = self.alpha if alpha is None else alpha
+        finder = RegionFinder.between(
+            *map_range(self.fitted_, level), spread=spread, least_area=least_area
+        )
+        source = open_source(X, self.on_error)
+        if not isinstance(source, ImageSource):
+            raise ValueError("X holds features, which have no size in pixels; pass images")
+        extractor = self._ready_extractor()
+        n_threads, preprocessing = resolve_threads(self.n_threads), extractor.spec.preprocessing
+        views, found = Views(preprocessing), {}
+        batches = self._batches(source, extractor, "regions", self.n_features_in_, look=views)
+        for places, features, _ in batches:
+            maps = self.fitted_.score(features, n_threads).maps(kind, size, float(smoothing))
+            for place, own, view in zip(places, maps, views.take(places), strict=True):
+                found[place] = finder.find(own, preprocessing.window(*view.size), view.size)
+        self._report(source)
+        return [found.get(place) for place in range(source.count)]
 
     def extract(self, X: Any) -> NDArray[np.float32]:
         """Return features of images, as the model was fitted on them.
@@ -967,7 +1026,11 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         return self._apply(X, None, lambda rows, _: np.asarray(rows), shape, "extract", axis=0)
 
     def batches(
-        self, X: Any, *, task: str = "score"
+        self,
+        X: Any,
+        *,
+        task: str = "score",
+        look: "Callable[[int, Image.Image], None] | None" = None,
     ) -> Iterator[tuple[Any, NDArray[Any], NDArray[Any] | None]]:
         """Read images or features batch by batch, so that one batch at a time is in memory.
 
@@ -977,6 +1040,9 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
             As in `fit`.
         task : str
             Name of the progress bar.
+        look : callable, optional
+            Called with the index and the PIL image of each image, by the thread that decodes it;
+            see `pydfm.features.views`.
 
         Yields
         ------
@@ -989,7 +1055,7 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         n_features = self.n_features_in_
         source = open_source(X, self.on_error)
         extractor = self._ready_extractor() if isinstance(source, ImageSource) else None
-        yield from self._batches(source, extractor, task, n_features)
+        yield from self._batches(source, extractor, task, n_features, look=look)
         self._report(source)
 
     # Deciding
@@ -1301,6 +1367,11 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         return map_threshold(self.fitted_, self.alpha)
 
     @property
+    def map_range_(self) -> tuple[float, float]:  # noqa: D102
+        low, middle = map_range(self.fitted_, self.alpha)
+        return low, 2 * middle - low
+
+    @property
     def image_score_(self) -> str:  # noqa: D102
         return self.model_.image_score
 
@@ -1480,6 +1551,18 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         model.check_scores(kinds)
         return chosen, kinds
 
+    def _map_type(self, score_type: str | None, smoothing: float) -> tuple[str, tuple[int, int]]:
+        """Return the score type of maps, and their size, or raise ValueError if there are none."""
+        chosen, kinds = self._chosen(score_type)
+        if not isinstance(chosen, str):
+            raise ValueError(f"score_type is {chosen!r}; a map is of one type: pass score_type")
+        self.model_.check_maps(kinds[0])
+        spec = self.feature_spec_
+        assert spec is not None
+        size = spec.preprocessing.size
+        check_number("smoothing", smoothing, 0, max(size))
+        return kinds[0], size
+
     @property
     def _kind(self) -> str:
         """The score type that decides."""
@@ -1616,6 +1699,7 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         task: str,
         n_features: int | None,
         checkpoint: "str | os.PathLike[str] | None" = None,
+        look: "Callable[[int, Image.Image], None] | None" = None,
     ) -> Iterator[tuple[Any, NDArray[Any], NDArray[Any] | None]]:
         """Yield places in the source, the features (B, D) there, and pixels of images."""
         return feature_batches(
@@ -1628,6 +1712,7 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
             n_features=n_features,
             checkpoint=checkpoint,
             max_pixels=self.max_pixels,
+            look=look,
         )
 
     def _scored(

@@ -25,7 +25,7 @@ def demo(
     from pydfm.estimator import DFM
     from pydfm.metrics import evaluate
     from pydfm.parameters import none_or
-    from pydfm.report.demo import DemoFigure
+    from pydfm.reports.demo import DemoFigure
 
     figure = DemoFigure(output)
     images = load_demo()

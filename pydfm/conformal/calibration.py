@@ -477,6 +477,17 @@ def few_held_out(calibration: Calibration, alpha: float) -> list[str]:
     return messages
 
 
+def map_range(fitted: FittedDFM, alpha: float) -> tuple[float, float]:
+    """Return what maps of good images typically reach, and `map_threshold`.
+
+    The first is the median of the largest values of the maps of held-out images.
+    """
+    threshold = map_threshold(fitted, alpha)
+    maxima = fitted.held_out.map_maxima
+    assert maxima is not None
+    return min(float(np.median(maxima)), threshold), threshold
+
+
 def map_threshold(fitted: FittedDFM, alpha: float) -> float:
     """Return the value that a share `alpha` of the maps of normal images exceed anywhere.
 

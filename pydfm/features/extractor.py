@@ -1,7 +1,7 @@
 """Features of images: preprocessing and backbone in one, described by a FeatureSpec."""
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -18,6 +18,7 @@ from pydfm.runtime.threads import resolve_threads
 
 if TYPE_CHECKING:
     import torch
+    from PIL import Image
 
     from pydfm.features.network import Backbone
 
@@ -286,6 +287,7 @@ def feature_batches(
     n_features: int | None = None,
     checkpoint: "str | os.PathLike[str] | None" = None,
     max_pixels: int | None = None,
+    look: "Callable[[int, Image.Image], None] | None" = None,
 ) -> Iterator[FeatureBatch]:
     """Yield the features of a source, batch by batch.
 
@@ -310,6 +312,8 @@ def feature_batches(
         first and are not computed again.
     max_pixels : int, optional
         Largest number of pixels of a file; None for Pillow's bound.
+    look : callable, optional
+        Called with the index and the PIL image of each image as it is decoded; see `ImageSource`.
 
     Yields
     ------
@@ -333,6 +337,7 @@ def feature_batches(
         return
     assert extractor is not None
     source.max_pixels = max_pixels
+    source.look = look
     from tqdm import tqdm
 
     size = check_integer("batch_size", batch_size, 1)

@@ -87,6 +87,9 @@ class ImageSource:
         Images skipped so far.
     max_pixels : int or None
         Largest number of pixels of a file; None for Pillow's bound.
+    look : callable or None
+        Called with the index and the PIL image of each image that is decoded, by the thread that
+        decodes it, so that what else is wanted of an image needs no second read.
     """
 
     def __init__(
@@ -98,6 +101,7 @@ class ImageSource:
         self.count = 0
         self.skipped: list[Skipped] = []
         self.max_pixels: int | None = None
+        self.look: Callable[[int, Image.Image], None] | None = None
         self._skip = on_error == "skip"
         if is_array(X):
             X = X[None] if X.ndim == 3 else X
@@ -169,7 +173,12 @@ class ImageSource:
             # torch warns of arrays that are not writeable.
             floats = np.require(array, np.float32, ("C_CONTIGUOUS", "WRITEABLE"))
             preprocessing.check_range(floats, self.count)
-            yield Batch(preprocessing.from_floats(floats), self._next_indices(len(part)))
+            indices = self._next_indices(len(part))
+            if self.look is not None:
+                for index, image in zip(indices, floats, strict=True):
+                    levels = np.rint(255 * image.clip(0, 1)).astype(np.uint8)
+                    self.look(index, Image.fromarray(levels.transpose(1, 2, 0)))
+            yield Batch(preprocessing.from_floats(floats), indices)
 
     def _next_indices(self, n: int) -> list[int]:
         """Count `n` images as read, and return their indices."""
@@ -181,12 +190,20 @@ class ImageSource:
     ) -> Iterator[Batch]:
         pixels: list[NDArray[Any]] = []
         indices: list[int] = []
-        for result in _ahead(
-            lambda item: _read_one(item, preprocessing.from_pil, self.max_pixels),
-            items,
-            n_threads,
-            2 * batch_size,
-        ):
+        look = self.look
+
+        def read(numbered: tuple[int, Any]) -> NDArray[Any]:
+            index, item = numbered
+
+            def convert(image: Image.Image) -> NDArray[Any]:
+                own = preprocessing.from_pil(image)
+                if look is not None:
+                    look(index, image)
+                return own
+
+            return _read_one(item, convert, self.max_pixels)
+
+        for result in _ahead(read, enumerate(items, self.count), n_threads, 2 * batch_size):
             (index,) = self._next_indices(1)
             try:
                 pixels.append(result())

@@ -115,6 +115,28 @@ class Preprocessing:
             return np.repeat(grey[np.newaxis], 3, axis=0)
         return np.asarray(image.convert("RGB")).transpose(2, 0, 1)
 
+    def picture(self, image: Image.Image) -> Image.Image:
+        """Return `image` for eyes: upright and whole, in mode L or RGB.
+
+        A grey image of more than 8 bits has the black and the white that the network sees.
+        """
+        image = upright(image)
+        if self.intensity is None or not is_deep(image):
+            return as_8_bit(image)
+        grey = np.asarray(as_shares(image, self.intensity), dtype=np.float32)
+        return Image.fromarray(np.rint(255 * grey.clip(0, 1)).astype(np.uint8))
+
+    def window(self, height: int, width: int) -> tuple[float, float, float, float]:
+        """Return what the network sees of an image of this size: left, top, right and bottom.
+
+        In pixels of the upright image. They lie outside of it where the crop is larger than the
+        resized image.
+        """
+        resized = self._resized(height, width)
+        top, left, bottom, right = self._box(*resized)
+        y, x = height / resized[0], width / resized[1]
+        return left * x, top * y, right * x, bottom * y
+
     def from_mask(self, mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
         """Return the mask (height, width) for the pixels of `from_pil`, by nearest neighbour."""
         height, width = self._resized(*mask.shape)

@@ -248,6 +248,18 @@ class Calibration:
         missing = np.isnan(first)
         return np.where(missing, np.nan, p) if missing.any() else np.asarray(p)
 
+    def levels(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Return all levels at which decisions change, ascending, and their thresholds.
+
+        Of one class and one model: p-values are at most a level exactly where scores are above its
+        threshold.
+        """
+        (ranks,) = self.ranks[0]
+        scores, last = np.unique(ranks.scores[::-1], return_index=True)
+        above = ranks.weights[len(ranks.scores) - last][::-1]
+        alphas = (1 + above) / (self.n_units[0] + 1)
+        return alphas, scores[::-1].astype(np.float64)
+
     def threshold(self, alpha: float, c: int = 0) -> float:
         """Return the score of the class at place `c` above which p-values are at most `alpha`.
 

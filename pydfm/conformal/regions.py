@@ -172,7 +172,7 @@ def brightest(
 def _cells(length: int, first: float, last: float, count: int) -> NDArray[np.intp]:
     """Return in which of `count` cells between `first` and `last` each pixel's centre lies."""
     places = (np.arange(length) + 0.5 - first) / (last - first) * count
-    return np.floor(places).astype(np.intp)
+    return np.asarray(np.floor(places), dtype=np.intp)
 
 
 def _measured(

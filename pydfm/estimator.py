@@ -6,9 +6,11 @@ scores into decisions, `pydfm.io` reads and writes model files.
 """
 
 import copy
+import functools
 import os
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,17 +21,21 @@ from sklearn.base import BaseEstimator, OutlierMixin
 from sklearn.exceptions import NotFittedError
 from sklearn.utils.validation import _check_feature_names
 
+from pydfm.conformal.audit import Audit, AuditInput, audit
 from pydfm.conformal.calibration import calibration_of, map_range, map_threshold, thresholds
 from pydfm.conformal.decisions import Assessment, Decider, p_values
 from pydfm.conformal.drift import Drift, DriftTest
-from pydfm.conformal.independence import warn_of_dependence
+from pydfm.conformal.independence import near_places, warn_of_dependence
+from pydfm.conformal.outliers import FDR
+from pydfm.conformal.outliers import outliers as outliers_among
 from pydfm.conformal.recalibration import Recalibration, RecalibrationTask
 from pydfm.conformal.regions import LEAST_AREA, SPREAD, Region, RegionFinder
 from pydfm.features.arrays import FeatureSource, check_finite
 from pydfm.features.backbones import AS_SAVED, copy_backbone, family_saved_as
 from pydfm.features.extractor import Extractor, FeatureSpec, feature_batches
-from pydfm.features.images import image_hashes
+from pydfm.features.images import ImageError, image_hashes, read_image
 from pydfm.features.labels import RowLabels, as_labels, find_classes, warn_of_ignored
+from pydfm.features.pictures.facts import Facts
 from pydfm.features.pictures.intensity import resolve_intensity
 from pydfm.features.sources import (
     ImageSource,
@@ -39,7 +45,8 @@ from pydfm.features.sources import (
     open_source,
     warn_of_skipped,
 )
-from pydfm.features.views import Views
+from pydfm.features.transforms import Preprocessing
+from pydfm.features.views import FactsTaker, Views, image_names
 from pydfm.io.model_file import ModelFile, read_model, write_model
 from pydfm.model.fitting import RECALIBRATED, FittedDFM, freeze
 from pydfm.model.held_out import HeldOutSample
@@ -54,7 +61,7 @@ from pydfm.parameters import (
     check_parameters,
     draw_seed,
 )
-from pydfm.runtime.checks import check_number
+from pydfm.runtime.checks import check_number, check_share
 from pydfm.runtime.threads import Lock, PerThread, resolve_threads
 from pydfm.stats.scores import check_score_types
 from pydfm.stats.subspace import Subspace
@@ -68,6 +75,7 @@ if TYPE_CHECKING:
 _OF_THREADS = ("_lock", "_skipped")
 
 _Source = FeatureSource | ImageSource
+Look = Callable[[int, Any], None]
 
 
 class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
@@ -258,6 +266,8 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
     skipped_ : list of Skipped
         Images that the last fit or score of images left out: the last of this thread, if it has
         made one.
+    left_out_ : list of str
+        Names of the images that `fit` left out with `clean`; empty without it.
     feature_names_in_ : ndarray of shape (D,)
         Names of the features; only where it was fitted on a data frame with names.
 
@@ -410,6 +420,7 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         groups: Any = None,
         outliers: Any = None,
         checkpoint: "str | os.PathLike[str] | None" = None,
+        clean: float | None = None,
     ) -> "Self":
         """Fit to normal images, or to features of normal data, of one class or of several.
 
@@ -439,6 +450,11 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
             A folder that the features of images are written to, batch by batch: a fit that was
             stopped or killed, and is started again with the same images and network, continues
             after the last batch there. The caller deletes it once the model is saved.
+        clean : float in (0, 1), optional
+            Leave out what does not belong among X: images whose held-out scores are outliers at
+            this false discovery rate, such as 0.05 (`pydfm.conformal.outliers`). It is fitted
+            again without them, until no other is one; `left_out_` lists them, and a warning counts
+            them. The features of all of X are kept in memory meanwhile.
 
         Returns
         -------
@@ -460,7 +476,9 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         """
         warn_of_ignored(y, stacklevel=2)
         with self._updating:
-            return self._fit(X, labels, groups, outliers=outliers, checkpoint=checkpoint)
+            return self._fit(
+                X, labels, groups, outliers=outliers, checkpoint=checkpoint, clean=clean
+            )
 
     def _fit(
         self,
@@ -470,9 +488,21 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         *,
         outliers: Any = None,
         checkpoint: "str | os.PathLike[str] | None" = None,
+        clean: float | None = None,
         join_copies: bool = False,
+        look: "Callable[[Preprocessing], Look] | None" = None,
     ) -> "Self":
-        """Fit as `fit` does; with `join_copies`, rows without groups that are equal share one."""
+        """Fit as `fit` does.
+
+        Parameters
+        ----------
+        X, labels, groups, outliers, checkpoint, clean
+            As in `fit`.
+        join_copies : bool
+            Whether rows without groups that are equal share one.
+        look : callable, optional
+            Makes what is called with each image as it is decoded.
+        """
         parameters = self._checked()
         source, row_labels = open_labelled(X, self.on_error, labels)
         row_groups = open_groups(source, groups)
@@ -484,23 +514,28 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         if checkpoint is not None and extractor is None:
             raise ValueError("checkpoint is for images, and X holds features; pass checkpoint=None")
         n_threads = resolve_threads(self.n_threads)
-        training = self._added(
-            None,
-            source,
-            row_labels,
-            extractor,
-            seed=seed,
-            groups=row_groups,
-            join_copies=join_copies and groups is None,
-            checkpoint=checkpoint,
-        )
-        training = training.compact()
+        seen = None if look is None or extractor is None else look(extractor.spec.preprocessing)
+        batches = self._batches(source, extractor, "fit", None, checkpoint, look=seen)
+        given: dict[str, Any] = {
+            "seed": seed,
+            "groups": row_groups,
+            "join_copies": join_copies and groups is None,
+        }
+        left_out: tuple[str, ...] = ()
+        if clean is None:
+            training = self._added(None, source, row_labels, extractor, batches, **given)
+            training = training.compact()
+        else:
+            training, left_out = self._cleaned(
+                source, row_labels, extractor, batches, clean, **given
+            )
         known = None
         if outliers is not None:
             known = self._outlier_features(training.n_features, extractor, outliers)
         kinds = check_score_types(self.score_type)
         fitted = freeze(training, n_threads=n_threads, outliers=known, score_types=kinds)
         fitted.model.check_scores(kinds)
+        fitted = replace(fitted, left_out=left_out)
         if join_copies and groups is None:
             # Rows that are added later have no groups either.
             training = replace(training, units=replace(training.units, grouped=False))
@@ -565,11 +600,13 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
             extractor = self._ready_extractor() if images else None
             self._check_feature_names(X)
         self._warn_of_lost_calibration()
+        known = None if training is None else training.n_features
         training = self._added(
             training,
             source,
             row_labels,
             extractor,
+            self._batches(source, extractor, "fit", known),
             seed=seed,
             groups=row_groups,
             partial=True,
@@ -1241,6 +1278,87 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         test = DriftTest(self.fitted_, kind, labelled=labels is not None)
         return test.conclude(self._scored(X, labels, test.measure, (test.n_values,), "drift"))
 
+    def audit(
+        self, X: Any = None, *, labels: Any = None, groups: Any = None, fdr: float = FDR
+    ) -> Audit:
+        """Say what is wrong with good images, before or after a fit.
+
+        Images that are least like the others, by held-out scores and a false discovery rate;
+        equal and nearly equal images and the groups that they form; those that cannot be read, or
+        have another size, mode, exposure or sharpness than most.
+
+        Parameters
+        ----------
+        X : array-like, tensor, path, sequence or iterable, optional
+            Good images or features, as in `fit`: a copy of this estimator is fitted to them, with
+            equal images held out together. Default: what this estimator was fitted on.
+        labels, groups : optional
+            As in `fit`.
+        fdr : float in (0, 1), default=0.05
+            Share of good images among those that are flagged; see `pydfm.conformal.outliers`.
+
+        Returns
+        -------
+        Audit
+            ``table()`` is a data frame, the images least like the others first.
+
+        Raises
+        ------
+        ValueError, TypeError, FileNotFoundError
+            As `fit`; and if there are no held-out scores.
+        """
+        check_share("fdr", fdr)
+        if X is None:
+            return audit(self.fitted_, self._kind, self.alpha, self._fitted_images(), fdr)
+        copy_of_this = self._with(self._checked(), None, None, None)
+        if copy_of_this.calibration is None:
+            copy_of_this.calibration = DEFAULTS["calibration"]
+        copy_of_this.on_error = "skip"
+        facts: dict[int, Facts] = {}
+        with warnings.catch_warnings():
+            # What these say is in the audit.
+            warnings.filterwarnings("ignore", message="alpha is|X holds rows that are not indep")
+            warnings.filterwarnings("ignore", message=r"\d+ of \d+ images were skipped")
+            copy_of_this._fit(
+                X, labels, groups, join_copies=True, look=lambda own: FactsTaker(own, facts)
+            )
+            given = copy_of_this._audited_images(image_names(X), facts)
+            return audit(copy_of_this.fitted_, copy_of_this._kind, self.alpha, given, fdr)
+
+    def _audited_images(self, names: list[str] | None, facts: Mapping[int, Facts]) -> AuditInput:
+        """Return what an audit needs to know of the images of the last fit."""
+        skipped = {one.index: one.reason for one in self.skipped_} if self.feature_spec_ else {}
+        n_rows = self.training_.n_seen + len(skipped)
+        read = np.delete(np.arange(n_rows), list(skipped))
+        shown = [f"{i} of X" for i in range(n_rows)] if names is None else names
+        near = near_places(self.training_, resolve_threads(self.n_threads))
+        return AuditInput(
+            dict(enumerate(shown)),
+            read,
+            facts,
+            skipped,
+            [(int(read[i]), int(read[j])) for i, j in near],
+        )
+
+    def _fitted_images(self) -> AuditInput:
+        """Return what an audit needs to know of the images that this was fitted on.
+
+        Their files are read again, where they are still there.
+        """
+        places = np.sort(self._held_out_sample().places)
+        known = self.fitted_.held_out.names
+        facts: dict[int, Facts] = {}
+        if self.feature_spec_ is not None:
+            take = FactsTaker(self.feature_spec_.preprocessing, facts)
+            for place, name in known.items():
+                with suppress(ImageError):  # it was readable at the fit, and has gone since
+                    read_image(name, functools.partial(take, place), self.max_pixels)
+        names = {int(place): str(known.get(int(place), f"{place} of X")) for place in places}
+        near = [] if self._training is None else near_places(self._training, resolve_threads(1))
+        read = np.arange(int(places.max(initial=-1)) + 1)
+        inside = [(i, j) for i, j in near if i in names and j in names]
+        return AuditInput(names, read, facts, {}, inside)
+
     def save(self, path: "str | os.PathLike[str]") -> None:
         """Write the fitted model to one file, which `pydfm.load` reads.
 
@@ -1347,6 +1465,10 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         places = self._held_out_sample().places.tolist()
         names = self.fitted_.held_out.names
         return np.array([names.get(place, place) for place in places])
+
+    @property
+    def left_out_(self) -> list[str]:  # noqa: D102
+        return list(self.fitted_.left_out)
 
     @property
     def smallest_alpha_(self) -> float:  # noqa: D102
@@ -1623,18 +1745,16 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         source: _Source,
         row_labels: RowLabels | None,
         extractor: Extractor | None,
+        batches: Iterable[tuple[Any, NDArray[Any], NDArray[Any] | None]],
         *,
         seed: int,
         groups: RowLabels | None = None,
         join_copies: bool = False,
         partial: bool = False,
-        checkpoint: "str | os.PathLike[str] | None" = None,
     ) -> TrainingState:
-        """Return `training`, or a new state, with all rows of `source` added."""
-        known, n_threads = None, resolve_threads(self.n_threads)
-        if training is not None:
-            known = training.n_features
-        for places, features, pixels in self._batches(source, extractor, "fit", known, checkpoint):
+        """Return `training`, or a new state, with all rows of `source` added, in `batches`."""
+        n_threads = resolve_threads(self.n_threads)
+        for places, features, pixels in batches:
             if training is None:
                 spec = None if extractor is None else extractor.spec
                 settings = self._settings(extractor, seed)
@@ -1677,6 +1797,53 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
             self._report(source)
         assert training is not None
         return training
+
+    def _cleaned(
+        self,
+        source: _Source,
+        row_labels: RowLabels | None,
+        extractor: Extractor | None,
+        batches: Iterable[tuple[Any, NDArray[Any], NDArray[Any] | None]],
+        fdr: float,
+        **given: Any,
+    ) -> tuple[TrainingState, tuple[str, ...]]:
+        """Return the state of the rows that belong together, and names of those left out."""
+        check_share("clean", fdr)
+        if self.calibration is None:
+            raise ValueError(
+                "clean is given, but calibration is None, and held-out scores say what does not "
+                "belong; pass calibration='loo'"
+            )
+        n_threads, kinds = resolve_threads(self.n_threads), check_score_types(self.score_type)
+        kept = [(_places(places), features.copy(), pixels) for places, features, pixels in batches]
+        n_rows = sum(len(places) for places, _, _ in kept)
+        out: list[int] = []
+        while True:
+            training = self._added(None, source, row_labels, extractor, kept, **given).compact()
+            fitted = freeze(training, n_threads=n_threads, score_types=kinds)
+            sample = fitted.held_out_of(kinds[0]).samples.get(kinds[0])
+            rows = np.concatenate([places for places, _, _ in kept])
+            found = (
+                rows[sample.places[outliers_among(sample, fdr)]] if sample is not None else rows[:0]
+            )
+            if len(found) == 0:
+                break
+            if len(out) + len(found) > n_rows // 2:
+                raise ValueError(
+                    f"clean is {fdr}, which would leave out more than half of {n_rows} rows or "
+                    "images; look at them first (DFM.audit), or pass a smaller share"
+                )
+            out += found.tolist()
+            kept = [_without(batch, found) for batch in kept]
+        names = source.names if isinstance(source, ImageSource) else None
+        left_out = tuple(f"{i} of X" if names is None else names[i] for i in out)
+        if left_out:
+            warnings.warn(
+                f"{len(left_out)} of {n_rows} images are unlike the others and were left out; "
+                f"left_out_ lists them; the first: '{left_out[0]}'",
+                stacklevel=4,
+            )
+        return training, left_out
 
     def _outlier_features(
         self, n_features: int, extractor: Extractor | None, outliers: Any
@@ -1888,6 +2055,22 @@ def _check_counts(source: _Source, *each: RowLabels | None) -> None:
     for own in each:
         if own is not None:
             own.check_count(source.count)
+
+
+def _places(places: slice | list[int]) -> NDArray[np.intp]:
+    """Return the places of a batch as an array."""
+    if isinstance(places, slice):
+        return np.arange(places.start, places.stop)
+    return np.array(places, dtype=np.intp)
+
+
+def _without(
+    batch: tuple[NDArray[np.intp], NDArray[Any], NDArray[Any] | None], found: NDArray[np.intp]
+) -> tuple[NDArray[np.intp], NDArray[Any], NDArray[Any] | None]:
+    """Return a batch without the rows at the places `found`."""
+    places, features, pixels = batch
+    keep = ~np.isin(places, found)
+    return places[keep], features[keep], None if pixels is None else pixels[keep]
 
 
 def _check_batch(features: NDArray[Any], places: slice | list[int]) -> None:

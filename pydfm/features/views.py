@@ -1,11 +1,16 @@
-"""Views: what is shown to a person of images, kept while they are decoded for the network."""
+"""Views and facts of images for a person, taken while they are decoded for the network."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from PIL import Image
 
+from pydfm.features.images import list_images
+from pydfm.features.pictures.facts import Facts
 from pydfm.features.pictures.orientation import upright
+from pydfm.features.pictures.pages import with_pages
 from pydfm.features.transforms import Preprocessing
 
 
@@ -55,3 +60,31 @@ class Views:
     def take(self, places: Sequence[int]) -> list[View]:
         """Return the views of some images, which are not kept any longer."""
         return [self._found.pop(place) for place in places]
+
+
+class FactsTaker:
+    """Takes facts of images; called as `Views`.
+
+    Parameters
+    ----------
+    preprocessing : Preprocessing
+    found : dict
+        Where the facts of each image go, by its index.
+    """
+
+    def __init__(self, preprocessing: Preprocessing, found: dict[int, Facts]) -> None:
+        self._preprocessing = preprocessing
+        self._found = found
+
+    def __call__(self, index: int, image: Image.Image) -> None:
+        """Take the facts of the image `index`."""
+        self._found[index] = Facts.of(self._preprocessing.picture(image), image.mode)
+
+
+def image_names(X: Any) -> list[str] | None:
+    """Return the paths of the images of `X`, a folder, a path or a list of paths; else None."""
+    if isinstance(X, str | os.PathLike):
+        return with_pages(list_images(X))
+    if isinstance(X, list | tuple) and all(isinstance(x, str | os.PathLike) for x in X):
+        return with_pages([os.fspath(x) for x in X])
+    return None

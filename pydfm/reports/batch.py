@@ -46,6 +46,8 @@ class BatchResult:
         Names and reasons.
     no_maps : str
         Why there are no overlays, or "".
+    features : ndarray of shape (N, D) or None
+        Where they were to be kept; NaN for images that could not be read.
     """
 
     cards: list[Card]
@@ -53,6 +55,7 @@ class BatchResult:
     drift: Drift | None
     unreadable: list[tuple[str, str]]
     no_maps: str
+    features: NDArray[np.float32] | None = None
 
 
 def report(
@@ -136,7 +139,13 @@ def report(
 
 
 def examine(
-    dfm: DFM, X: Any, *, alpha: float | None = None, root: str | None = None, task: str = "report"
+    dfm: DFM,
+    X: Any,
+    *,
+    alpha: float | None = None,
+    root: str | None = None,
+    task: str = "report",
+    keep_features: bool = False,
 ) -> BatchResult:
     """Score, judge and picture a batch in one pass: images are decoded and scored once.
 
@@ -148,6 +157,8 @@ def examine(
         Folder of the images, which is left out of their names.
     task : str
         Name of the progress bar.
+    keep_features : bool
+        Whether the result has the features.
     """
     fitted, kind = dfm.fitted_, first_type(dfm)
     decider = dfm.decider(alpha=alpha)
@@ -160,13 +171,15 @@ def examine(
     test = DriftTest(fitted, kind, labelled=False)
     names = names_of(X, root)
     cards: list[Card] = []
-    measured, drifted = [], []
+    measured, drifted, kept = [], [], []
     for places, features, _ in dfm.batches(X, task=task, look=views):
         if not isinstance(places, list):
             raise ValueError("X holds features; a report shows images, so pass these")
         scored = fitted.score(features, n_threads)
         measured.append(decider.measure(scored))
         drifted.append(test.measure(scored))
+        if keep_features:
+            kept.append(features)
         own = [names[i] if names is not None else f"image {i}" for i in places]
         cards += maker.make(places, own, scored, views.take(places))
     skipped = dfm.skipped_
@@ -174,8 +187,12 @@ def examine(
         reason = f"; {skipped[0].reason}" if skipped else ""
         raise ValueError(f"X holds no image that can be read{reason}")
     count = len(cards) + len(skipped)
-    found = np.full((3, count), np.nan)
-    found[:, [card.index for card in cards]] = np.concatenate(measured, axis=1)
+    found, read = np.full((3, count), np.nan), [card.index for card in cards]
+    found[:, read] = np.concatenate(measured, axis=1)
+    all_features = None
+    if keep_features:
+        all_features = np.full((count, dfm.n_features_in_), np.nan, dtype=np.float32)
+        all_features[read] = np.concatenate(kept)
     assessment = decider.judge(found)
     drift = test.conclude(np.concatenate(drifted, axis=1))
     cards = [
@@ -192,7 +209,7 @@ def examine(
         (shown(names[one.index] if names is not None else f"image {one.index}"), shown(one.reason))
         for one in skipped
     ]
-    return BatchResult(cards, assessment, drift, unreadable, no_maps)
+    return BatchResult(cards, assessment, drift, unreadable, no_maps, all_features)
 
 
 def map_scale(dfm: DFM, kind: str, alpha: float) -> tuple[ColourScale | None, str]:

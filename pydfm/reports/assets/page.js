@@ -7,6 +7,7 @@ const byId = (id) => document.getElementById(id);
 const root = document.documentElement;
 const list = byId("cards");
 const facts = new Map((data.cards || []).map((card) => [String(card.index), card]));
+const places = new Map((data.cards || []).map((card, place) => [card, place]));
 const marks = new Map(); // from an image's number to "good" or "bad"
 let chosen = null;
 let level = null;
@@ -92,6 +93,7 @@ function isWanted(card) {
   if (wanted === "anomalous") return card.classList.contains("anomalous");
   if (wanted === "normal") return !card.classList.contains("anomalous");
   if (["good", "bad", "none"].includes(wanted)) return mark === wanted;
+  if (wanted === "errors") return ["missed", "alarm"].includes(factsOf(card).group);
   return wanted === "all" || factsOf(card).group === wanted;
 }
 
@@ -109,6 +111,7 @@ function sortCards() {
     worst: (a, b) => a.p - b.p || b.score - a.score || a.index - b.index,
     name: (a, b) => a.name.localeCompare(b.name, undefined, { numeric: true }),
     order: (a, b) => a.index - b.index,
+    given: (a, b) => places.get(a) - places.get(b),
   };
   const order = orders[byId("sort").value];
   const cards = allCards();
@@ -257,10 +260,12 @@ if (byId("search")) {
   byId("search").addEventListener("input", showAndHide);
   byId("filter").addEventListener("change", showAndHide);
   byId("sort").addEventListener("change", sortCards);
+  showAndHide();
+}
+if (byId("overlays")) {
   byId("overlays").addEventListener("change", (event) => {
     document.body.classList.toggle("no-overlays", !event.target.checked);
   });
-  showAndHide();
 }
 if (byId("save")) byId("save").addEventListener("click", saveMarks);
 if (data.levels) {

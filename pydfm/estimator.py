@@ -30,6 +30,7 @@ from pydfm.conformal.outliers import FDR
 from pydfm.conformal.outliers import outliers as outliers_among
 from pydfm.conformal.recalibration import Recalibration, RecalibrationTask
 from pydfm.conformal.regions import LEAST_AREA, SPREAD, Region, RegionFinder
+from pydfm.drawing.scale import ColourScale
 from pydfm.features.arrays import FeatureSource, check_finite
 from pydfm.features.backbones import AS_SAVED, copy_backbone, family_saved_as
 from pydfm.features.extractor import Extractor, FeatureSpec, feature_batches
@@ -46,7 +47,7 @@ from pydfm.features.sources import (
     warn_of_skipped,
 )
 from pydfm.features.transforms import Preprocessing
-from pydfm.features.views import FactsTaker, Views, image_names
+from pydfm.features.views import FactsTaker, View, Views, image_names
 from pydfm.io.model_file import ModelFile, read_model, write_model
 from pydfm.model.fitting import RECALIBRATED, FittedDFM, freeze
 from pydfm.model.held_out import HeldOutSample
@@ -68,6 +69,7 @@ from pydfm.stats.subspace import Subspace
 
 if TYPE_CHECKING:
     import torch
+    from matplotlib.axes import Axes
     from PIL import Image
     from typing_extensions import Self
 
@@ -1044,6 +1046,88 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
                 found[place] = finder.find(own, preprocessing.window(*view.size), view.size)
         self._report(source)
         return [found.get(place) for place in range(source.count)]
+
+    def plot_scores(self, X: Any, *, labels: Any = None, ax: "Axes | None" = None) -> "Axes":
+        """Draw the scores of images beside the held-out scores, with the threshold.
+
+        Parameters
+        ----------
+        X, labels
+            As in `score`.
+        ax : matplotlib Axes, optional
+            Default: those of a new figure.
+
+        Returns
+        -------
+        Axes
+            A line is at `threshold_` where the model has one.
+        """
+        from pydfm.drawing.axes import draw_scores
+
+        held_out, calibration = self.held_out_scores_, calibration_of(self.fitted_, self._kind)
+        scores = self.score(X, labels=labels, score_type=self._kind)
+        one = len(calibration.ranks) == 1 and not calibration.in_folds
+        threshold = calibration.threshold(self.alpha) if one else None
+        return draw_scores(scores[np.isfinite(scores)], held_out, threshold, ax)
+
+    def plot_maps(
+        self, X: Any, *, axes: Any = None, smoothing: float = 0.0, most: int = 12
+    ) -> NDArray[Any]:
+        """Draw images under the colours of their maps, with the outlines of their regions.
+
+        In the geometry of the images: resize and crop are undone. The colours are those of
+        `map_range_`, the same for all images of a model.
+
+        Parameters
+        ----------
+        X : array, tensor, path, sequence or iterable
+            Images in any of the forms of `fit`.
+        axes : sequence of matplotlib Axes, optional
+            One for each image. Default: those of a new figure, of the `most` images with the
+            highest scores.
+        smoothing : float
+            As in `score_map`.
+        most : int
+            Used without `axes`.
+
+        Returns
+        -------
+        ndarray of Axes
+            With `axes`, in the order of X, else by descending scores.
+        """
+        from pydfm.drawing.axes import draw_map, new_axes
+
+        kind, size = self._map_type(None, smoothing)
+        low, middle = map_range(self.fitted_, self.alpha)
+        finder, scale = RegionFinder.between(low, middle), ColourScale(low, middle)
+        extractor, n_threads = self._ready_extractor(), resolve_threads(self.n_threads)
+        preprocessing = extractor.spec.preprocessing
+        views = Views(preprocessing, 600)
+        found: list[tuple[float, int, View, NDArray[np.float32]]] = []
+        for places, features, _ in self.batches(X, task="maps", look=views):
+            scored = self.fitted_.score(features, n_threads)
+            maps = scored.maps(kind, size, float(smoothing))
+            scores = scored.scores([kind])[0].tolist()
+            found += zip(scores, places, views.take(places), maps, strict=True)
+            if axes is None:
+                found = sorted(found, key=lambda one: (-one[0], one[1]))[:most]
+        if axes is None:
+            if not found:
+                raise ValueError("X holds no image that can be read")
+            drawn = new_axes(len(found))
+        else:
+            drawn = np.asarray(axes, dtype=object).ravel()
+            if len(drawn) != len(found):
+                raise ValueError(
+                    f"axes has {len(drawn)} axes, and X {len(found)} images that can be read; give "
+                    "one for each"
+                )
+        for ax, (score, place, view, values) in zip(drawn, found, strict=True):
+            window = preprocessing.window(*view.size)
+            outlines = [region.polygon for region in finder.find(values, window, view.size)]
+            title = f"{place}: score {score:.3g}"
+            draw_map(ax, view.picture, view.size, values, window, scale, outlines, title)
+        return drawn
 
     def extract(self, X: Any) -> NDArray[np.float32]:
         """Return features of images, as the model was fitted on them.

@@ -11,9 +11,12 @@ from pydfm.cli.command import Command
 
 
 def demo(
-    output: Annotated[Path, typer.Option("--output", "-o", help="The figure to write.")] = Path(
-        "pydfm-demo.png"
-    ),
+    output: Annotated[
+        Path,
+        typer.Option(
+            "--output", "-o", help="The figure to write; a page of the same name beside it."
+        ),
+    ] = Path("pydfm-demo.png"),
     weights: Annotated[
         str, typer.Option(help="none for random weights, imagenet (downloaded once), or a file.")
     ] = "none",
@@ -25,9 +28,12 @@ def demo(
     from pydfm.estimator import DFM
     from pydfm.metrics import evaluate
     from pydfm.parameters import none_or
+    from pydfm.reports.batch import report
     from pydfm.reports.demo import DemoFigure
+    from pydfm.reports.page import check_page
 
-    figure = DemoFigure(output)
+    figure, page = DemoFigure(output), output.with_suffix(".html")
+    check_page(page)
     images = load_demo()
     chosen = none_or(weights)
     dfm = DFM(weights=chosen, layers="layer3", pool=2, image_size=96)
@@ -39,7 +45,8 @@ def demo(
     start = time.perf_counter()
     dfm.fit(images.train)
     middle = time.perf_counter()
-    scores = dfm.score(images.test)
+    names = [f"{kind} {i}" for i, kind in enumerate(images.kinds)]
+    scores = report(dfm, images.test, page, names=names, title="pydfm demo").assessment.scores
     end = time.perf_counter()
     typer.echo(
         f"fit       {len(images.train)} crops of a brick wall in {middle - start:.1f} s: "
@@ -56,7 +63,8 @@ def demo(
     auroc = evaluate(scores, images.labels)["auroc"]
     typer.echo(f"\nAUROC     {auroc:.3f}, brick against all others (0.5 is chance, 1 perfect)")
     figure.write(images.test, images.kinds, scores, auroc)
-    typer.echo(f"figure    {os.fspath(output)}\n")
+    typer.echo(f"figure    {os.fspath(output)}")
+    typer.echo(f"page      {os.fspath(page)}: the report of these crops; open it in a browser\n")
     typer.echo("next      pydfm fit FOLDER_OF_GOOD_IMAGES -o model.pydfm")
 
 

@@ -5,7 +5,7 @@ import json
 import os
 import shlex
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -66,6 +66,7 @@ def report(
     alpha: float | None = None,
     link: bool = False,
     title: str | None = None,
+    names: Sequence[str] | None = None,
     model: str | None = None,
 ) -> BatchResult:
     """Write a page about a batch of images: one file, without server or network connection.
@@ -87,6 +88,8 @@ def report(
         Whether pictures lead to the full files, where they are now.
     title : str, optional
         Heading of the page; default: the name of the folder.
+    names : sequence of N str, optional
+        Names of the images, where they are not files; default: their numbers.
     model : str, optional
         Path of the model file, for the command that the page shows.
 
@@ -111,7 +114,7 @@ def report(
     if isinstance(X, str | os.PathLike):
         folder = os.fspath(X)
         X = with_pages(list_images(folder))
-    result = examine(dfm, X, alpha=alpha, root=folder)
+    result = examine(dfm, X, alpha=alpha, root=folder, names=names)
     if link:
         if not (isinstance(X, list) and all(isinstance(one, str | os.PathLike) for one in X)):
             raise ValueError("link is True, but X holds no files that pictures could lead to")
@@ -144,6 +147,7 @@ def examine(
     *,
     alpha: float | None = None,
     root: str | None = None,
+    names: Sequence[str] | None = None,
     task: str = "report",
     keep_features: bool = False,
 ) -> BatchResult:
@@ -151,7 +155,7 @@ def examine(
 
     Parameters
     ----------
-    dfm, X, alpha
+    dfm, X, alpha, names
         As in `report`.
     root : str, optional
         Folder of the images, which is left out of their names.
@@ -169,7 +173,7 @@ def examine(
     views = Views(fitted.spec.preprocessing, PICTURE_SIDE)
     n_threads = resolve_threads(dfm.n_threads)
     test = DriftTest(fitted, kind, labelled=False)
-    names = names_of(X, root)
+    names = names_of(X, root) or names
     cards: list[Card] = []
     measured, drifted, kept = [], [], []
     for places, features, _ in dfm.batches(X, task=task, look=views):

@@ -3,6 +3,7 @@ import io
 import re
 import socket
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -50,6 +51,10 @@ def test_it_says_what_it_runs_on_and_what_comes_next(shown):
     )
     assert re.search(r"^score     112 other crops in [\d.]+ s$", text, re.MULTILINE)
     assert f"figure    {shown[1]}" in shown[0]
+    page = shown[1].with_suffix(".html")
+    assert f"page      {page}: the report of these crops; open it in a browser" in shown[0]
+    assert "<h1>pydfm demo</h1>" in page.read_text()
+    assert "brick with stone 84" in page.read_text()
     assert shown[0][-1] == "next      pydfm fit FOLDER_OF_GOOD_IMAGES -o model.pydfm"
 
 
@@ -114,8 +119,11 @@ class Quick:
     def fit(self, images):
         return self
 
-    def score(self, images):
-        return np.float32([1 + np.asarray(image).mean() for image in images])
+
+def quick_report(dfm, images, page, **options):
+    assert isinstance(dfm, Quick)
+    scores = np.float32([1 + np.asarray(image).mean() for image in images])
+    return SimpleNamespace(assessment=SimpleNamespace(scores=scores))
 
 
 def test_weights_may_be_a_file(run, monkeypatch, tmp_path):
@@ -123,6 +131,7 @@ def test_weights_may_be_a_file(run, monkeypatch, tmp_path):
     few = type(whole)(whole.train[:6], whole.test[::6], whole.kinds[::6])
     monkeypatch.setattr("pydfm.datasets.load_demo", lambda: few)
     monkeypatch.setattr("pydfm.estimator.DFM", Quick)
+    monkeypatch.setattr("pydfm.reports.batch.report", quick_report)
     got = run("demo", "-o", tmp_path / "x.svg", "--weights", "w.pth")
     assert (got.code, got.err, names(tmp_path)) == (0, "", ["x.svg"])
     assert got.out.startswith(b"backbone  ResNet-18 with the weights w.pth, features of layer3\n")

@@ -15,7 +15,8 @@ from pydfm.model.fitting import FittedDFM
 from pydfm.model.row_scores import RowScores
 from pydfm.reports.page import number, overlay_data, picture_data, shown, within_budget
 
-_CORNERS = 60
+# How far drawn outlines may be from those of regions: share of the longer side.
+_TOLERANCE = 0.006
 _REGIONS = 9
 
 
@@ -163,7 +164,7 @@ class CardMaker:
 
     def _mark(self, region: Region, size: tuple[int, int], above: bool) -> Mark:
         assert self.scale is not None
-        corners = _simple(region.polygon)
+        corners = _simple(region.polygon, _TOLERANCE * max(size))
         outline = " ".join(f"{x:.0f},{y:.0f}" for x, y in corners)
         text = (
             f"{_extent(region)}, {_place(region, size)}; area "
@@ -257,9 +258,27 @@ def _highest_near(
     return float(values[rows, columns].max())
 
 
-def _simple(polygon: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return a polygon of stairs as one of a few smooth corners, for the eye only."""
-    if len(polygon) <= 8:
-        return polygon
-    middles = (polygon + np.roll(polygon, -1, axis=0)) / 2
-    return middles[:: max(1, -(-len(middles) // _CORNERS))]
+def _simple(polygon: NDArray[np.float64], tolerance: float) -> NDArray[np.float64]:
+    """Return a polygon with fewer corners, none further than `tolerance` from its line.
+
+    By Douglas and Peucker: between two corners that stay, the one that is furthest from their line
+    stays, too, if it is further than the tolerance.
+    """
+    points = np.concatenate([polygon, polygon[:1]])
+    keep = np.zeros(len(points), dtype=bool)
+    far = int(np.square(polygon - polygon[0]).sum(axis=1).argmax())
+    keep[[0, far]] = True
+    open_ends = [(0, far), (far, len(polygon))]
+    while open_ends:
+        first, last = open_ends.pop()
+        if last - first < 2:
+            continue
+        x, y = (points[last] - points[first]).tolist()
+        away = points[first + 1 : last] - points[first]
+        distance = np.abs(x * away[:, 1] - y * away[:, 0]) / max(float(np.hypot(x, y)), 1e-9)
+        most = int(distance.argmax())
+        if distance[most] > tolerance:
+            middle = first + 1 + most
+            keep[middle] = True
+            open_ends += [(first, middle), (middle, last)]
+    return np.asarray(polygon[keep[:-1]])

@@ -54,11 +54,14 @@ class TwoHistograms:
     axis : Axis
     above, below : tuple of Bar
         Heights are shares of the highest bar of each sample.
+    beyond : int
+        How many of the sample above are beyond the axis, and counted in its last bar.
     """
 
     axis: Axis
     above: tuple[Bar, ...]
     below: tuple[Bar, ...]
+    beyond: int = 0
 
     @classmethod
     def of_scores(
@@ -77,7 +80,8 @@ class TwoHistograms:
         margin = (high - low) / (_BINS - 2)
         low, high = low - margin, high + margin
         axis = Axis(low, high, _ticks(low, high))
-        return cls(axis, _bars(above, axis, _number), _bars(below, axis, _number))
+        beyond = int((above > high).sum())
+        return cls(axis, _bars(above, axis, _number), _bars(below, axis, _number), beyond)
 
     @classmethod
     def of_p_values(

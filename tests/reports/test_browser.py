@@ -247,3 +247,15 @@ def test_overlays_lie_on_the_defects(page):
     y, x = np.argwhere(opacity == opacity.max()).mean(axis=0)
     assert x / width * 60 == pytest.approx(36, abs=5)
     assert y / height * 48 == pytest.approx(15, abs=5)
+
+
+def test_the_script_is_short_and_sets_no_html():
+    from importlib import resources
+
+    script = (resources.files("pydfm.reports") / "assets" / "page.js").read_text()
+    lines = script.splitlines()
+    assert script.startswith('"use strict";')
+    assert len(lines) < 400
+    assert max(map(len, lines)) <= 100
+    for word in ("innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval(", "var "):
+        assert word not in script, word

@@ -1,6 +1,6 @@
 "use strict";
-// The pages' only script: decides again at another level, filters, sorts, marks. It sets text, never
-// HTML, so that a file's name stays text. Without it a page still shows everything.
+// The pages' only script: decides again at another level, filters, sorts, marks. It sets text and
+// never HTML, so that a file's name stays text. Without it a page still shows everything.
 
 const data = JSON.parse(document.getElementById("data").textContent);
 const byId = (id) => document.getElementById(id);
@@ -165,8 +165,8 @@ function showMark(card) {
   }
   if (byId("save")) {
     byId("save").disabled = marks.size === 0;
-    byId("save").textContent =
-      marks.size === 0 ? "Save marks as CSV" : `Save ${marks.size} marks as CSV`;
+    const count = marks.size === 1 ? "1 mark" : `${marks.size || ""} marks`.trim();
+    byId("save").textContent = `Save ${count} as CSV`;
   }
 }
 

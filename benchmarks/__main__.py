@@ -6,15 +6,19 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import torch
+
 from benchmarks import (
     eigensolver,
     extract,
     fit,
+    gpu,
     instruction_sets,
     machine,
     processes,
     scale,
     score,
+    verdicts,
 )
 from benchmarks.measure import compare
 from benchmarks.report import HEADER, Table, rows, write
@@ -22,6 +26,8 @@ from benchmarks.report import HEADER, Table, rows, write
 _SECTIONS = {"score": score, "fit": fit, "eigensolver": eigensolver, "extract": extract}
 _TABLES: dict[str, tuple[str, Callable[[bool], Table]]] = {
     "instructions": ("Instruction sets", instruction_sets.table),
+    "verdicts": ("Verdicts", verdicts.table),
+    "gpu": ("Pictures on a GPU", gpu.table),
     "import": ("Import", processes.imports),
     "memory": ("Memory", processes.memory),
     "scale": ("Rows in batches", scale.table),
@@ -30,9 +36,10 @@ _TABLES: dict[str, tuple[str, Callable[[bool], Table]]] = {
 
 def main() -> None:
     options = _options()
-    names = options.only or [
-        n for n in (*_SECTIONS, *_TABLES) if n not in ("memory", "scale") or options.memory
-    ]
+    left_out = [] if options.memory else ["memory", "scale"]
+    if not torch.cuda.is_available():
+        left_out.append("gpu")
+    names = options.only or [n for n in (*_SECTIONS, *_TABLES) if n not in left_out]
     tables = {"machine": ("Machine", machine.table())}
     _show(*tables["machine"])
     for name in names:

@@ -6,6 +6,7 @@
 #include <type_traits>
 
 #include "kernels/matrix_products.hpp"
+#include "runtime/interruption.hpp"
 #include "runtime/parallel.hpp"
 
 namespace pydfm {
@@ -33,6 +34,12 @@ double subtract_lanes(Index depth, float* v, const Subtract& subtract) {
     energy += static_cast<double>(v[p]) * v[p];
   }
   return energy + squares.sum();
+}
+
+template <typename Scalar>
+void prefetch(const Scalar* x, Index depth) {
+  constexpr Index kLine = 64 / Index{sizeof(Scalar)};
+  for (Index p = 0; p < depth; p += kLine) Eigen::internal::prefetch(x + p);
 }
 
 }  // namespace
@@ -64,25 +71,24 @@ double Projection::subtract_centre(const double* x, Index begin, Index depth, fl
 void Projection::project(const RowsView& rows, const Index* which, Index count, Tile& tile) const {
   const Index d = features();
   const Index size = count * width();
-  if (tile.products.size() < size) {
-    tile.products.resize(size);
-    tile.projected.resize(size);
-  }
+  if (tile.projected.size() < size) tile.projected.resize(size);
+  tile.projected.head(size).setZero();
   tile.totals.head(count).setZero();
 
   for (Index begin = 0; begin < d; begin += kSliceFeatures) {
+    poll();
     const Index depth = std::min(kSliceFeatures, d - begin);
-    rows.visit([&](const auto* data) {
-      for (Index i = 0; i < count; ++i) {
-        tile.totals[i] +=
-            subtract_centre(data + which[i] * d + begin, begin, depth, tile.rows.row(i).data());
-      }
-    });
-    panels_.multiply(tile.rows.data(), count, begin, depth, tile.products.data());
-    if (begin == 0) {
-      tile.projected.head(size) = tile.products.head(size).cast<double>();
-    } else {
-      tile.projected.head(size) += tile.products.head(size).cast<double>();
+    for (Index first = 0; first < count; first += kStripRows) {
+      const Index some = std::min(kStripRows, count - first);
+      rows.visit([&](const auto* data) {
+        for (Index i = first; i < first + some; ++i) {
+          // Rows of many features lie far apart: the processor does not see the next strip coming.
+          if (i + kStripRows < count) prefetch(data + which[i + kStripRows] * d + begin, depth);
+          tile.totals[i] += subtract_centre(data + which[i] * d + begin, begin, depth,
+                                            tile.strip.row(i - first).data());
+        }
+      });
+      panels_.add_products(tile.strip.data(), some, begin, tile.projected.data() + first * width());
     }
   }
 }

@@ -8,8 +8,8 @@
 
 namespace pydfm {
 
-/// Rows to a tile: enough to pay for reading the components once, few enough for the second cache.
-constexpr Index kTileRows = 144;
+/// Rows to a tile, a whole number of strips: enough to pay for reading the components once.
+constexpr Index kTileRows = 288;
 
 /// Values of |v|^2 at which the squares of single features come near the ends of float32.
 constexpr double kLeastEnergy = 1e-28;
@@ -29,12 +29,11 @@ class Projection {
   /// What a thread keeps from one call to the next.
   struct Tile {
     explicit Tile(Index n_rows)
-        : rows(std::min(n_rows, kTileRows), kRowStride), totals(rows.rows()) {}
+        : strip(kStripRows, kRowStride), totals(std::min(n_rows, kTileRows)) {}
 
-    Matrix<float> rows;        // a slice of the centred rows
-    Vector<float> products;    // of that slice, (count, width)
+    Matrix<float> strip;       // a slice of some centred rows
     Vector<double> totals;     // |v|^2, (count,)
-    Vector<double> projected;  // W'v: sum of the products of all slices, (count, width)
+    Vector<double> projected;  // W'v, (count, width)
   };
 
   /// Writes totals and projected of the rows `which` of `rows`, at most as many as `tile` was made

@@ -15,28 +15,28 @@ using Packet = Eigen::internal::packet_traits<float>::type;
 constexpr int kPacketSize = Eigen::internal::packet_traits<float>::size;
 constexpr int kPacketsPerPanel = 2;
 constexpr int kPanelWidth = kPacketsPerPanel * kPacketSize;
-// Rows to a strip: their sums with one panel fill the registers, but for what the factors need.
-constexpr int kStripRows = EIGEN_ARCH_DEFAULT_NUMBER_OF_REGISTERS >= 32 ? 12 : 6;
 
-/// z (n_rows, kPanelWidth) = v (n_rows, depth) * panel (depth, kPanelWidth).
-/// Rows of v are kRowStride apart, rows of z `z_stride`.
-template <std::size_t... kSum>
-void multiply_strip(const float* v, const float* panel, Index depth, float* z, Index z_stride,
-                    std::index_sequence<kSum...> /*n_rows * kPacketsPerPanel sums*/) {
+/// z (n_rows, kPackets * kPacketSize) += v (n_rows, depth) * panel (depth, the same), which is
+/// summed up in float32 before it is added. Rows of v are kRowStride apart, rows of z `z_stride`.
+template <std::size_t kPackets, std::size_t... kSum>
+void multiply_strip(const float* v, const float* panel, Index depth, double* z, Index z_stride,
+                    std::index_sequence<kSum...> /*n_rows * kPackets sums*/) {
   using namespace Eigen::internal;
+  constexpr Index kWidth = kPackets * kPacketSize;
+  constexpr Index kRows = sizeof...(kSum) / kPackets;
+  Eigen::Array<float, kRows, kWidth, Eigen::RowMajor> total;
   const auto at = [&](std::size_t sum) {
-    return z + static_cast<Index>(sum / kPacketsPerPanel) * z_stride +
-           static_cast<Index>(sum % kPacketsPerPanel) * Index{kPacketSize};
+    return total.data() + static_cast<Index>(sum) * Index{kPacketSize};
   };
   for (Index begin = 0; begin < depth; begin += kRunFeatures) {
     Packet sums[sizeof...(kSum)];
     ((sums[kSum] = pset1<Packet>(0.0F)), ...);
     const Index end = std::min(begin + kRunFeatures, depth);
-    for (Index p = begin; p < end; ++p, panel += kPanelWidth) {
-      const Packet w[kPacketsPerPanel] = {ploadu<Packet>(panel),
-                                          ploadu<Packet>(panel + kPacketSize)};
-      ((sums[kSum] = pmadd(pset1<Packet>(v[Index{kSum / kPacketsPerPanel} * kRowStride + p]),
-                           w[kSum % kPacketsPerPanel], sums[kSum])),
+    for (Index p = begin; p < end; ++p, panel += kWidth) {
+      Packet w[kPackets];
+      for (std::size_t i = 0; i < kPackets; ++i) w[i] = ploadu<Packet>(panel + i * kPacketSize);
+      ((sums[kSum] = pmadd(pset1<Packet>(v[Index{kSum / kPackets} * kRowStride + p]),
+                           w[kSum % kPackets], sums[kSum])),
        ...);
     }
     if (begin == 0) {
@@ -45,20 +45,25 @@ void multiply_strip(const float* v, const float* panel, Index depth, float* z, I
       (pstoreu(at(kSum), padd(ploadu<Packet>(at(kSum)), sums[kSum])), ...);
     }
   }
+  for (Index row = 0; row < kRows; ++row) {
+    Eigen::Map<Eigen::Array<double, 1, kWidth>>(z + row * z_stride) +=
+        total.row(row).template cast<double>();
+  }
 }
 
-using MultiplyStrip = void (*)(const float*, const float*, Index, float*, Index);
+using Strip = std::make_index_sequence<kStripRows>;
+using MultiplyStrip = void (*)(const float*, const float*, Index, double*, Index);
 
-template <std::size_t kRows>
-void multiply_rows(const float* v, const float* panel, Index depth, float* z, Index z_stride) {
-  multiply_strip(v, panel, depth, z, z_stride,
-                 std::make_index_sequence<kRows * kPacketsPerPanel>{});
+template <std::size_t kPackets, std::size_t kRows>
+void multiply_rows(const float* v, const float* panel, Index depth, double* z, Index z_stride) {
+  multiply_strip<kPackets>(v, panel, depth, z, z_stride,
+                           std::make_index_sequence<kRows * kPackets>{});
 }
 
-template <std::size_t... kRow>
+template <std::size_t kPackets, std::size_t... kRow>
 constexpr std::array<MultiplyStrip, sizeof...(kRow)> multiply_by_rows(
     std::index_sequence<kRow...> /*rows less one*/) {
-  return {&multiply_rows<kRow + 1>...};
+  return {&multiply_rows<kPackets, kRow + 1>...};
 }
 
 using ExactPacket = Eigen::internal::packet_traits<double>::type;
@@ -95,28 +100,32 @@ void multiply_exactly(const double* v, Index v_stride, const double* w, Index w_
 
 Panels::Panels(const MatrixView<double>& components)
     : features_(components.cols()),
-      panels_((components.rows() + kPanelWidth - 1) / kPanelWidth),
-      data_(Vector<float>::Zero(panels_ * kPanelWidth * features_)) {
-  for (Index i = 0; i < components.rows(); ++i) {
-    float* const to = data_.data() + i / kPanelWidth * kPanelWidth * features_ + i % kPanelWidth;
-    for (Index p = 0; p < features_; ++p) {
-      to[p * kPanelWidth] = static_cast<float>(components(i, p));
+      width_((components.rows() + kPacketSize - 1) / kPacketSize * kPacketSize),
+      data_(Vector<float>::Zero(width_ * features_)) {
+  for (Index first = 0; first < features_; first += kSliceFeatures) {
+    const Index depth = std::min(kSliceFeatures, features_ - first);
+    for (Index i = 0; i < components.rows(); ++i) {
+      const Index panel = i / kPanelWidth * kPanelWidth;
+      const Index stride = std::min<Index>(kPanelWidth, width_ - panel);
+      float* const to = data_.data() + first * width_ + panel * depth + (i - panel);
+      for (Index p = 0; p < depth; ++p) {
+        to[p * stride] = static_cast<float>(components(i, first + p));
+      }
     }
   }
 }
 
-Index Panels::width() const { return panels_ * kPanelWidth; }
-
-void Panels::multiply(const float* v, Index n_rows, Index first, Index depth, float* z) const {
-  static constexpr auto kMultiply = multiply_by_rows(std::make_index_sequence<kStripRows>{});
-  for (Index row = 0; row < n_rows; row += kStripRows) {
-    const Index rows = std::min<Index>(kStripRows, n_rows - row);
-    const auto multiply = kMultiply[static_cast<std::size_t>(rows - 1)];
-    for (Index panel = 0; panel < panels_; ++panel) {
-      multiply(v + row * kRowStride, data_.data() + (panel * features_ + first) * kPanelWidth,
-               depth, z + row * width() + panel * kPanelWidth, width());
-    }
+void Panels::add_products(const float* v, Index n_rows, Index first, double* z) const {
+  static constexpr auto kWhole = multiply_by_rows<kPacketsPerPanel>(Strip{});
+  static constexpr auto kHalf = multiply_by_rows<1>(Strip{});
+  const Index depth = std::min(kSliceFeatures, features_ - first);
+  const float* panel = data_.data() + first * width_;
+  const auto row = static_cast<std::size_t>(n_rows - 1);
+  Index begin = 0;
+  for (; begin + kPanelWidth <= width_; begin += kPanelWidth, panel += depth * kPanelWidth) {
+    kWhole[row](v, panel, depth, z + begin, width_);
   }
+  if (begin < width_) kHalf[row](v, panel, depth, z + begin, width_);
 }
 
 void add_exact_products(const double* v, Index v_stride, Index n_rows, const double* w,

@@ -11,6 +11,8 @@
 
 namespace pydfm {
 
+/// Rows to a strip: their sums with one panel fill the registers, but for what the factors need.
+constexpr Index kStripRows = EIGEN_ARCH_DEFAULT_NUMBER_OF_REGISTERS >= 32 ? 12 : 6;
 /// Features to a slice: a strip of rows stays in the first cache while every panel passes by.
 constexpr Index kSliceFeatures = 256;
 /// Rows lie a little farther apart than a power of two, which would put them on the same cache
@@ -20,22 +22,23 @@ constexpr Index kRowStride = kSliceFeatures + 16;
 /// keep rounding errors small.
 constexpr Index kRunFeatures = 64;
 
-/// Components (k, d) as the product reads them: panels of as many as fill two registers, each
-/// feature by feature, filled up with zeros.
+/// Components (k, d) as the product reads them: slice by slice of the features; in each, panels of
+/// as many components as fill two registers, the last perhaps one; in each, feature by feature. A
+/// slice lies in one piece, since panels a power of two apart would share the same cache sets.
 class Panels {
  public:
   explicit Panels(const MatrixView<double>& components);
 
-  /// Length of a row of products: k, and zeros up to a whole number of panels.
-  Index width() const;
+  /// Length of a row of products: k, and zeros up to a whole number of registers.
+  Index width() const { return width_; }
 
-  /// z (n_rows, width()) = v (n_rows, depth) * W, for the features `first` to `first + depth`,
-  /// 0 < depth <= kSliceFeatures. Rows of v are kRowStride apart.
-  void multiply(const float* v, Index n_rows, Index first, Index depth, float* z) const;
+  /// z (n_rows, width()) += v * W, for a strip of rows, 0 < n_rows <= kStripRows, and the slice of
+  /// features that begins at `first`, a multiple of kSliceFeatures. Rows of v are kRowStride apart.
+  void add_products(const float* v, Index n_rows, Index first, double* z) const;
 
  private:
   Index features_;
-  Index panels_;
+  Index width_;
   Vector<float> data_;
 };
 

@@ -142,12 +142,16 @@ Matrix<float> score(const RowsView& rows, const Scorer& scorer, const std::vecto
   const Index n = rows.rows();
   const auto n_types = static_cast<Index>(types.size());
   Matrix<float> result(n_types, n);
-  const Index n_tiles = (n + kTileRows - 1) / kTileRows;
+  // Tiles of whole strips, about as high as each other, as many for every thread.
+  const auto parts = [](Index of, Index size) { return (of + size - 1) / size; };
+  const Index shares = parts(parts(n, kTileRows), n_threads) * n_threads;
+  const Index height = parts(parts(n, std::max<Index>(shares, 1)), kStripRows) * kStripRows;
+  const Index n_tiles = parts(n, std::max<Index>(height, 1));
   std::vector<std::vector<Index>> uncertain(static_cast<std::size_t>(n_tiles));
   const auto make_tile = [n] { return Scorer::Tile(n); };
   parallel_for(n_tiles, n_threads, make_tile, [&](Index task, Scorer::Tile& tile) {
-    const Index first = task * kTileRows;
-    const Index count = std::min(kTileRows, n - first);
+    const Index first = task * height;
+    const Index count = std::min(height, n - first);
     std::array<Index, kTileRows> which;
     std::iota(which.begin(), which.begin() + count, first);
     scorer.measure(rows, which.data(), count, tile);

@@ -1,9 +1,10 @@
 """Features of images: preprocessing and backbone in one, described by a FeatureSpec."""
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
 
 # Indices of rows in their source, their features (B, D), and the pixels of images.
 FeatureBatch: TypeAlias = tuple[slice | list[int], NDArray[Any], NDArray[Any] | None]
+
+# Batches that a GPU has been given beside the one that is used.
+_AHEAD: Final = 2
 
 
 @dataclass(frozen=True)
@@ -256,10 +260,10 @@ class Extractor:
         n_threads : int
             Number of threads that decode images.
         """
-        for batch in source.batches(self.spec.preprocessing, batch_size, n_threads):
-            features = self._backbone(batch.pixels)
-            finite = np.isfinite(features).all(axis=1)
-            if not finite.all():
+        computed = self._computed(source.batches(self.spec.preprocessing, batch_size, n_threads))
+        for batch, features, all_finite in computed:
+            if not all_finite:
+                finite = np.isfinite(features).all(axis=1)
                 for i in np.flatnonzero(~finite):
                     place = source.place(batch.indices[i])
                     source.skip(
@@ -270,6 +274,23 @@ class Extractor:
                 batch = Batch(batch.pixels[kept], [batch.indices[i] for i in kept])
             if batch.indices:
                 yield batch, features
+
+    def _computed(
+        self, batches: Iterable[Batch]
+    ) -> Iterator[tuple[Batch, NDArray[np.float32], bool]]:
+        """Yield batches, their features and whether these are finite.
+
+        A GPU works on the next batches while one is used.
+        """
+        ahead = _AHEAD if self._backbone.device.type == "cuda" else 0
+        begun: deque[tuple[Batch, Callable[[], tuple[NDArray[np.float32], bool]]]] = deque()
+        for batch in batches:
+            begun.append((batch, self._backbone.start(batch.pixels)))
+            if len(begun) > ahead:
+                batch, wait = begun.popleft()
+                yield batch, *wait()
+        for batch, wait in begun:
+            yield batch, *wait()
 
 
 def _sizes(grids: Sequence[Grid]) -> str:

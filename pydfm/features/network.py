@@ -3,7 +3,7 @@
 import os
 import threading
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from typing import Any, Final, cast
 
@@ -74,6 +74,7 @@ class Backbone:
         kernels = _kernels(pool, network.layers, spatial)
         self.device = _resolve_device(device)
         self._dtype: torch.dtype = getattr(torch, precision)
+        self._copies = _stream(self.device)
         shape = (1, 3, 1, 1)
         self._mean = torch.tensor(preprocessing.mean, device=self.device).view(shape)
         self._std = torch.tensor(preprocessing.std, device=self.device).view(shape)
@@ -111,22 +112,74 @@ class Backbone:
         MemoryError
             If the device has too little memory for the batch.
         """
+        return self.start(pixels)()[0]
+
+    def start(self, pixels: NDArray[Any]) -> Callable[[], tuple[NDArray[np.float32], bool]]:
+        """Begin with a batch, and return a function that waits for its features.
+
+        A GPU works on it meanwhile; a CPU has done so when this returns.
+
+        Returns
+        -------
+        callable
+            Returns the features (B, D), and whether all of them are finite.
+
+        Raises
+        ------
+        MemoryError
+            If the device has too little memory for the batch.
+        """
         _survive_fork()
         try:
             with torch.inference_mode():
-                batch = torch.from_numpy(pixels).to(self.device)
+                batch = self._to_device(torch.from_numpy(pixels))
                 scaled = batch.float().div_(255) if pixels.dtype == np.uint8 else batch
                 batch = ((scaled - self._mean) / self._std).to(self._dtype)
                 batch = batch.contiguous(memory_format=torch.channels_last)
                 with self._alone:
-                    found = self._features(batch)
-                features = found.float().cpu().numpy()
+                    found = self._features(batch).float()
+                finite = torch.isfinite(found).all()
+                if self._copies is None:
+                    features = cast("NDArray[np.float32]", found.cpu().numpy())
+                    all_finite = bool(finite)
+                    return lambda: (features, all_finite)
+                return self._copied_back(found, finite)
         except torch.cuda.OutOfMemoryError as error:
             raise MemoryError(
                 f"{self.device} has too little memory for {len(pixels)} images at once; "
                 "pass a smaller batch_size"
             ) from error
-        return cast("NDArray[np.float32]", features)
+
+    def _to_device(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Return `pixels` on the device; a GPU copies them while it works on what came before."""
+        if self._copies is None:
+            return pixels.to(self.device)
+        pinned = pixels.pin_memory()
+        work = torch.cuda.current_stream(self.device)
+        with torch.cuda.stream(self._copies):
+            there = pinned.to(self.device, non_blocking=True)
+        work.wait_stream(self._copies)
+        there.record_stream(work)
+        return there
+
+    def _copied_back(
+        self, found: torch.Tensor, finite: torch.Tensor
+    ) -> Callable[[], tuple[NDArray[np.float32], bool]]:
+        """Begin to copy features from the GPU, and return a function that waits for them."""
+        features = torch.empty(found.shape, dtype=found.dtype, pin_memory=True)
+        all_finite = torch.empty((), dtype=torch.bool, pin_memory=True)
+        features.copy_(found, non_blocking=True)
+        all_finite.copy_(finite, non_blocking=True)
+        done = torch.cuda.Event()  # type: ignore[no-untyped-call]
+        done.record(torch.cuda.current_stream(self.device))
+
+        def wait() -> tuple[NDArray[np.float32], bool]:
+            done.synchronize()
+            # Memory that the system must not move is for the next batch, not for keeping.
+            kept = torch.empty_like(features, pin_memory=False).copy_(features)
+            return cast("NDArray[np.float32]", kept.numpy()), bool(all_finite)
+
+        return wait
 
 
 class _Taps(nn.Module):
@@ -375,6 +428,13 @@ def _traced(taps: _Taps, example: torch.Tensor) -> Any:
         stacklevel=4,
     )
     return taps
+
+
+def _stream(device: torch.device) -> "torch.cuda.Stream | None":
+    """Return a queue for copies to a GPU, beside that of its work; None for other devices."""
+    if device.type != "cuda":
+        return None
+    return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
 
 def _survive_fork() -> None:

@@ -165,7 +165,13 @@ class ImageSource:
     ) -> Iterator[Batch]:
         array = _to_numpy(part, self.count)
         _check_images(array)
-        if array.dtype == np.uint8:
+        if array.dtype == np.uint8 and preprocessing.keeps(*array.shape[2:]):
+            # torch warns of arrays that are not writeable.
+            pixels = np.require(array, requirements=("C_CONTIGUOUS", "WRITEABLE"))
+            indices = self._next_indices(len(pixels))
+            self._look_at_arrays(indices, array)
+            yield Batch(pixels, indices)
+        elif array.dtype == np.uint8:
             # Through PIL, as files, so that an image scores the same in either form.
             images = [Image.fromarray(image.transpose(1, 2, 0)) for image in array]
             yield from self._read(images, preprocessing, batch_size, n_threads)
@@ -174,11 +180,18 @@ class ImageSource:
             floats = np.require(array, np.float32, ("C_CONTIGUOUS", "WRITEABLE"))
             preprocessing.check_range(floats, self.count)
             indices = self._next_indices(len(part))
-            if self.look is not None:
-                for index, image in zip(indices, floats, strict=True):
-                    levels = np.rint(255 * image.clip(0, 1)).astype(np.uint8)
-                    self.look(index, Image.fromarray(levels.transpose(1, 2, 0)))
+            self._look_at_arrays(indices, floats)
             yield Batch(preprocessing.from_floats(floats), indices)
+
+    def _look_at_arrays(self, indices: Sequence[int], images: NDArray[Any]) -> None:
+        """Call `look` with `images` (B, 3, H, W), uint8 or float in [0, 1], if there is one."""
+        if self.look is None:
+            return
+        for index, image in zip(indices, images, strict=True):
+            levels = image
+            if image.dtype != np.uint8:
+                levels = np.rint(255 * image.clip(0, 1)).astype(np.uint8)
+            self.look(index, Image.fromarray(levels.transpose(1, 2, 0)))
 
     def _next_indices(self, n: int) -> list[int]:
         """Count `n` images as read, and return their indices."""

@@ -59,6 +59,11 @@ class Preprocessing:
             raise ValueError("an image resized by its shorter side must be cropped too")
         return self.resize
 
+    def keeps(self, height: int, width: int) -> bool:
+        """Whether images of this size are neither resized nor cropped."""
+        same = self._resized(height, width) == (height, width)
+        return same and self._box(height, width) == (0, 0, height, width)
+
     def with_changes(
         self,
         image_size: int | Sequence[int] | None,

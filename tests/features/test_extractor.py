@@ -183,6 +183,38 @@ def test_images_come_with_their_features_and_pixels(tiny_network, textures):
     assert np.array_equal(np.vstack([rows for _, rows, _ in got]), want)
 
 
+def test_a_gpu_has_the_next_batches_while_one_is_used(tiny_network, textures):
+    extractor = build(tiny_network, layers="block")
+    want = features(extractor, textures, batch_size=3)
+    begun = []
+
+    class OnGpu:
+        """The same network, which only says that it runs on a GPU."""
+
+        device = torch.device("cuda")
+
+        def start(self, pixels):
+            begun.append(len(pixels))
+            return extractor._backbone.start(pixels)
+
+    batches = Extractor(OnGpu(), extractor.spec).batches(open_source(textures, "raise"), 3, 2)
+    rows = [next(batches)[1]]
+    assert len(begun) == 3
+    rows += [found for _, found in batches]
+    assert begun == [3, 3, 3, 3]
+    assert np.array_equal(np.vstack(rows), want)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("batch_size", [1, 5, 12])
+def test_features_of_a_gpu_are_those_of_the_cpu(tiny_network, textures, batch_size):
+    want = features(build(tiny_network, layers="block"), textures)
+    on_gpu = build(tiny_network, layers="block", device="cuda")
+    for _ in range(3):  # what one batch leaves in memory that is used again must not show
+        got = features(on_gpu, textures, batch_size)
+        assert np.abs(got - want).max() < 1e-3 * np.abs(want).max()
+
+
 def test_a_checkpoint_gives_what_was_computed_before(tiny_network, picture_folder, tmp_path):
     extractor = build(tiny_network, layers="block")
 

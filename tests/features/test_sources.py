@@ -123,6 +123,16 @@ def as_pairs(x):
     return DataLoader(TensorDataset(torch.from_numpy(x), torch.arange(len(x))), batch_size=8)
 
 
+def test_arrays_that_cannot_be_written_to_are_read(textures):
+    for size in (SIZE, Preprocessing(resize=(20, 24), crop=None)):
+        want = read(textures, preprocessing=size).pixels
+        frozen = textures.copy()
+        frozen.flags.writeable = False
+        assert np.array_equal(read(frozen, preprocessing=size).pixels, want)
+        pictures = [Image.fromarray(image.transpose(1, 2, 0)) for image in textures]
+        assert np.array_equal(read(pictures, preprocessing=size).pixels, want)
+
+
 @pytest.mark.parametrize(
     "form",
     [

@@ -177,6 +177,24 @@ def test_floats_of_the_right_size_stay_as_they_are():
     assert np.array_equal(SMALL.from_floats(pixels), pixels)
 
 
+@pytest.mark.parametrize(
+    ("preprocessing", "height", "width", "kept"),
+    [
+        (SMALL, 32, 32, True),
+        (SMALL, 32, 33, False),
+        (Preprocessing(40, (40, 40)), 40, 40, True),
+        (Preprocessing(40, (40, 40)), 40, 44, False),
+        (Preprocessing(40, (32, 32)), 40, 40, False),
+        (Preprocessing(40, (32, 32)), 32, 32, False),
+    ],
+)
+def test_pixels_of_the_right_size_are_kept(preprocessing, height, width, kept):
+    assert preprocessing.keeps(height, width) == kept
+    picture = noise(height, width)
+    pixels = np.asarray(picture).transpose(2, 0, 1)
+    assert np.array_equal(preprocessing.from_pil(picture), pixels) == kept
+
+
 def test_changes_replace_what_is_given_only():
     base = Preprocessing()
     assert base.with_changes(None, None, None) == base

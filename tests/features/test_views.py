@@ -71,6 +71,11 @@ def test_images_are_looked_at_while_they_are_decoded(tiny_network, textures, pic
         assert {facts.size for facts in found.values()} == {(40, 48)}
         first = Image.fromarray(textures[0].transpose(1, 2, 0)).convert("L")
         assert found[0].brightness * 255 == pytest.approx(np.asarray(first).mean())
+    # Arrays that need no resize take another way.
+    found = {}
+    same = np.ascontiguousarray(textures[:, :, :16, :16])
+    taker = FactsTaker(dfm.feature_spec_.preprocessing, found)
+    assert [i for own, _, _ in dfm.batches(same, look=taker) for i in own] == sorted(found)
 
 
 def test_names_of_images(picture_folder, pictures):

@@ -62,6 +62,7 @@ from pydfm.parameters import (
     check_parameters,
     draw_seed,
 )
+from pydfm.presets import resolve_preset
 from pydfm.runtime.checks import check_number, check_share
 from pydfm.runtime.threads import Lock, PerThread, resolve_threads
 from pydfm.stats.scores import check_score_types
@@ -116,6 +117,13 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         A network's name, such as "resnet18" or "efficientnet_lite0" (``pydfm weights`` lists them),
         the path of a TorchScript file, or a module of your own that takes (B, 3, H, W). Unused for
         features.
+    preset : {"defects", "paper", "anomalib"}, default="defects"
+        What `layers`, `pool`, `image_size` and `image_score` are where they are None and the model
+        is fitted to images; what is given wins. "defects" takes the maps of a network with a name
+        at strides 8 and 16, averaged by 2, of the whole image at 256 x 256 pixels (or the network's
+        own size); "paper" the penultimate layer of the central 224 x 224; "anomalib" the map of
+        stride 16, averaged by 2 or 4, and the plain fre. The first leaves networks of your own as
+        they are.
     weights : str, path or None, default="auto"
         "auto" (ImageNet weights that are here, in torch's cache or an installed package, else
         downloaded once), "imagenet" (torchvision's IMAGENET1K_V1), a file with a state dict (.pth,
@@ -123,8 +131,8 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         `random_state`. A module of your own keeps its weights unless a path is given.
     layers : str or sequence of str, optional
         Submodules whose outputs are the features, or "output" for what the network returns; each
-        has a model of its own. Default "avgpool", the penultimate layer, for networks with
-        names and "output" otherwise.
+        has a model of its own. Default: as `preset` says for networks with names, and "output"
+        otherwise.
     combine : {"sum", "max", "logistic"}, default="sum"
         How the scores of several layers, each standardised by the held-out scores of fitted images,
         make one: their sum, the largest, or a logistic regression against outliers that are given
@@ -157,8 +165,9 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         Order of the sides of the layers' maps: (B, C, H, W) or (B, H, W, C). "auto" tells it by the
         aspect ratio of the images; a layer of neither is refused.
     image_size : int or (int, int), optional
-        Height and width that images are resized to. Default: as the weights were trained, a resize
-        of the shorter side to 256 pixels and the central 224 x 224.
+        Height and width that images are resized to. Default: as `preset` says for networks with
+        names; otherwise as the weights were trained, a resize of the shorter side to 256 pixels and
+        the central 224 x 224.
     mean, std : float or three floats, optional
         Normalisation of pixels in [0, 1]. Default: that of the weights. With ``mean=0, std=1``
         images may have any values.
@@ -327,6 +336,7 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         density: str = DEFAULTS["density"],
         regularization: str | float | None = DEFAULTS["regularization"],
         backbone: "str | os.PathLike[str] | torch.nn.Module" = DEFAULTS["backbone"],
+        preset: str = DEFAULTS["preset"],
         weights: "str | os.PathLike[str] | None" = DEFAULTS["weights"],
         layers: str | Sequence[str] | None = DEFAULTS["layers"],
         combine: str = DEFAULTS["combine"],
@@ -359,6 +369,7 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         self.density = density
         self.regularization = regularization
         self.backbone = backbone
+        self.preset = preset
         self.weights = weights
         self.layers = layers
         self.combine = combine
@@ -1788,13 +1799,14 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
             )
 
     def _build_extractor(self, seed: int, source: ImageSource) -> Extractor:
+        found = self._resolved()
         return Extractor.build(
             self.backbone,
             self.weights,
-            self.layers,
+            found["layers"],
             spatial=self.spatial,
-            pool=self.pool,
-            image_size=self.image_size,
+            pool=found["pool"],
+            image_size=found["image_size"],
             mean=self.mean,
             std=self.std,
             precision=self.precision,
@@ -1821,7 +1833,14 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
 
     def _settings(self, extractor: Extractor | None, seed: int) -> Settings:
         grids = [None] if extractor is None else list(extractor.spec.grids)
-        return resolve_settings({**self._values(), "random_state": seed}, grids)
+        values = self._values() if extractor is None else self._resolved()
+        return resolve_settings({**values, "random_state": seed}, grids)
+
+    def _resolved(self) -> dict[str, Any]:
+        """Return the parameters of a fit to images, with what the preset adds."""
+        values = resolve_preset(self._values())
+        check_parameters(values)
+        return values
 
     def _added(
         self,

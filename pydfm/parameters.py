@@ -13,6 +13,7 @@ import numpy as np
 
 from pydfm.features.backbones import describe_backbones
 from pydfm.features.pictures.intensity import check_intensity
+from pydfm.presets import PRESETS
 from pydfm.runtime.checks import (
     check_choice,
     check_integer,
@@ -305,6 +306,17 @@ PARAMETERS: Final[dict[str, Parameter]] = {
             Option(help=f"The network: {describe_backbones(in_memory=False)}."),
         ),
         Parameter(
+            "preset",
+            "defects",
+            "features",
+            _one_of(tuple(PRESETS)),
+            "What layers, pool, image_size and image_score are where they are None, for images.",
+            Option(
+                _choice(tuple(PRESETS)),
+                help="What is not given: that which finds defects, the paper's, or anomalib's.",
+            ),
+        ),
+        Parameter(
             "weights",
             "auto",
             "features",
@@ -327,7 +339,7 @@ PARAMETERS: Final[dict[str, Parameter]] = {
                 name="layer",
                 metavar="NAME",
                 parse=lambda names: tuple(names) if names else None,
-                help="A layer to take features from; may be repeated.",
+                help="A layer to take features from; may be repeated; default: as the preset says.",
             ),
         ),
         Parameter(
@@ -399,7 +411,7 @@ PARAMETERS: Final[dict[str, Parameter]] = {
             "features",
             _at_the_fit,
             "Height and width that images are resized to.",
-            Option(int, help="Side that images are resized to; default: 256, cropped to 224."),
+            Option(int, help="Side that whole images are resized to; default: as the preset says."),
         ),
         Parameter(
             "mean",

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 import pydfm
-from pydfm import parameters
+from pydfm import parameters, presets
 from pydfm.cli.command import commands
 from pydfm.cli.main import main
 from pydfm.features.backbones import torchvision
@@ -23,18 +23,20 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 FENCE = re.compile(r"^```(\w+)\n(.*?)^```", re.DOTALL | re.MULTILINE)
 # The first line of a snippet that is a whole new file of the package.
 NEW_FILE = re.compile(r"# (pydfm/(?:\w+/)+)(\w+)\.py\n")
-TABLE = re.compile(
-    r"(<!-- begin generated: parameters -->\n).*?(<!-- end generated: parameters -->)", re.DOTALL
-)
+TABLES = {"parameters": parameters.table, "presets": presets.table}
 
 
 def snippets(page, *languages):
     return [code for language, code in FENCE.findall(page.read_text()) if language in languages]
 
 
-def with_table(text):
-    """Return `text` with the table of parameters as it is now between its markers."""
-    return TABLE.sub(lambda found: f"{found[1]}{parameters.table()}\n{found[2]}", text)
+def with_tables(text):
+    """Return `text` with the tables of parameters and presets as they are now."""
+    for name, table in TABLES.items():
+        begin, end = (f"<!-- {place} generated: {name} -->" for place in ("begin", "end"))
+        before, rest = text.split(f"{begin}\n")
+        text = f"{before}{begin}\n{table()}\n{end}{rest.split(end)[1]}"
+    return text
 
 
 @pytest.fixture
@@ -142,10 +144,9 @@ def test_fre_is_spelled_out_at_its_first_use(page):
         assert "feature reconstruction error" in " ".join(around.split())
 
 
-def test_the_table_of_parameters_is_up_to_date():
+def test_the_tables_are_up_to_date():
     text = GUIDE.read_text()
-    assert TABLE.search(text)
-    assert text == with_table(text), "docs/guide.md is out of date; run: python tests/test_docs.py"
+    assert text == with_tables(text), "docs/guide.md is out of date; run: python tests/test_docs.py"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
@@ -167,4 +168,4 @@ def test_the_readme_installs_the_extras_it_names():
 
 
 if __name__ == "__main__":
-    GUIDE.write_text(with_table(GUIDE.read_text()))
+    GUIDE.write_text(with_tables(GUIDE.read_text()))

@@ -18,8 +18,9 @@ def demo(
         ),
     ] = Path("pydfm-demo.png"),
     weights: Annotated[
-        str, typer.Option(help="none for random weights, imagenet (downloaded once), or a file.")
-    ] = "none",
+        str,
+        typer.Option(help="auto (those of the extra demo), none for random ones, or a file."),
+    ] = "auto",
 ) -> None:
     """Fit and score photographs that are already there; needs no network connection."""
     import numpy as np
@@ -36,11 +37,12 @@ def demo(
     check_page(page)
     images = load_demo()
     chosen = none_or(weights)
-    dfm = DFM(weights=chosen, layers="layer3", pool=2, image_size=96)
+    dfm = DFM(backbone="efficientnet_lite0", weights=chosen, image_size=96)
     source = "random weights (seed 0)" if chosen is None else f"the weights {chosen}"
-    typer.echo(f"backbone  ResNet-18 with {source}, features of layer3")
-    if chosen is None:
-        typer.echo("          enough for textures; for objects pass --weights imagenet, or a file")
+    if chosen in ("auto", "imagenet"):
+        source = "ImageNet weights, from its package"
+    typer.echo(f"backbone  EfficientNet-Lite0 with {source}")
+    typer.echo("          maps of stride 8 and 16, averaged by 2, as pydfm fit takes them")
 
     start = time.perf_counter()
     dfm.fit(images.train)
@@ -50,8 +52,7 @@ def demo(
     end = time.perf_counter()
     typer.echo(
         f"fit       {len(images.train)} crops of a brick wall in {middle - start:.1f} s: "
-        f"{dfm.n_components_} of {dfm.n_features_in_} dimensions hold "
-        f"{dfm.explained_variance_ratio_.sum():.0%} of the variance"
+        f"{dfm.model_.summary().partition(', ')[2]}"
     )
     typer.echo(f"score     {len(images.test)} other crops in {end - middle:.1f} s\n")
     typer.echo(f"{'kind':<18}{'images':>7}{'lowest':>10}{'median':>10}{'highest':>10}")

@@ -101,6 +101,8 @@ def fit(
         delete_checkpoint(checkpoint)
     # A model file does not choose whose code runs.
     passed = f" --backbone {dfm.backbone}" if family_of(dfm.backbone).runs_code else ""
+    assert dfm.feature_spec_ is not None
+    typer.echo(f"{dfm.feature_spec_.summary()} (preset {dfm.preset})")
     typer.echo(f"{output}: {dfm.model_.summary()}; next: pydfm score {output} FOLDER{passed}")
 
 

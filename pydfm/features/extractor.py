@@ -77,6 +77,12 @@ class FeatureSpec:
         """Number of features per row, of all layers together."""
         return sum(grid.size for grid in self.grids)
 
+    def summary(self) -> str:
+        """Return network, layers, pooling and size of the images in words."""
+        height, width = self.preprocessing.size
+        pool = "" if self.pool is None else f"pool {self.pool}, "
+        return f"{self.backbone}, {' + '.join(self.layers)}, {pool}{height} x {width} pixels"
+
     @property
     def needs_module(self) -> bool:
         """Whether the backbone is a module of the caller's, which no file contains."""

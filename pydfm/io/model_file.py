@@ -154,7 +154,8 @@ def read_model(path: "str | os.PathLike[str]") -> ModelFile:
         listed = items("its left_out", header.get("left_out", []))
         left_out = tuple(text("a name it left out", one) for one in listed)
         fitted = FittedDFM(spec, model, calibration, held_out, left_out)
-        parameters = fields("its parameters", header["parameters"])
+        # A file without a preset was fitted before there were any, as what is now "paper".
+        parameters = {"preset": "paper", **fields("its parameters", header["parameters"])}
         unknown = sorted(set(parameters) - set(PARAMETERS))
         if unknown:
             raise ValueError(f"it has the unknown parameter {unknown[0]!r}; update pydfm")

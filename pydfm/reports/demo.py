@@ -98,7 +98,6 @@ def _draw(
             small.imshow(images[place], cmap="gray", vmin=0, vmax=255)
             small.set_title(f"{end}\n{scores[place]:.1f}", fontsize=8)
             small.set_axis_off()
-    axes.set_yscale("log")
     axes.set_xticks(range(len(names)), names)
     axes.set_ylabel("reconstruction error (fre), standardised")
     axes.set_title(f"Fitted on {names[0]} alone; AUROC {auroc:.3f}")

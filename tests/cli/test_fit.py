@@ -27,6 +27,7 @@ def test_fit_writes_the_model_of_the_library(run, script, picture_folder, tmp_pa
     got = run("fit", picture_folder, "-o", tmp_path / "m", "--backbone", script, *OPTIONS)
     assert (got.code, got.err) == (0, "")
     assert re.fullmatch(
+        rf"{script}, output, 40 x 40 pixels \(preset defects\)\n"
         rf"{tmp_path}/m: 12 images, \d+ of 54 components; next: pydfm score {tmp_path}/m FOLDER "
         rf"--backbone {script}\n",
         got.out.decode(),
@@ -50,6 +51,7 @@ def test_every_option_of_fit_reaches_the_model(run, picture_folder, tiny_network
         "--image-size": "24",
         "--precision": "bfloat16",
         "--combine": "max",
+        "--preset": "anomalib",
         "--regularization": "1e-3",
         "--calibration": "kfold",
         "--top-share": "0.3",
@@ -70,7 +72,7 @@ def test_every_option_of_fit_reaches_the_model(run, picture_folder, tiny_network
     assert (dfm.n_components, dfm.score_type, dfm.batch_size) == (2, "ppca", 5)
     assert (dfm.combine, dfm.regularization, dfm.calibration) == ("max", 1e-3, "kfold")
     assert (dfm.top_share, dfm.image_score, dfm.spatial) == (0.3, "sum", "flatten")
-    assert dfm.alpha == 0.2
+    assert (dfm.alpha, dfm.preset) == (0.2, "anomalib")
     assert (spec.backbone, spec.weights) == ("resnet18", str(tmp_path / "w.safetensors"))
     assert spec.layers == ("layer1.0.conv1", "layer1")
     assert (spec.pool, spec.precision, spec.random_state) == (3, "bfloat16", 3)

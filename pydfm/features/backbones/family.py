@@ -89,9 +89,16 @@ class Family(ABC):
         """Whether a model file stores backbones of this family as `saved`."""
         return saved in self.names
 
-    def map_layers(self, backbone: str) -> tuple[str, str] | None:
-        """Return the layers of `backbone` whose maps have stride 8 and 16, where they are known."""
+    def map_layers(self, backbone: str) -> tuple[str, ...] | None:
+        """Return the layers of `backbone` whose maps find defects, where they are known.
+
+        Those of stride 8 and 16, in this order, or the middle blocks of a transformer.
+        """
         return None
+
+    def map_size(self, backbone: str) -> int:
+        """Return the side in pixels of the images whose maps these are."""
+        return 256
 
     def weights_place(self, backbone: str) -> tuple[str, str] | None:
         """Return where ImageNet weights of `backbone` are, and what brings them, where it has any.

@@ -149,6 +149,7 @@ def test_a_figure_that_cannot_be_written_is_reported_before_any_work(run, monkey
     assert_error(got, "there is no folder")
 
 
+@pytest.mark.filterwarnings("ignore:alpha is 0.01")
 def test_random_weights_are_named(run, monkeypatch, tmp_path):
     whole = load_demo(128)
     few = type(whole)(whole.train[:6], whole.test[::6], whole.kinds[::6])

@@ -54,9 +54,10 @@ def test_it_says_what_it_runs_on_and_what_comes_next(shown):
     assert re.search(r"^score     112 other crops in [\d.]+ s$", text, re.MULTILINE)
     assert f"figure    {shown[1]}" in shown[0]
     page = shown[1].with_suffix(".html")
-    assert f"page      {page}: the report of these crops; open it in a browser" in shown[0]
-    assert "<h1>pydfm demo</h1>" in page.read_text()
+    assert f"page      {page}: the report of the wall; open it in a browser" in shown[0]
+    assert "<h1>pydfm demo: a wall</h1>" in page.read_text()
     assert "brick with stone 84" in page.read_text()
+    assert page.read_text().count('class="photo"') == 56
     assert shown[0][-1] == "next      pydfm fit FOLDER_OF_GOOD_IMAGES -o model.pydfm"
 
 
@@ -123,11 +124,13 @@ class Quick:
     def fit(self, images):
         return self
 
+    def score(self, images):
+        return np.float32([1 + np.asarray(image).mean() for image in images])
+
 
 def quick_report(dfm, images, page, **options):
     assert isinstance(dfm, Quick)
-    scores = np.float32([1 + np.asarray(image).mean() for image in images])
-    return SimpleNamespace(assessment=SimpleNamespace(scores=scores))
+    return SimpleNamespace(assessment=SimpleNamespace(scores=dfm.score(images)))
 
 
 def test_weights_may_be_a_file(run, monkeypatch, tmp_path):

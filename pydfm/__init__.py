@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from pydfm.features.sources import Skipped
     from pydfm.features.transforms import Preprocessing
     from pydfm.metrics import evaluate
+    from pydfm.reports.batch import report
     from pydfm.runtime.config import show_config
     from pydfm.stats.subspace import Subspace
 
@@ -29,6 +30,7 @@ __all__ = [
     "__version__",
     "evaluate",
     "load",
+    "report",
     "show_config",
 ]
 
@@ -43,6 +45,7 @@ _HOME = {
     "Subspace": "stats.subspace",
     "evaluate": "metrics",
     "load": "estimator",
+    "report": "reports.batch",
     "show_config": "runtime.config",
 }
 

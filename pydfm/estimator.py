@@ -6,9 +6,11 @@ scores into decisions, `pydfm.io` reads and writes model files.
 """
 
 import copy
+import functools
 import os
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,25 +21,34 @@ from sklearn.base import BaseEstimator, OutlierMixin
 from sklearn.exceptions import NotFittedError
 from sklearn.utils.validation import _check_feature_names
 
-from pydfm.conformal.calibration import calibration_of, map_threshold, thresholds
+from pydfm.conformal.audit import Audit, AuditInput, audit
+from pydfm.conformal.calibration import calibration_of, map_range, map_threshold, thresholds
 from pydfm.conformal.decisions import Assessment, Decider, p_values
 from pydfm.conformal.drift import Drift, DriftTest
-from pydfm.conformal.independence import warn_of_dependence
+from pydfm.conformal.independence import near_places, warn_of_dependence
+from pydfm.conformal.outliers import FDR
+from pydfm.conformal.outliers import outliers as outliers_among
 from pydfm.conformal.recalibration import Recalibration, RecalibrationTask
+from pydfm.conformal.regions import LEAST_AREA, SPREAD, Region, RegionFinder
+from pydfm.drawing.scale import ColourScale
 from pydfm.features.arrays import FeatureSource, check_finite
 from pydfm.features.backbones import AS_SAVED, copy_backbone, family_saved_as, is_name
 from pydfm.features.extractor import Extractor, FeatureSpec, feature_batches
-from pydfm.features.images import image_hashes
+from pydfm.features.images import ImageError, image_hashes, read_image
 from pydfm.features.labels import RowLabels, as_labels, find_classes, warn_of_ignored
+from pydfm.features.pictures.facts import Facts
 from pydfm.features.pictures.intensity import resolve_intensity
 from pydfm.features.sources import (
     ImageSource,
+    Look,
     Skipped,
     open_groups,
     open_labelled,
     open_source,
     warn_of_skipped,
 )
+from pydfm.features.transforms import Preprocessing
+from pydfm.features.views import FactsTaker, View, Views, image_names
 from pydfm.io.model_file import ModelFile, read_model, write_model
 from pydfm.model.fitting import RECALIBRATED, FittedDFM, freeze
 from pydfm.model.held_out import HeldOutSample
@@ -53,13 +64,14 @@ from pydfm.parameters import (
     draw_seed,
 )
 from pydfm.presets import resolve_preset
-from pydfm.runtime.checks import check_number
+from pydfm.runtime.checks import check_number, check_share
 from pydfm.runtime.threads import Lock, PerThread, resolve_threads
 from pydfm.stats.scores import check_score_types
 from pydfm.stats.subspace import Subspace
 
 if TYPE_CHECKING:
     import torch
+    from matplotlib.axes import Axes
     from typing_extensions import Self
 
 # Attributes that a copy does not share.
@@ -250,6 +262,9 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         ``-threshold_``, scikit-learn's convention; only with one class.
     map_threshold_ : float
         The value that a share `alpha` of the maps of normal images exceed anywhere.
+    map_range_ : (float, float)
+        The ends of the colour scale of maps, whose middle is `map_threshold_`. It begins at the
+        median of the largest values of the maps of normal images, so that these stay clear.
     n_features_in_ : int
         Number of features per row, D, of all layers together.
     n_samples_ : int
@@ -271,6 +286,8 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
     skipped_ : list of Skipped
         Images that the last fit or score of images left out: the last of this thread, if it has
         made one.
+    left_out_ : list of str
+        Names of the images that `fit` left out with `clean`; empty without it.
     feature_names_in_ : ndarray of shape (D,)
         Names of the features; only where it was fitted on a data frame with names.
 
@@ -429,6 +446,7 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         groups: Any = None,
         outliers: Any = None,
         checkpoint: "str | os.PathLike[str] | None" = None,
+        clean: float | None = None,
     ) -> "Self":
         """Fit to normal images, or to features of normal data, of one class or of several.
 
@@ -458,6 +476,11 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
             A folder that the features of images are written to, batch by batch: a fit that was
             stopped or killed, and is started again with the same images and network, continues
             after the last batch there. The caller deletes it once the model is saved.
+        clean : float in (0, 1), optional
+            Leave out what does not belong among X: images whose held-out scores are outliers at
+            this false discovery rate, such as 0.05 (`pydfm.conformal.outliers`). It is fitted
+            again without them, until no other is one; `left_out_` lists them, and a warning counts
+            them. The features of all of X are kept in memory meanwhile.
 
         Returns
         -------
@@ -479,7 +502,9 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         """
         warn_of_ignored(y, stacklevel=2)
         with self._updating:
-            return self._fit(X, labels, groups, outliers=outliers, checkpoint=checkpoint)
+            return self._fit(
+                X, labels, groups, outliers=outliers, checkpoint=checkpoint, clean=clean
+            )
 
     def _fit(
         self,
@@ -489,9 +514,21 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         *,
         outliers: Any = None,
         checkpoint: "str | os.PathLike[str] | None" = None,
+        clean: float | None = None,
         join_copies: bool = False,
+        look: "Callable[[Preprocessing], Look] | None" = None,
     ) -> "Self":
-        """Fit as `fit` does; with `join_copies`, rows without groups that are equal share one."""
+        """Fit as `fit` does.
+
+        Parameters
+        ----------
+        X, labels, groups, outliers, checkpoint, clean
+            As in `fit`.
+        join_copies : bool
+            Whether rows without groups that are equal share one.
+        look : callable, optional
+            Makes what is called with each image as it is decoded.
+        """
         parameters = self._checked()
         source, row_labels = open_labelled(X, self.on_error, labels)
         row_groups = open_groups(source, groups)
@@ -502,24 +539,30 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         )
         if checkpoint is not None and extractor is None:
             raise ValueError("checkpoint is for images, and X holds features; pass checkpoint=None")
+        self._check_augment(extractor, join_copies and groups is None, checkpoint, clean)
         n_threads = resolve_threads(self.n_threads)
-        training = self._added(
-            None,
-            source,
-            row_labels,
-            extractor,
-            seed=seed,
-            groups=row_groups,
-            join_copies=join_copies and groups is None,
-            checkpoint=checkpoint,
-        )
-        training = training.compact()
+        seen = None if look is None or extractor is None else look(extractor.spec.preprocessing)
+        batches = self._batches(source, extractor, "fit", None, checkpoint, look=seen)
+        given: dict[str, Any] = {
+            "seed": seed,
+            "groups": row_groups,
+            "join_copies": join_copies and groups is None,
+        }
+        left_out: tuple[str, ...] = ()
+        if clean is None:
+            training = self._added(None, source, row_labels, extractor, batches, **given)
+            training = training.compact()
+        else:
+            training, left_out = self._cleaned(
+                source, row_labels, extractor, batches, clean, **given
+            )
         known = None
         if outliers is not None:
             known = self._outlier_features(training.n_features, extractor, outliers)
         kinds = check_score_types(self.score_type)
         fitted = freeze(training, n_threads=n_threads, outliers=known, score_types=kinds)
         fitted.model.check_scores(kinds)
+        fitted = replace(fitted, left_out=left_out)
         if join_copies and groups is None:
             # Rows that are added later have no groups either.
             training = replace(training, units=replace(training.units, grouped=False))
@@ -584,11 +627,14 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
             extractor = self._ready_extractor() if images else None
             self._check_feature_names(X)
         self._warn_of_lost_calibration()
+        self._check_augment(extractor)
+        known = None if training is None else training.n_features
         training = self._added(
             training,
             source,
             row_labels,
             extractor,
+            self._batches(source, extractor, "fit", known),
             seed=seed,
             groups=row_groups,
             partial=True,
@@ -962,22 +1008,157 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         ValueError
             If the model was fitted on features, or has no map of that score type.
         """
-        chosen, kinds = self._chosen(score_type)
-        if not isinstance(chosen, str):
-            raise ValueError(f"score_type is {chosen!r}; a map is of one type: pass score_type")
-        self.model_.check_maps(kinds[0])
-        spec = self.feature_spec_
-        assert spec is not None
-        size = spec.preprocessing.size
-        check_number("smoothing", smoothing, 0, max(size))
+        kind, size = self._map_type(score_type, smoothing)
         return self._scored(
             X,
             None,
-            lambda rows: rows.maps(kinds[0], size, float(smoothing)),
+            lambda rows: rows.maps(kind, size, float(smoothing)),
             size,
             "maps",
             axis=0,
         )
+
+    def regions(
+        self,
+        X: Any,
+        *,
+        score_type: str | None = None,
+        alpha: float | None = None,
+        smoothing: float = 0.0,
+        spread: float = SPREAD,
+        least_area: float = LEAST_AREA,
+    ) -> list[list[Region] | None]:
+        """Return the anomalous regions of images, in pixels of their files.
+
+        A region is a connected part of the map that is above a lower level everywhere and above
+        `map_threshold_` somewhere.
+
+        Parameters
+        ----------
+        X : array, tensor, path, sequence or iterable
+            Images in any of the forms of `fit`.
+        score_type, smoothing
+            As in `score_map`.
+        alpha : float in (0, 1), optional
+            In place of the parameter: the share of normal images that may have a region.
+        spread : float in [0, 1]
+            Where the lower level lies on the way from `map_threshold_` down to the lower end of
+            `map_range_`. 0 for one level.
+        least_area : float in [0, 1]
+            Smaller regions are dropped: share of what the network sees of the image.
+
+        Returns
+        -------
+        list of N lists of Region
+            Each has a box, a polygon, an area, and the highest and the mean value of the map; the
+            region with the highest value first. None for images that were skipped.
+
+        Raises
+        ------
+        ValueError
+            As `score_map`; if the model has no held-out maps, from which the threshold comes; or if
+            X holds features, which have no size in pixels.
+        """
+        kind, size = self._map_type(score_type, smoothing)
+        level = self.alpha if alpha is None else alpha
+        finder = RegionFinder.between(
+            *map_range(self.fitted_, level), spread=spread, least_area=least_area
+        )
+        source = open_source(X, self.on_error)
+        if not isinstance(source, ImageSource):
+            raise ValueError("X holds features, which have no size in pixels; pass images")
+        extractor = self._ready_extractor()
+        n_threads, preprocessing = resolve_threads(self.n_threads), extractor.spec.preprocessing
+        views, found = Views(preprocessing), {}
+        batches = self._batches(source, extractor, "regions", self.n_features_in_, look=views)
+        for places, features, _ in batches:
+            maps = self.fitted_.score(features, n_threads).maps(kind, size, float(smoothing))
+            for place, own, view in zip(places, maps, views.take(places), strict=True):
+                found[place] = finder.find(own, preprocessing.window(*view.size), view.size)
+        self._report(source)
+        return [found.get(place) for place in range(source.count)]
+
+    def plot_scores(self, X: Any, *, labels: Any = None, ax: "Axes | None" = None) -> "Axes":
+        """Draw the scores of images beside the held-out scores, with the threshold.
+
+        Parameters
+        ----------
+        X, labels
+            As in `score`.
+        ax : matplotlib Axes, optional
+            Default: those of a new figure.
+
+        Returns
+        -------
+        Axes
+            A line is at `threshold_` where the model has one.
+        """
+        from pydfm.drawing.axes import draw_scores
+
+        held_out, calibration = self.held_out_scores_, calibration_of(self.fitted_, self._kind)
+        scores = self.score(X, labels=labels, score_type=self._kind)
+        one = len(calibration.ranks) == 1 and not calibration.in_folds
+        threshold = calibration.threshold(self.alpha) if one else None
+        return draw_scores(scores[np.isfinite(scores)], held_out, threshold, ax)
+
+    def plot_maps(
+        self, X: Any, *, axes: Any = None, smoothing: float = 0.0, most: int = 12
+    ) -> NDArray[Any]:
+        """Draw images under the colours of their maps, with the outlines of their regions.
+
+        In the geometry of the images: resize and crop are undone. The colours are those of
+        `map_range_`, the same for all images of a model.
+
+        Parameters
+        ----------
+        X : array, tensor, path, sequence or iterable
+            Images in any of the forms of `fit`.
+        axes : sequence of matplotlib Axes, optional
+            One for each image. Default: those of a new figure, of the `most` images with the
+            highest scores.
+        smoothing : float
+            As in `score_map`.
+        most : int
+            Used without `axes`.
+
+        Returns
+        -------
+        ndarray of Axes
+            With `axes`, in the order of X, else by descending scores.
+        """
+        from pydfm.drawing.axes import draw_map, new_axes
+
+        kind, size = self._map_type(None, smoothing)
+        low, middle = map_range(self.fitted_, self.alpha)
+        finder, scale = RegionFinder.between(low, middle), ColourScale(low, middle)
+        extractor, n_threads = self._ready_extractor(), resolve_threads(self.n_threads)
+        preprocessing = extractor.spec.preprocessing
+        views = Views(preprocessing, 600)
+        found: list[tuple[float, int, View, NDArray[np.float32]]] = []
+        for places, features, _ in self.batches(X, task="maps", look=views):
+            scored = self.fitted_.score(features, n_threads)
+            maps = scored.maps(kind, size, float(smoothing))
+            scores = scored.scores([kind])[0].tolist()
+            found += zip(scores, places, views.take(places), maps, strict=True)
+            if axes is None:
+                found = sorted(found, key=lambda one: (-one[0], one[1]))[:most]
+        if axes is None:
+            if not found:
+                raise ValueError("X holds no image that can be read")
+            drawn = new_axes(len(found))
+        else:
+            drawn = np.asarray(axes, dtype=object).ravel()
+            if len(drawn) != len(found):
+                raise ValueError(
+                    f"axes has {len(drawn)} axes, and X {len(found)} images that can be read; give "
+                    "one for each"
+                )
+        for ax, (score, place, view, values) in zip(drawn, found, strict=True):
+            window = preprocessing.window(*view.size)
+            outlines = [region.polygon for region in finder.find(values, window, view.size)]
+            title = f"{place}: score {score:.3g}"
+            draw_map(ax, view.picture, view.size, values, window, scale, outlines, title)
+        return drawn
 
     def extract(self, X: Any) -> NDArray[np.float32]:
         """Return features of images, as the model was fitted on them.
@@ -997,7 +1178,11 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         return self._apply(X, None, lambda rows, _: np.asarray(rows), shape, "extract", axis=0)
 
     def batches(
-        self, X: Any, *, task: str = "score"
+        self,
+        X: Any,
+        *,
+        task: str = "score",
+        look: "Look | None" = None,
     ) -> Iterator[tuple[Any, NDArray[Any], NDArray[Any] | None]]:
         """Read images or features batch by batch, so that one batch at a time is in memory.
 
@@ -1007,6 +1192,9 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
             As in `fit`.
         task : str
             Name of the progress bar.
+        look : callable, optional
+            Called with the index and the PIL image of each image, by the thread that decodes it;
+            see `pydfm.features.views`.
 
         Yields
         ------
@@ -1019,7 +1207,7 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         n_features = self.n_features_in_
         source = open_source(X, self.on_error)
         extractor = self._ready_extractor() if isinstance(source, ImageSource) else None
-        yield from self._batches(source, extractor, task, n_features)
+        yield from self._batches(source, extractor, task, n_features, look=look)
         self._report(source)
 
     # Deciding
@@ -1205,6 +1393,87 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         test = DriftTest(self.fitted_, kind, labelled=labels is not None)
         return test.conclude(self._scored(X, labels, test.measure, (test.n_values,), "drift"))
 
+    def audit(
+        self, X: Any = None, *, labels: Any = None, groups: Any = None, fdr: float = FDR
+    ) -> Audit:
+        """Say what is wrong with good images, before or after a fit.
+
+        Images that are least like the others, by held-out scores and a false discovery rate;
+        equal and nearly equal images and the groups that they form; those that cannot be read, or
+        have another size, mode, exposure or sharpness than most.
+
+        Parameters
+        ----------
+        X : array-like, tensor, path, sequence or iterable, optional
+            Good images or features, as in `fit`: a copy of this estimator is fitted to them, with
+            equal images held out together. Default: what this estimator was fitted on.
+        labels, groups : optional
+            As in `fit`.
+        fdr : float in (0, 1), default=0.05
+            Share of good images among those that are flagged; see `pydfm.conformal.outliers`.
+
+        Returns
+        -------
+        Audit
+            ``table()`` is a data frame, the images least like the others first.
+
+        Raises
+        ------
+        ValueError, TypeError, FileNotFoundError
+            As `fit`; and if there are no held-out scores.
+        """
+        check_share("fdr", fdr)
+        if X is None:
+            return audit(self.fitted_, self._kind, self.alpha, self._fitted_images(), fdr)
+        copy_of_this = self._with(self._checked(), None, None, None)
+        if copy_of_this.calibration is None:
+            copy_of_this.calibration = DEFAULTS["calibration"]
+        copy_of_this.on_error = "skip"
+        facts: dict[int, Facts] = {}
+        with warnings.catch_warnings():
+            # What these say is in the audit.
+            warnings.filterwarnings("ignore", message="alpha is|X holds rows that are not indep")
+            warnings.filterwarnings("ignore", message=r"\d+ of \d+ images were skipped")
+            copy_of_this._fit(
+                X, labels, groups, join_copies=True, look=lambda own: FactsTaker(own, facts)
+            )
+            given = copy_of_this._audited_images(image_names(X), facts)
+            return audit(copy_of_this.fitted_, copy_of_this._kind, self.alpha, given, fdr)
+
+    def _audited_images(self, names: list[str] | None, facts: Mapping[int, Facts]) -> AuditInput:
+        """Return what an audit needs to know of the images of the last fit."""
+        skipped = {one.index: one.reason for one in self.skipped_} if self.feature_spec_ else {}
+        n_rows = self.training_.n_seen + len(skipped)
+        read = np.delete(np.arange(n_rows), list(skipped))
+        shown = [f"{i} of X" for i in range(n_rows)] if names is None else names
+        near = near_places(self.training_, resolve_threads(self.n_threads))
+        return AuditInput(
+            dict(enumerate(shown)),
+            read,
+            facts,
+            skipped,
+            [(int(read[i]), int(read[j])) for i, j in near],
+        )
+
+    def _fitted_images(self) -> AuditInput:
+        """Return what an audit needs to know of the images that this was fitted on.
+
+        Their files are read again, where they are still there.
+        """
+        places = np.sort(self._held_out_sample().places)
+        known = self.fitted_.held_out.names
+        facts: dict[int, Facts] = {}
+        if self.feature_spec_ is not None:
+            take = FactsTaker(self.feature_spec_.preprocessing, facts)
+            for place, name in known.items():
+                with suppress(ImageError):  # it was readable at the fit, and has gone since
+                    read_image(name, functools.partial(take, place), self.max_pixels)
+        names = {int(place): str(known.get(int(place), f"{place} of X")) for place in places}
+        near = [] if self._training is None else near_places(self._training, resolve_threads(1))
+        read = np.arange(int(places.max(initial=-1)) + 1)
+        inside = [(i, j) for i, j in near if i in names and j in names]
+        return AuditInput(names, read, facts, {}, inside)
+
     def save(self, path: "str | os.PathLike[str]") -> None:
         """Write the fitted model to one file, which `pydfm.load` reads.
 
@@ -1313,6 +1582,10 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         return np.array([names.get(place, place) for place in places])
 
     @property
+    def left_out_(self) -> list[str]:  # noqa: D102
+        return list(self.fitted_.left_out)
+
+    @property
     def smallest_alpha_(self) -> float:  # noqa: D102
         return calibration_of(self.fitted_, self._kind).smallest_alpha
 
@@ -1329,6 +1602,11 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
     @property
     def map_threshold_(self) -> float:  # noqa: D102
         return map_threshold(self.fitted_, self.alpha)
+
+    @property
+    def map_range_(self) -> tuple[float, float]:  # noqa: D102
+        low, middle = map_range(self.fitted_, self.alpha)
+        return low, 2 * middle - low
 
     @property
     def image_score_(self) -> str:  # noqa: D102
@@ -1510,6 +1788,18 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         model.check_scores(kinds)
         return chosen, kinds
 
+    def _map_type(self, score_type: str | None, smoothing: float) -> tuple[str, tuple[int, int]]:
+        """Return the score type of maps, and their size, or raise ValueError if there are none."""
+        chosen, kinds = self._chosen(score_type)
+        if not isinstance(chosen, str):
+            raise ValueError(f"score_type is {chosen!r}; a map is of one type: pass score_type")
+        self.model_.check_maps(kinds[0])
+        spec = self.feature_spec_
+        assert spec is not None
+        size = spec.preprocessing.size
+        check_number("smoothing", smoothing, 0, max(size))
+        return kinds[0], size
+
     @property
     def _kind(self) -> str:
         """The score type that decides."""
@@ -1580,19 +1870,16 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         source: _Source,
         row_labels: RowLabels | None,
         extractor: Extractor | None,
+        batches: Iterable[tuple[Any, NDArray[Any], NDArray[Any] | None]],
         *,
         seed: int,
         groups: RowLabels | None = None,
         join_copies: bool = False,
         partial: bool = False,
-        checkpoint: "str | os.PathLike[str] | None" = None,
     ) -> TrainingState:
-        """Return `training`, or a new state, with all rows of `source` added."""
-        known, n_threads = None, resolve_threads(self.n_threads)
-        if training is not None:
-            known = training.n_features
-        self._check_augment(extractor, join_copies, checkpoint)
-        for places, features, pixels in self._batches(source, extractor, "fit", known, checkpoint):
+        """Return `training`, or a new state, with all rows of `source` added, in `batches`."""
+        n_threads = resolve_threads(self.n_threads)
+        for places, features, pixels in batches:
             if training is None:
                 spec = None if extractor is None else extractor.spec
                 settings = self._settings(extractor, seed)
@@ -1645,18 +1932,71 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         return training
 
     def _check_augment(
-        self, extractor: Extractor | None, join_copies: bool, checkpoint: Any
+        self,
+        extractor: Extractor | None,
+        join_copies: bool = False,
+        checkpoint: Any = None,
+        clean: float | None = None,
     ) -> None:
         """Raise ValueError where `augment` is given, and its copies cannot be made or counted."""
         if self.augment is None:
             return
         found = "checkpoint is given, which keeps no images to turn" if checkpoint else ""
+        if clean is not None:
+            found = "clean is given, which leaves out images by their own scores"
         if join_copies:
             found = "fit_predict judges the fitted images alone; use fit and predict"
         if extractor is None:
             found = "X holds features, which cannot be turned"
         if found:
             raise ValueError(f"augment is {self.augment!r}, but {found}; or leave augment out")
+
+    def _cleaned(
+        self,
+        source: _Source,
+        row_labels: RowLabels | None,
+        extractor: Extractor | None,
+        batches: Iterable[tuple[Any, NDArray[Any], NDArray[Any] | None]],
+        fdr: float,
+        **given: Any,
+    ) -> tuple[TrainingState, tuple[str, ...]]:
+        """Return the state of the rows that belong together, and names of those left out."""
+        check_share("clean", fdr)
+        if self.calibration is None:
+            raise ValueError(
+                "clean is given, but calibration is None, and held-out scores say what does not "
+                "belong; pass calibration='loo'"
+            )
+        n_threads, kinds = resolve_threads(self.n_threads), check_score_types(self.score_type)
+        kept = [(_places(places), features.copy(), pixels) for places, features, pixels in batches]
+        n_rows = sum(len(places) for places, _, _ in kept)
+        out: list[int] = []
+        while True:
+            training = self._added(None, source, row_labels, extractor, kept, **given).compact()
+            fitted = freeze(training, n_threads=n_threads, score_types=kinds)
+            sample = fitted.held_out_of(kinds[0]).samples.get(kinds[0])
+            rows = np.concatenate([places for places, _, _ in kept])
+            found = (
+                rows[sample.places[outliers_among(sample, fdr)]] if sample is not None else rows[:0]
+            )
+            if len(found) == 0:
+                break
+            if len(out) + len(found) > n_rows // 2:
+                raise ValueError(
+                    f"clean is {fdr}, which would leave out more than half of {n_rows} rows or "
+                    "images; look at them first (DFM.audit), or pass a smaller share"
+                )
+            out += found.tolist()
+            kept = [_without(batch, found) for batch in kept]
+        names = source.names if isinstance(source, ImageSource) else None
+        left_out = tuple(f"{i} of X" if names is None else names[i] for i in out)
+        if left_out:
+            warnings.warn(
+                f"{len(left_out)} of {n_rows} images are unlike the others and were left out; "
+                f"left_out_ lists them; the first: '{left_out[0]}'",
+                stacklevel=4,
+            )
+        return training, left_out
 
     def _outlier_features(
         self, n_features: int, extractor: Extractor | None, outliers: Any
@@ -1679,6 +2019,7 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         task: str,
         n_features: int | None,
         checkpoint: "str | os.PathLike[str] | None" = None,
+        look: "Look | None" = None,
     ) -> Iterator[tuple[Any, NDArray[Any], NDArray[Any] | None]]:
         """Yield places in the source, the features (B, D) there, and pixels of images."""
         return feature_batches(
@@ -1691,6 +2032,7 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
             n_features=n_features,
             checkpoint=checkpoint,
             max_pixels=self.max_pixels,
+            look=look,
         )
 
     def _scored(
@@ -1866,6 +2208,22 @@ def _check_counts(source: _Source, *each: RowLabels | None) -> None:
     for own in each:
         if own is not None:
             own.check_count(source.count)
+
+
+def _places(places: slice | list[int]) -> NDArray[np.intp]:
+    """Return the places of a batch as an array."""
+    if isinstance(places, slice):
+        return np.arange(places.start, places.stop)
+    return np.array(places, dtype=np.intp)
+
+
+def _without(
+    batch: tuple[NDArray[np.intp], NDArray[Any], NDArray[Any] | None], found: NDArray[np.intp]
+) -> tuple[NDArray[np.intp], NDArray[Any], NDArray[Any] | None]:
+    """Return a batch without the rows at the places `found`."""
+    places, features, pixels = batch
+    keep = ~np.isin(places, found)
+    return places[keep], features[keep], None if pixels is None else pixels[keep]
 
 
 def _check_batch(features: NDArray[Any], places: slice | list[int]) -> None:

@@ -8,9 +8,14 @@ from pathlib import Path
 import torch
 
 from benchmarks.report import Table, write
-from benchmarks.results import adversarial, glassfiber, outliers
+from benchmarks.results import adversarial, clean, glassfiber, outliers
 
-_SECTIONS = {"glassfiber": glassfiber, "outliers": outliers, "adversarial": adversarial}
+_SECTIONS = {
+    "glassfiber": glassfiber,
+    "clean": clean,
+    "outliers": outliers,
+    "adversarial": adversarial,
+}
 
 
 def main() -> None:

@@ -11,9 +11,12 @@ from pydfm.cli.command import Command
 
 
 def demo(
-    output: Annotated[Path, typer.Option("--output", "-o", help="The figure to write.")] = Path(
-        "pydfm-demo.png"
-    ),
+    output: Annotated[
+        Path,
+        typer.Option(
+            "--output", "-o", help="The figure to write; a page of the same name beside it."
+        ),
+    ] = Path("pydfm-demo.png"),
     weights: Annotated[
         str,
         typer.Option(help="auto (those of the extra demo), none for random ones, or a file."),
@@ -26,9 +29,12 @@ def demo(
     from pydfm.estimator import DFM
     from pydfm.metrics import evaluate
     from pydfm.parameters import none_or
-    from pydfm.report.demo import DemoFigure
+    from pydfm.reports.batch import report
+    from pydfm.reports.demo import DemoFigure
+    from pydfm.reports.page import check_page
 
-    figure = DemoFigure(output)
+    figure, page = DemoFigure(output), output.with_suffix(".html")
+    check_page(page)
     images = load_demo()
     chosen = none_or(weights)
     dfm = DFM(backbone="efficientnet_lite0", weights=chosen, image_size=96)
@@ -41,7 +47,16 @@ def demo(
     start = time.perf_counter()
     dfm.fit(images.train)
     middle = time.perf_counter()
-    scores = dfm.score(images.test)
+    # The page is of the wall, with and without stones; the other surfaces are only scored.
+    scores = np.empty(len(images.test), dtype=np.float32)
+    wall = np.char.startswith(images.kinds, "brick")
+    places, others = np.flatnonzero(wall).tolist(), np.flatnonzero(~wall).tolist()
+    names = [f"{images.kinds[i]} {i}" for i in places]
+    shown = report(
+        dfm, [images.test[i] for i in places], page, names=names, title="pydfm demo: a wall"
+    )
+    scores[wall] = shown.assessment.scores
+    scores[~wall] = dfm.score([images.test[i] for i in others])
     end = time.perf_counter()
     typer.echo(
         f"fit       {len(images.train)} crops of a brick wall in {middle - start:.1f} s: "
@@ -57,7 +72,8 @@ def demo(
     auroc = evaluate(scores, images.labels)["auroc"]
     typer.echo(f"\nAUROC     {auroc:.3f}, brick against all others (0.5 is chance, 1 perfect)")
     figure.write(images.test, images.kinds, scores, auroc)
-    typer.echo(f"figure    {os.fspath(output)}\n")
+    typer.echo(f"figure    {os.fspath(output)}")
+    typer.echo(f"page      {os.fspath(page)}: the report of the wall; open it in a browser\n")
     typer.echo("next      pydfm fit FOLDER_OF_GOOD_IMAGES -o model.pydfm")
 
 

@@ -1,12 +1,16 @@
 """The command ``pydfm eval``."""
 
+import os
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from pydfm.cli.command import Command
 from pydfm.cli.options import RUNTIME, Model, MovedBackbone, MovedWeights, load_model
+
+if TYPE_CHECKING:
+    from pydfm.datasets import Category
 
 
 def evaluate(
@@ -15,6 +19,10 @@ def evaluate(
         Path,
         typer.Argument(metavar="CATEGORY", help="A folder with test/good and test/DEFECT."),
     ],
+    report: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="HTML page: curves, tables, and what was missed."),
+    ] = None,
     weights: MovedWeights = None,
     backbone: MovedBackbone = None,
     *,
@@ -28,8 +36,18 @@ def evaluate(
     from pydfm.datasets.measure import measure_category
 
     test = load_category(category)
-    dfm = load_model(model, weights, backbone, parameters)
-    metrics = measure_category(dfm, test, score_type)
+    if report is None:
+        dfm = load_model(model, weights, backbone, parameters)
+        metrics = measure_category(dfm, test, score_type)
+    else:
+        from pydfm.reports.evaluation import write_evaluation
+        from pydfm.reports.page import check_page
+
+        check_page(report)
+        dfm = load_model(model, weights, backbone, parameters)
+        if score_type is not None:
+            dfm.set_params(score_type=score_type)
+        metrics = write_evaluation(dfm, test, report, model=os.fspath(model))
     kinds = np.asarray(test.defects)[metrics.read]
     counts = ", ".join(f"{(kinds == kind).sum()} {kind}" for kind in dict.fromkeys(test.defects))
     image, pixel = metrics.image, metrics.pixel
@@ -40,7 +58,13 @@ def evaluate(
     typer.echo(f"FPR95        {image['fpr95']:.4f}")
     if not pixel:
         typer.echo(f"pixels       not measured: {metrics.no_pixels}")
-        return
+    else:
+        _print_pixels(test, pixel)
+    if report is not None:
+        typer.echo(f"page         {report}")
+
+
+def _print_pixels(test: "Category", pixel: dict[str, float]) -> None:
     missing = len(test.without_mask)
     left_out = f" (without {missing} defective images that have no mask)" if missing else ""
     typer.echo(f"pixel AUROC  {pixel['pixel_auroc']:.4f}{left_out}")

@@ -1,13 +1,13 @@
 """The command ``pydfm fit``."""
 
-import re
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from pydfm.cli.command import Command
-from pydfm.cli.options import Ray, ray_data_set
+from pydfm.cli.options import Fdr, Ray, parse_groups, printable, ray_data_set
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -19,7 +19,9 @@ def fit(
     folder: Annotated[
         Path, typer.Argument(metavar="FOLDER", help="Normal images; subfolders are searched too.")
     ],
-    output: Annotated[Path, typer.Option("--output", "-o", help="The model file to write.")],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="The model file to write.")
+    ] = None,
     classes: Annotated[
         bool, typer.Option("--classes", help="The subfolders of FOLDER are classes.")
     ] = False,
@@ -39,6 +41,15 @@ def fit(
             help="Folder that keeps features, from which a fit that was stopped continues.",
         ),
     ] = None,
+    clean: Annotated[
+        bool,
+        typer.Option("--clean", help="Leave out images that are unlike the others, and list them."),
+    ] = False,
+    fdr: Fdr = None,
+    dry_run: Annotated[
+        bool,
+        typer.Option("--dry-run", help="With --clean: list what would be left out; write nothing."),
+    ] = False,
     use_ray: Ray = None,
     **parameters: Any,
 ) -> None:
@@ -53,12 +64,22 @@ def fit(
             f"'{folder}' contains train/good and test, normal and defective images together; fit "
             f"on the normal ones: {folder / 'train' / 'good'}"
         )
-    check_output(output)
+    rate = _clean_rate(clean, fdr, dry_run=dry_run, on_ray=use_ray is not None)
+    if output is not None:
+        check_output(output)
+    elif not dry_run:
+        raise ValueError("--output is missing; name the model file to write, -o MODEL")
     dfm = DFM(**parameters, verbose=True)
-    parts = None if groups is None else _parse_groups(groups)
+    parts = None if groups is None else parse_groups(groups)
     if use_ray is None:
         labels = "folders" if classes else None
-        dfm.fit(folder, labels=labels, groups=parts, checkpoint=checkpoint)
+        with warnings.catch_warnings():
+            # All of them are listed below.
+            warnings.filterwarnings("ignore", message=r"\d+ of \d+ images are unlike the others")
+            dfm.fit(folder, labels=labels, groups=parts, checkpoint=checkpoint, clean=rate)
+        for name in dfm.left_out_:
+            word = "would be left out" if dry_run else "left out"
+            typer.echo(printable(f"pydfm: {word}: {name}"), err=True)
     elif checkpoint is None:
         dfm = _fit_on_ray(dfm, folder, classes, parts, use_ray)
     else:
@@ -66,6 +87,13 @@ def fit(
             "--checkpoint and --ray are both given; Ray repeats lost batches by itself, so leave "
             "out --checkpoint"
         )
+    if dry_run:
+        count = len(dfm.left_out_)
+        typer.echo(
+            f"{count} of {dfm.n_samples_ + count} images would be left out; nothing is written"
+        )
+        return
+    assert output is not None
     dfm.save(output)
     if checkpoint is not None:
         from pydfm.features.cache import delete_checkpoint
@@ -78,32 +106,17 @@ def fit(
     typer.echo(f"{output}: {dfm.model_.summary()}; next: pydfm score {output} FOLDER{passed}")
 
 
-def _parse_groups(text: str) -> "str | Callable[[str], str]":
-    """Return the groups that an option names: "folders", or a function of the path."""
-    if text == "folders":
-        return text
-    try:
-        pattern = re.compile(text)
-    except re.error as error:
-        raise ValueError(
-            f"--groups is {text!r}, neither 'folders' nor a regular expression: {error}"
-        ) from None
-    if pattern.groups == 0:
-        raise ValueError(
-            f"--groups is {text!r}, a regular expression without parentheses; put some around what "
-            "names the part, as in 'part([0-9]+)'"
-        )
+def _clean_rate(clean: bool, fdr: float | None, *, dry_run: bool, on_ray: bool) -> float | None:
+    """Return the false discovery rate at which images are left out, or None."""
+    from pydfm.conformal.outliers import FDR
 
-    def group(path: str) -> str:
-        found = pattern.search(path)
-        if found is None or found.group(1) is None:
-            raise ValueError(
-                f"--groups is {text!r}, which finds no part in '{path}'; change it, or leave the "
-                "image out"
-            )
-        return found.group(1)
-
-    return group
+    if not clean:
+        if fdr is not None or dry_run:
+            raise ValueError("--fdr and --dry-run are for --clean; pass it, or leave them out")
+        return None
+    if on_ray:
+        raise ValueError("--clean and --ray are both given; clean the folder first, without --ray")
+    return FDR if fdr is None else fdr
 
 
 def _fit_on_ray(

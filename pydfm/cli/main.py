@@ -76,7 +76,7 @@ def main(args: list[str] | None = None) -> int:
             encoding=sys.getfilesystemencoding(), errors=sys.getfilesystemencodeerrors()
         )
     with warnings.catch_warnings():
-        warnings.showwarning = _show_warning
+        warnings.showwarning = _shower()
         try:
             code: Any = build(words)(words, prog_name="pydfm", standalone_mode=False)
             if sys.stdout is not None:
@@ -113,12 +113,13 @@ def _drop_stdout() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def _show_warning(
-    message: Warning | str,
-    category: type[Warning],
-    filename: str,
-    lineno: int,
-    file: Any = None,
-    line: str | None = None,
-) -> None:
-    print_error(f"warning: {message}")
+def _shower() -> Any:
+    """Return what shows warnings: each sentence once, whoever says it."""
+    shown: set[str] = set()
+
+    def show(message: Warning | str, *_: Any, **__: Any) -> None:
+        if str(message) not in shown:
+            shown.add(str(message))
+            print_error(f"warning: {message}")
+
+    return show

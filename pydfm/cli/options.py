@@ -1,5 +1,6 @@
 """Options that several commands have, and what they stand for."""
 
+import re
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -7,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from pydfm.estimator import DFM
 
 Model = Annotated[Path, typer.Argument(metavar="MODEL", help="A file that `pydfm fit` wrote.")]
@@ -19,6 +22,13 @@ MovedBackbone = Annotated[
 ]
 # Options in place of what the file has.
 RUNTIME = {"device": "", "batch_size": "", "n_threads": "", "on_error": "", "max_pixels": ""}
+Fdr = Annotated[
+    float | None,
+    typer.Option(
+        help="False discovery rate: share of good images among those that are flagged as unlike "
+        "the others; default: 0.05."
+    ),
+]
 Ray = Annotated[
     int | None,
     typer.Option("--ray", metavar="WORKERS", help="Number of workers on a running Ray cluster."),
@@ -41,6 +51,34 @@ def load_model(
     given = {name: value for name, value in parameters.items() if value is not None}
     dfm.set_params(**given, verbose=True)
     return dfm
+
+
+def parse_groups(text: str) -> "str | Callable[[str], str]":
+    """Return the groups that an option names: "folders", or a function of the path."""
+    if text == "folders":
+        return text
+    try:
+        pattern = re.compile(text)
+    except re.error as error:
+        raise ValueError(
+            f"--groups is {text!r}, neither 'folders' nor a regular expression: {error}"
+        ) from None
+    if pattern.groups == 0:
+        raise ValueError(
+            f"--groups is {text!r}, a regular expression without parentheses; put some around what "
+            "names the part, as in 'part([0-9]+)'"
+        )
+
+    def group(path: str) -> str:
+        found = pattern.search(path)
+        if found is None or found.group(1) is None:
+            raise ValueError(
+                f"--groups is {text!r}, which finds no part in '{path}'; change it, or leave the "
+                "image out"
+            )
+        return found.group(1)
+
+    return group
 
 
 def ray_data_set(items: list[dict[str, Any]], n_workers: int) -> Any:

@@ -3,7 +3,8 @@
 import csv
 import io
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -25,8 +26,12 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from pydfm.conformal.decisions import Decider
+    from pydfm.conformal.regions import RegionFinder
     from pydfm.estimator import DFM
-    from pydfm.report.heatmaps import Heatmaps
+    from pydfm.features.transforms import Preprocessing
+    from pydfm.features.views import View, Views
+    from pydfm.reports.coco import RegionFile
+    from pydfm.reports.heatmaps import MapFiles
 
 _VERDICTS = {1: "ok", -1: "anomalous", 0: "unreadable"}
 
@@ -50,11 +55,33 @@ def score(
     ] = None,
     maps: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", help="Folder for heatmaps over the images, IMAGE.png."),
+        typer.Option(
+            metavar="DIR",
+            help="Folder for overlays on the images, IMAGE.png, on the model's colour scale.",
+        ),
+    ] = None,
+    map_format: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="png|npy|tiff",
+            help="What --maps writes: the overlay (default), or the map itself in float32; may be "
+            "repeated.",
+        ),
+    ] = None,
+    regions: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="JSON file, as COCO's, for boxes and outlines of what is anomalous.",
+        ),
+    ] = None,
+    masks: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Folder for masks of the regions, IMAGE.png."),
     ] = None,
     smoothing: Annotated[
         float,
-        typer.Option(help="Standard deviation of a Gaussian that smooths heatmaps, in pixels."),
+        typer.Option(help="Standard deviation of a Gaussian that smooths maps, in pixels."),
     ] = 0.0,
     use_ray: Ray = None,
     weights: MovedWeights = None,
@@ -73,47 +100,118 @@ def score(
     elif sys.stdout is None:
         raise OSError("standard output is closed; name a file with --output")
     paths = with_pages(list_images(folder))
-    if maps is not None:
-        from pydfm.report.heatmaps import check_folder
-
-        check_folder(maps, folder)
+    wanted = _Wanted(maps, tuple(map_format or ()), regions, masks, smoothing)
+    wanted.check(folder)
     dfm = load_model(model, weights, backbone, parameters)
     if score_type:
         dfm.set_params(score_type=score_type[0] if len(score_type) == 1 else tuple(score_type))
-    if maps is not None:
-        _check_maps(dfm, smoothing)
-    decider = _decider(dfm, alpha, fdr)
-    if maps is None:
-        columns = _columns(dfm, paths, use_ray, decider)
-    else:
-        from pydfm.report.heatmaps import Heatmaps
-
-        with Heatmaps(folder if folder.is_dir() else folder.parent, maps) as heatmaps:
-            columns = _columns(dfm, paths, use_ray, decider, heatmaps, smoothing)
-            heatmaps.write()
+    level = dfm.alpha if alpha is None else alpha
+    outputs = wanted.open(dfm, folder if folder.is_dir() else folder.parent, level)
+    columns = _columns(dfm, paths, use_ray, _decider(dfm, alpha, fdr), outputs)
     if "class" in columns:
         columns["class"] = [_cell(name) for name in columns["class"]]
     table = _csv({"path": [_cell(path) for path in paths], **columns})
+    if regions is not None:
+        assert outputs is not None
+        assert outputs.regions is not None
+        write_file(regions, outputs.regions.text().encode())
     if output is None:
         sys.stdout.write(table)
     else:
         write_file(output, table.encode("utf-8", "surrogateescape"))
 
 
-def _check_maps(dfm: "DFM", smoothing: float) -> None:
-    """Raise ValueError unless there are heatmaps of the model's score type."""
-    from pydfm.runtime.checks import check_number
-    from pydfm.stats.scores import check_score_types
+@dataclass(frozen=True)
+class _Wanted:
+    """What is asked for beside the table."""
 
-    kinds = check_score_types(dfm.score_type)
-    if len(kinds) > 1:
-        raise ValueError(
-            f"--maps are of one score type, and there are {', '.join(kinds)}; name one with "
-            "--score-type"
+    maps: Path | None
+    map_formats: tuple[str, ...]
+    regions: Path | None
+    masks: Path | None
+    smoothing: float
+
+    def check(self, images: Path) -> None:
+        """Check, before any work is done, that all of it can be written."""
+        from pydfm.reports.heatmaps import check_folder
+        from pydfm.runtime.files import check_output
+
+        if self.map_formats and self.maps is None:
+            raise ValueError("--map-format is given without --maps; name a folder with --maps")
+        for option, folder in (("--maps", self.maps), ("--masks", self.masks)):
+            if folder is not None:
+                check_folder(option, folder, images)
+        named = [folder.resolve() for folder in (self.maps, self.masks) if folder is not None]
+        if len(set(named)) < len(named):
+            raise ValueError("--maps and --masks name one folder; name two")
+        if self.regions is not None:
+            check_output(self.regions)
+
+    def open(self, dfm: "DFM", root: Path, alpha: float) -> "_Outputs | None":
+        """Return what writes it, or raise ValueError where the model has no such maps."""
+        from pydfm.conformal.calibration import map_range
+        from pydfm.conformal.regions import RegionFinder
+        from pydfm.drawing.scale import ColourScale
+        from pydfm.reports.coco import RegionFile
+        from pydfm.reports.heatmaps import MapFiles
+        from pydfm.runtime.checks import check_number
+        from pydfm.stats.scores import check_score_types
+
+        if self.maps is None and self.regions is None and self.masks is None:
+            return None
+        kinds = check_score_types(dfm.score_type)
+        if len(kinds) > 1:
+            raise ValueError(
+                f"maps and regions are of one score type, and there are {', '.join(kinds)}; name "
+                "one with --score-type"
+            )
+        dfm.model_.check_maps(kinds[0])
+        assert dfm.feature_spec_ is not None
+        check_number("--smoothing", self.smoothing, 0, max(dfm.feature_spec_.preprocessing.size))
+        formats = self.map_formats or ("png",)
+        finder = scale = None
+        if "png" in formats or self.regions is not None or self.masks is not None:
+            low, threshold = map_range(dfm.fitted_, alpha)
+            scale = ColourScale(low, threshold)
+            finder = RegionFinder.between(low, threshold)
+        return _Outputs(
+            self.smoothing,
+            finder,
+            None if self.maps is None else MapFiles(root, self.maps, scale, formats),
+            None if self.masks is None else MapFiles(root, self.masks),
+            None if scale is None else RegionFile(root, scale.middle),
         )
-    dfm.model_.check_maps(kinds[0])
-    assert dfm.feature_spec_ is not None
-    check_number("--smoothing", smoothing, 0, max(dfm.feature_spec_.preprocessing.size))
+
+
+@dataclass(frozen=True)
+class _Outputs:
+    """What is written of the map of each image."""
+
+    smoothing: float
+    finder: "RegionFinder | None"
+    maps: "MapFiles | None"
+    masks: "MapFiles | None"
+    regions: "RegionFile | None"
+
+    def add(
+        self,
+        paths: list[str],
+        maps: "NDArray[Any]",
+        pixels: "NDArray[Any]",
+        views: "list[View]",
+        preprocessing: "Preprocessing",
+    ) -> None:
+        """Write files, and keep regions, of a batch."""
+        if self.maps is not None:
+            self.maps.write_maps(paths, maps, pixels)
+        if self.finder is None:
+            return
+        for path, own, view in zip(paths, maps, views, strict=True):
+            window = preprocessing.window(*view.size)
+            if self.regions is not None:
+                self.regions.add(path, view.size, self.finder.find(own, window, view.size))
+            if self.masks is not None:
+                self.masks.write_mask(path, self.finder.mask(own, window, view.size))
 
 
 def _decider(dfm: "DFM", alpha: float | None, fdr: float | None) -> "Decider | None":
@@ -128,15 +226,15 @@ def _columns(
     paths: list[str],
     n_workers: int | None,
     decider: "Decider | None",
-    heatmaps: "Heatmaps | None" = None,
-    smoothing: float = 0.0,
+    outputs: "_Outputs | None" = None,
 ) -> dict[str, list[str]]:
-    """Return the texts of each column of the table, and add the maps of images to `heatmaps`.
+    """Return the texts of each column of the table, and write the `outputs` of each image.
 
     Of several score types the first decides. One batch at a time is in memory.
     """
     import numpy as np
 
+    from pydfm.features.views import Views
     from pydfm.runtime.threads import resolve_threads
     from pydfm.stats.scores import check_score_types
 
@@ -147,7 +245,11 @@ def _columns(
     measured = np.full((3, len(paths)), np.nan)
     classes = np.full(len(paths), "", dtype=object)
     read = np.zeros(len(paths), dtype=bool)
-    batches = _batches(dfm, paths, n_workers, with_pixels=heatmaps is not None)
+    views = None
+    if outputs is not None:
+        assert fitted.spec is not None
+        views = Views(fitted.spec.preprocessing)
+    batches = _batches(dfm, paths, n_workers, views)
     for places, features, pixels in batches:
         # Each of the following takes from it what the others have computed.
         scored = fitted.score(features, n_threads)
@@ -157,11 +259,13 @@ def _columns(
         scores[:, places] = scored.scores(kinds)
         if fitted.model.classes is not None:
             classes[places] = dfm.classes_[scored.nearest(kinds[0])]
-        if heatmaps is not None:
+        if outputs is not None:
             assert fitted.spec is not None
             assert pixels is not None
-            maps = scored.maps(kinds[0], fitted.spec.preprocessing.size, smoothing)
-            heatmaps.add([paths[i] for i in places], maps, pixels)
+            assert views is not None
+            geometry = fitted.spec.preprocessing
+            maps = scored.maps(kinds[0], geometry.size, outputs.smoothing)
+            outputs.add([paths[i] for i in places], maps, pixels, views.take(places), geometry)
     names = ["score"] if isinstance(dfm.score_type, str) else kinds
     columns = {
         name: [f"{value:.9g}" for value in own] for name, own in zip(names, scores, strict=True)
@@ -179,15 +283,14 @@ def _columns(
 
 
 def _batches(
-    dfm: "DFM", paths: list[str], n_workers: int | None, *, with_pixels: bool
+    dfm: "DFM", paths: list[str], n_workers: int | None, views: "Views | None"
 ) -> "Iterator[tuple[Any, NDArray[Any], NDArray[Any] | None]]":
     """Yield places, features and pixels of the images that can be read; see `DFM.batches`."""
     if n_workers is None:
-        yield from dfm.batches(paths)
+        yield from dfm.batches(paths, look=views)
         return
     import numpy as np
 
-    from pydfm.features.images import read_image
     from pydfm.features.transforms import stack
     from pydfm.parallel.ray import extract
 
@@ -199,9 +302,24 @@ def _batches(
     for first in range(0, len(found), dfm.batch_size):
         places = found[first : first + dfm.batch_size]
         pixels = None
-        if with_pixels:  # they stayed with the workers
-            pixels = stack([read_image(paths[i], convert, dfm.max_pixels) for i in places])
+        if views is not None:  # they stayed with the workers
+            pixels = stack([_read(paths[i], i, convert, views, dfm.max_pixels) for i in places])
         yield places, features[places], pixels
+
+
+def _read(
+    path: str, index: int, convert: "Callable[[Any], Any]", views: "Views", most: int | None
+) -> "NDArray[Any]":
+    """Return the pixels of an image, whose view is taken too."""
+    from pydfm.features.images import read_image
+
+    def look(image: Any) -> Any:
+        pixels = convert(image)
+        views(index, image)
+        return pixels
+
+    pixels: NDArray[Any] = read_image(path, look, most)
+    return pixels
 
 
 def _cell(text: str) -> str:

@@ -250,6 +250,18 @@ class Calibration:
         missing = np.isnan(first)
         return np.where(missing, np.nan, p) if missing.any() else np.asarray(p)
 
+    def levels(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Return all levels at which decisions change, ascending, and their thresholds.
+
+        Of one class and one model: p-values are at most a level exactly where scores are above its
+        threshold.
+        """
+        (ranks,) = self.ranks[0]
+        scores, last = np.unique(ranks.scores[::-1], return_index=True)
+        above = ranks.weights[len(ranks.scores) - last][::-1]
+        alphas = (1 + above) / (self.n_units[0] + 1)
+        return alphas, scores[::-1].astype(np.float64)
+
     def threshold(self, alpha: float, c: int = 0) -> float:
         """Return the score of the class at place `c` above which p-values are at most `alpha`.
 
@@ -478,6 +490,17 @@ def few_held_out(calibration: Calibration, alpha: float) -> list[str]:
             f"for {alpha:.6g}"
         )
     return messages
+
+
+def map_range(fitted: FittedDFM, alpha: float) -> tuple[float, float]:
+    """Return what maps of good images typically reach, and `map_threshold`.
+
+    The first is the median of the largest values of the maps of held-out images.
+    """
+    threshold = map_threshold(fitted, alpha)
+    maxima = fitted.held_out.map_maxima
+    assert maxima is not None
+    return min(float(np.median(maxima)), threshold), threshold
 
 
 def map_threshold(fitted: FittedDFM, alpha: float) -> float:

@@ -100,6 +100,11 @@ def near_pairs(squared: NDArray[np.float64]) -> NDArray[np.intp]:
     return np.asarray(pairs[np.sort(place)])
 
 
+def near_places(state: TrainingState, n_threads: int) -> list[tuple[int, int]]:
+    """Return pairs of places of fitted rows that are too near to be independent."""
+    return _near(state, n_threads) or []
+
+
 def _copies(state: TrainingState) -> tuple[int, list[tuple[int, int]]] | None:
     """Return how many images are copies, and some places of copies; None without any."""
     if not state.identities.known:

@@ -36,7 +36,11 @@ class CategoryMetrics:
 
 
 def measure_category(
-    dfm: DFM, category: Category, score_type: str | None = None
+    dfm: DFM,
+    category: Category,
+    score_type: str | None = None,
+    *,
+    features: NDArray[np.float32] | None = None,
 ) -> CategoryMetrics:
     """Measure `dfm`, fitted on images, on the test images of `category`.
 
@@ -46,6 +50,8 @@ def measure_category(
     category : Category
     score_type : str, optional
         In place of the parameter of `dfm`.
+    features : ndarray of shape (N, D), optional
+        Those of the test images, where they are known; NaN for images that cannot be read.
 
     Raises
     ------
@@ -55,7 +61,10 @@ def measure_category(
     kind = dfm.score_type if score_type is None else score_type
     if not isinstance(kind, str):
         raise ValueError(f"score_type is {kind!r}; metrics are of one type: pass score_type")
-    features, read = extract_read(dfm, category.test)
+    if features is None:
+        features, read = extract_read(dfm, category.test)
+    else:
+        read = np.asarray(np.isfinite(features).all(axis=1))
     scores = dfm.score(features[read], score_type=kind)
     image = evaluate(scores, np.array(category.labels)[read])
 

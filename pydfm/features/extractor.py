@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from pydfm.features.arrays import FeatureSource
 from pydfm.features.backbones import AS_SAVED, family_saved_as, load_network
 from pydfm.features.grid import Grid
-from pydfm.features.sources import Batch, ImageSource
+from pydfm.features.sources import Batch, ImageSource, Look
 from pydfm.features.transforms import Preprocessing
 from pydfm.runtime.checks import check_integer
 from pydfm.runtime.threads import resolve_threads
@@ -354,6 +354,7 @@ def feature_batches(
     n_features: int | None = None,
     checkpoint: "str | os.PathLike[str] | None" = None,
     max_pixels: int | None = None,
+    look: "Look | None" = None,
 ) -> Iterator[FeatureBatch]:
     """Yield the features of a source, batch by batch.
 
@@ -378,6 +379,8 @@ def feature_batches(
         first and are not computed again.
     max_pixels : int, optional
         Largest number of pixels of a file; None for Pillow's bound.
+    look : callable, optional
+        Called with the index and the PIL image of each image as it is decoded; see `ImageSource`.
 
     Yields
     ------
@@ -401,6 +404,7 @@ def feature_batches(
         return
     assert extractor is not None
     source.max_pixels = max_pixels
+    source.look = look
     from tqdm import tqdm
 
     size = check_integer("batch_size", batch_size, 1)

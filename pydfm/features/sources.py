@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +28,9 @@ _FORMS = (
     "features (N, D), images (N, 3, H, W), a folder, a path or a list of paths, a list of PIL "
     "images, or a DataLoader"
 )
+
+# What is called with the index of an image and what was decoded: a picture, or levels (H, W, 3).
+Look: TypeAlias = Callable[[int, Image.Image | NDArray[Any]], None]
 
 
 @dataclass(frozen=True)
@@ -88,6 +91,9 @@ class ImageSource:
         Images skipped so far.
     max_pixels : int or None
         Largest number of pixels of a file; None for Pillow's bound.
+    look : callable or None
+        Called with the index and the PIL image of each image that is decoded, by the thread that
+        decodes it, so that what else is wanted of an image needs no second read.
     """
 
     def __init__(
@@ -103,6 +109,7 @@ class ImageSource:
         self.count = 0
         self.skipped: list[Skipped] = []
         self.max_pixels: int | None = None
+        self.look: Look | None = None
         self._skip = on_error == "skip"
         if is_array(X):
             X = X[None] if X.ndim == 3 else X
@@ -178,7 +185,9 @@ class ImageSource:
         if array.dtype == np.uint8 and preprocessing.keeps(*array.shape[2:]):
             # torch warns of arrays that are not writeable.
             pixels = np.require(array, requirements=("C_CONTIGUOUS", "WRITEABLE"))
-            yield Batch(pixels, self._next_indices(len(pixels)))
+            indices = self._next_indices(len(pixels))
+            self._look_at_arrays(indices, array)
+            yield Batch(pixels, indices)
         elif array.dtype.kind in "iu" and array.dtype != np.uint8:
             levels = [image.transpose(1, 2, 0) for image in array]
             yield from self._read(levels, preprocessing, batch_size, n_threads)
@@ -190,7 +199,19 @@ class ImageSource:
             # torch warns of arrays that are not writeable.
             floats = np.require(array, np.float32, ("C_CONTIGUOUS", "WRITEABLE"))
             preprocessing.check_range(floats, self.count)
-            yield Batch(preprocessing.from_floats(floats), self._next_indices(len(part)))
+            indices = self._next_indices(len(part))
+            self._look_at_arrays(indices, floats)
+            yield Batch(preprocessing.from_floats(floats), indices)
+
+    def _look_at_arrays(self, indices: Sequence[int], images: NDArray[Any]) -> None:
+        """Call `look` with `images` (B, 3, H, W), uint8 or float in [0, 1], if there is one."""
+        if self.look is None:
+            return
+        for index, image in zip(indices, images, strict=True):
+            levels = image
+            if image.dtype != np.uint8:
+                levels = np.rint(255 * image.clip(0, 1)).astype(np.uint8)
+            self.look(index, Image.fromarray(levels.transpose(1, 2, 0)))
 
     def _next_indices(self, n: int) -> list[int]:
         """Count `n` images as read, and return their indices."""
@@ -202,12 +223,20 @@ class ImageSource:
     ) -> Iterator[Batch]:
         pixels: list[NDArray[Any]] = []
         indices: list[int] = []
-        for result in _ahead(
-            lambda item: _read_one(item, preprocessing.from_pil, self.max_pixels),
-            items,
-            n_threads,
-            2 * batch_size,
-        ):
+        look = self.look
+
+        def read(numbered: tuple[int, Any]) -> NDArray[Any]:
+            index, item = numbered
+
+            def convert(image: Image.Image | NDArray[Any]) -> NDArray[Any]:
+                own = preprocessing.from_pil(image)
+                if look is not None:
+                    look(index, image)
+                return own
+
+            return _read_one(item, convert, self.max_pixels)
+
+        for result in _ahead(read, enumerate(items, self.count), n_threads, 2 * batch_size):
             (index,) = self._next_indices(1)
             try:
                 pixels.append(result())

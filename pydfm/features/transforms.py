@@ -128,6 +128,29 @@ class Preprocessing:
             image = image.resize((right - left, bottom - top), Image.Resampling.BILINEAR, box)
         return image
 
+    def picture(self, image: "Image.Image | NDArray[Any]") -> Image.Image:
+        """Return `image` for eyes: upright and whole, in mode L or RGB.
+
+        One of more than 8 bits has the black and the white that the network sees.
+        """
+        if isinstance(image, Image.Image):
+            image = upright(image)
+            if not is_deep(image):
+                return as_8_bit(image)
+        shares = as_shares(image, "16bit" if self.intensity is None else self.intensity)
+        return Image.fromarray(np.rint(255 * shares.clip(0, 1)).astype(np.uint8))
+
+    def window(self, height: int, width: int) -> tuple[float, float, float, float]:
+        """Return what the network sees of an image of this size: left, top, right and bottom.
+
+        In pixels of the upright image. They lie outside of it where the crop is larger than the
+        resized image.
+        """
+        resized = self._resized(height, width)
+        top, left, bottom, right = self._box(*resized)
+        y, x = height / resized[0], width / resized[1]
+        return left * x, top * y, right * x, bottom * y
+
     def from_mask(self, mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
         """Return the mask (height, width) for the pixels of `from_pil`, by nearest neighbour."""
         height, width = self._resized(*mask.shape)

@@ -10,6 +10,7 @@ Tensors: those of `pydfm.io.tensors`. Metadata: one entry, ``pydfm``, a JSON obj
 - ``held_out``: the description of their tensors, or null;
 - ``features``: the feature specification, or null for a model of features;
 - ``feature_names``: only of a model fitted on a data frame with names;
+- ``left_out``: only of a model that images were left out of, their names;
 - ``sha256``: the hash of all of the above and of the tensors, since a flipped bit would otherwise
   change scores without an error.
 """
@@ -110,6 +111,8 @@ def write_model(path: "str | os.PathLike[str]", content: ModelFile) -> None:
     }
     if content.feature_names is not None:
         header["feature_names"] = list(content.feature_names)
+    if fitted.left_out:
+        header["left_out"] = list(fitted.left_out)
     header["sha256"] = _digest(header, tensors)
     # One entry only: safetensors writes several in any order.
     metadata = {"pydfm": json.dumps(header, default=_plain)}
@@ -152,7 +155,9 @@ def read_model(path: "str | os.PathLike[str]") -> ModelFile:
         _check_together(spec, model)
         if held_out is not None and held_out.folds and calibration != "kfold":
             raise ValueError(f"its calibration is {calibration!r}, and it has folds")
-        fitted = FittedDFM(spec, model, calibration, held_out)
+        listed = items("its left_out", header.get("left_out", []))
+        left_out = tuple(text("a name it left out", one) for one in listed)
+        fitted = FittedDFM(spec, model, calibration, held_out, left_out)
         # A file without a preset was fitted before there were any, as what is now "paper".
         parameters = {"preset": "paper", **fields("its parameters", header["parameters"])}
         unknown = sorted(set(parameters) - set(PARAMETERS))

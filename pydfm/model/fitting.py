@@ -49,12 +49,15 @@ class FittedDFM:
         How held-out scores are made.
     pending : PendingScores, HeldOutScores or None
         The held-out scores, or what they are computed from.
+    left_out : tuple of str
+        Names of the images that did not belong among the others, and were not fitted.
     """
 
     spec: FeatureSpec | None
     model: Model
     calibration: str | None
     pending: PendingScores | HeldOutScores | None
+    left_out: tuple[str, ...] = ()
 
     @property
     def held_out(self) -> HeldOutScores:

@@ -140,6 +140,24 @@ class RowScores:
                 total = model.join_maps(each, score_type, size)
         return (smooth(total, smoothing) if smoothing else total).astype(np.float32)
 
+    def deviations(self) -> list[NDArray[np.float64]] | None:
+        """Return by how many deviations positions are above those of good images.
+
+        Standardised energies (N, height, width) of each layer, under the image's class or the
+        nearest; None where the model has no standardised maps.
+        """
+        model, classes = self.model, self.classes
+        scale = model.layers[0].scale
+        if scale is None:
+            return None
+        if classes is None and model.n_classes > 1:
+            classes = self.nearest(scale.score_type)
+        found = []
+        for layer, own in zip(model.layers, self._energies(classes), strict=True):
+            assert layer.scale is not None
+            found.append(layer.scale.standardise(own, classes))
+        return found
+
     def _once(self, key: Any, compute: Callable[[], Found]) -> Found:
         if key not in self._found:
             self._found[key] = compute()

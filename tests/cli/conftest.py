@@ -40,7 +40,11 @@ def run(capfdbinary, script):
 
     def run(*arguments):
         given = [os.fspath(argument) for argument in arguments]
-        if given[:1] in (["score"], ["eval"]) and given[1:] and "--backbone" not in given:
+        if (
+            given[:1] in (["score"], ["eval"], ["report"])
+            and given[1:]
+            and "--backbone" not in given
+        ):
             file = Path(given[1])
             if file.is_file() and os.fsencode(script) in file.read_bytes():
                 given[2:2] = ["--backbone", os.fspath(script)]

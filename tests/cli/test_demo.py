@@ -53,6 +53,11 @@ def test_it_says_what_it_runs_on_and_what_comes_next(shown):
     )
     assert re.search(r"^score     112 other crops in [\d.]+ s$", text, re.MULTILINE)
     assert f"figure    {shown[1]}" in shown[0]
+    page = shown[1].with_suffix(".html")
+    assert f"page      {page}: the report of the wall; open it in a browser" in shown[0]
+    assert "<h1>pydfm demo: a wall</h1>" in page.read_text()
+    assert "brick with stone 84" in page.read_text()
+    assert page.read_text().count('class="photo"') == 56
     assert shown[0][-1] == "next      pydfm fit FOLDER_OF_GOOD_IMAGES -o model.pydfm"
 
 
@@ -123,11 +128,17 @@ class Quick:
         return np.float32([1 + np.asarray(image).mean() for image in images])
 
 
+def quick_report(dfm, images, page, **options):
+    assert isinstance(dfm, Quick)
+    return SimpleNamespace(assessment=SimpleNamespace(scores=dfm.score(images)))
+
+
 def test_weights_may_be_a_file(run, monkeypatch, tmp_path):
     whole = load_demo(128)
     few = type(whole)(whole.train[:6], whole.test[::6], whole.kinds[::6])
     monkeypatch.setattr("pydfm.datasets.load_demo", lambda: few)
     monkeypatch.setattr("pydfm.estimator.DFM", Quick)
+    monkeypatch.setattr("pydfm.reports.batch.report", quick_report)
     got = run("demo", "-o", tmp_path / "x.svg", "--weights", "w.pth")
     assert (got.code, got.err, names(tmp_path)) == (0, "", ["x.svg"])
     assert got.out.startswith(b"backbone  EfficientNet-Lite0 with the weights w.pth\n")
@@ -141,6 +152,7 @@ def test_a_figure_that_cannot_be_written_is_reported_before_any_work(run, monkey
     assert_error(got, "there is no folder")
 
 
+@pytest.mark.filterwarnings("ignore:alpha is 0.01")
 def test_random_weights_are_named(run, monkeypatch, tmp_path):
     whole = load_demo(128)
     few = type(whole)(whole.train[:6], whole.test[::6], whole.kinds[::6])

@@ -79,3 +79,14 @@ def test_an_eval_needs_pictures_that_can_be_read(run, model, category):
     assert got.code == 2
     assert "warning: 3 of 8 images were skipped" in got.err
     assert "labels are all anomalous; normal and anomalous samples are needed" in got.err
+
+
+@pytest.mark.filterwarnings("ignore:alpha is")
+def test_a_page_beside_the_text(run, model, category, tmp_path):
+    plain = run("eval", model, category)
+    got = run("eval", model, category, "--report", tmp_path / "x.html")
+    assert (got.code, got.err) == (0, "")
+    assert got.out == plain.out + f"page         {tmp_path / 'x.html'}\n".encode()
+    assert "<h1>carpet</h1>" in (tmp_path / "x.html").read_text()
+    told = run("eval", model, category, "--report", tmp_path / "no" / "x.html")
+    assert_error(told, "there is no folder")

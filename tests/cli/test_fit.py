@@ -213,6 +213,9 @@ def test_every_parameter_that_has_an_option_is_one():
         "classes",
         "groups",
         "checkpoint",
+        "clean",
+        "dry_run",
+        "fdr",
         "use_ray",
     }
 

@@ -32,12 +32,12 @@ def test_config_help_and_version_are_printed(run):
     [
         (
             (),
-            r"needed: fit, score, eval, benchmark, demo, weights or config \(see pydfm",
+            r"needed: fit, score, report, audit, eval, benchmark, demo, weights or config \(see",
         ),
         (("fits",), r"No such command 'fits'.* \(see pydfm --help\)"),
         (("--colour",), r"No such option: --colour \(see pydfm --help\)"),
         (("fit",), r"Missing argument 'FOLDER' \(see pydfm fit --help\)"),
-        (("fit", "."), r"Missing option '--output' / '-o' \(see pydfm fit --help\)"),
+        (("fit", "."), r"--output is missing; name the model file to write, -o MODEL"),
         (("fit", ".", "-o"), r"'-o' requires an argument"),
         (("score",), "Missing argument 'MODEL'"),
         (("score", "m"), "Missing argument 'FOLDER'"),
@@ -272,4 +272,14 @@ print({"torch", "sklearn", "scipy", "tqdm", "matplotlib"} & set(sys.modules))
 def test_commands_are_listed_in_their_order(run):
     shown = run("--help").out.decode().partition("Commands:")[2]
     listed = re.findall(r"^  (\w+) ", shown, re.MULTILINE)
-    assert listed == ["fit", "score", "eval", "benchmark", "demo", "weights", "config"]
+    assert listed == [
+        "fit",
+        "score",
+        "report",
+        "audit",
+        "eval",
+        "benchmark",
+        "demo",
+        "weights",
+        "config",
+    ]

@@ -1,12 +1,12 @@
 import csv
 import io
+import json
 import os
 import re
 import sys
 import weakref
 from collections import Counter as Counts
 
-import matplotlib
 import numpy as np
 import pytest
 import safetensors
@@ -16,6 +16,7 @@ from safetensors.numpy import save_file
 
 import pydfm
 from pydfm import _core
+from pydfm.drawing.scale import colours
 from pydfm.features.extractor import Extractor
 from pydfm.features.images import list_images
 from pydfm.features.transforms import Preprocessing
@@ -334,23 +335,25 @@ def test_maps_are_drawn_over_the_pictures(run, model, pictures, tmp_path, script
     dfm = pydfm.load(model, backbone=script)
     paths = list_images(pictures_of)
     maps = dfm.score_map(paths).astype(np.float64)
-    shares = (maps - maps.min()) / (maps.max() - maps.min())
-    colours = matplotlib.colormaps["inferno"](shares)[..., :3] * 255
-    for path, share, coloured, file in zip(paths, shares, colours, files, strict=True):
+    low, high = dfm.map_range_
+    assert (low + high) / 2 == pytest.approx(dfm.map_threshold_)
+    shares = ((maps - low) / (high - low)).clip(0, 1)
+    for path, share, file in zip(paths, shares, files, strict=True):
         with Image.open(path) as image:
             seen = np.asarray(image.convert("RGB").resize((40, 40), Image.Resampling.BILINEAR))
-        want = seen + 0.8 * share[:, :, None] * (coloured - seen)
+        want = seen + 0.8 * share[:, :, None] * (colours(share) - seen)
         np.testing.assert_allclose(png(file), want, atol=1.01)
 
 
 def test_maps_of_one_picture_and_smoothed(run, model, picture_folder, tmp_path):
     picture = picture_folder / "03.png"
     for folder, options in (("a", ()), ("b", ("--smoothing", "3"))):
-        got = run("score", model, picture, "--maps", tmp_path / folder, *options)
+        formats = ("--map-format", "npy", "--map-format", "png")
+        got = run("score", model, picture, "--maps", tmp_path / folder, *options, *formats)
         assert (got.code, got.err) == (0, "")
-        assert names(tmp_path / folder) == ["03.png.png"]
-    rough, smoothed = (png(tmp_path / folder / "03.png.png") for folder in "ab")
-    assert not np.array_equal(rough, smoothed)
+        assert names(tmp_path / folder) == ["03.png.npy", "03.png.png"]
+    rough, smoothed = (np.load(tmp_path / folder / "03.png.npy") for folder in "ab")
+    assert smoothed.std() < 0.9 * rough.std()
     assert_error(
         run("score", model, picture, "--maps", tmp_path / "c", "--smoothing", "-1"),
         "--smoothing is -1.0; it must be a number of at least 0",
@@ -383,18 +386,96 @@ def test_maps_that_cannot_be_drawn_are_reported(
     both = ("--score-type", "fre", "--score-type", "ppca")
     told = run("score", model, picture_folder, *maps, *both)
     assert_error(
-        told, "--maps are of one score type, and there are fre, ppca; name one with --score-type"
+        told, "maps and regions are of one score type, and there are fre, ppca; name one with"
     )
     inside = ("--maps", picture_folder / "maps")
-    assert_error(run("score", model, picture_folder, *inside), "the next run would score the")
+    assert_error(run("score", model, picture_folder, *inside), "the next run would score its")
     assert_error(run("score", model, picture_folder, "--maps", model), "is a file; name a folder")
     mean = ("--backbone", script, *OPTIONS, "--spatial", "mean")
     assert run("fit", picture_folder, "-o", tmp_path / "m", *mean).code == 0
     told = run("score", tmp_path / "m", picture_folder, *maps)
     assert_error(told, "features of 'output' have one position in an image")
-    monkeypatch.setitem(sys.modules, "matplotlib", None)
-    told = run("score", model, picture_folder, *maps)
-    assert_error(told, r"heatmaps need matplotlib; install it with `pip install .*'\.\[plot\]'`")
+    assert (
+        run(
+            "fit",
+            picture_folder,
+            "-o",
+            tmp_path / "m",
+            "--backbone",
+            script,
+            *OPTIONS,
+            "--calibration",
+            "none",
+        ).code
+        == 0
+    )
+    for option in ("--maps", "--masks", "--regions"):
+        told = run("score", tmp_path / "m", picture_folder, option, tmp_path / "x")
+        assert_error(told, "the model was fitted with calibration=None, and has no held-out scores")
+        if (tmp_path / "x").exists():
+            (tmp_path / "x").rmdir()
+    raw = ("--maps", tmp_path / "raw", "--map-format", "npy")
+    assert run("score", tmp_path / "m", picture_folder, *raw).code == 0
+    assert_error(run("score", model, picture_folder, *raw[2:]), "--map-format is given without --")
+    same = ("--maps", tmp_path / "x", "--masks", tmp_path / "x")
+    assert_error(run("score", model, picture_folder, *same), "--maps and --masks name one folder")
+    gif = (*maps, "--map-format", "gif")
+    assert_error(run("score", model, picture_folder, *gif), "--map-format is 'gif'; it must be one")
+
+
+def test_each_image_is_drawn_as_it_comes(run, model, picture_folder, tmp_path, monkeypatch):
+    written = []
+    monkeypatch.setattr(
+        "pydfm.reports.heatmaps.MapFiles.write_maps",
+        lambda files, paths, maps, pixels: written.append(len(maps)),
+    )
+    got = run("score", model, picture_folder, "--maps", tmp_path / "m", "--batch-size", "5")
+    assert (got.code, written) == (0, [5, 5, 2])
+
+
+def test_regions_and_masks_are_in_pixels_of_the_files(run, pictures, script, tmp_path):
+    """Also of an image that lies on its side, and of one with a bright spot."""
+    calm = [Image.blend(one, Image.new("RGB", one.size, "grey"), 0.8) for one in pictures]
+    options = {"backbone": script, "image_size": 40, "device": "cpu", "alpha": 0.1}
+    model = tmp_path / "m"
+    pydfm.DFM(3, **options).fit(calm).save(model)
+    folder = tmp_path / "in"
+    folder.mkdir()
+    calm[0].save(folder / "0.png")
+    odd = np.asarray(calm[1].resize((96, 80))).copy()
+    odd[50:70, 60:90] = 255
+    Image.fromarray(odd).save(folder / "1.png")
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turned by 90 degrees
+    Image.fromarray(odd).save(folder / "2.jpg", exif=exif)
+    options = ("--regions", tmp_path / "r.json", "--masks", tmp_path / "masks")
+    got = run("score", model, folder, *options)
+    assert (got.code, got.err) == (0, "")
+    found = json.loads((tmp_path / "r.json").read_text())
+    sizes = [(one["file_name"], one["width"], one["height"]) for one in found["images"]]
+    assert sizes == [("0.png", 48, 40), ("1.png", 96, 80), ("2.jpg", 80, 96)]
+    dfm = pydfm.load(model, backbone=script)
+    want = dfm.regions(folder)
+    assert len(want[1]) >= 1
+    assert found["info"]["map_threshold"] == dfm.map_threshold_
+    for k, regions in enumerate(want):
+        own = [one for one in found["annotations"] if one["image_id"] == k + 1]
+        assert [one["score"] for one in own] == [region.peak for region in regions]
+        for one, region in zip(own, regions, strict=True):
+            assert one["bbox"] == pytest.approx(region.box, abs=0.01)
+            assert np.reshape(one["segmentation"], (-1, 2)) == pytest.approx(
+                region.polygon, abs=0.01
+            )
+        with Image.open(tmp_path / "masks" / f"{sizes[k][0]}.png") as mask:
+            assert (mask.mode, mask.size) == ("L", sizes[k][1:])
+            assert set(np.unique(np.asarray(mask))) <= {0, 255}
+            assert (np.asarray(mask) > 0).any() == bool(regions)
+    x, y, width, height = found["annotations"][0]["bbox"]
+    assert x < 75 < x + width <= 96
+    assert y < 60 < y + height <= 80
+    (turned,) = (one["bbox"] for one in found["annotations"] if one["image_id"] == 3)
+    assert turned[0] < 20 < turned[0] + turned[2]  # (75, 60) turned clockwise: (80 - 60, 75)
+    assert turned[1] < 75 < turned[1] + turned[3]
 
 
 # Names of files

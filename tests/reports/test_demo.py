@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pydfm.report.demo import DemoFigure
+from pydfm.reports.demo import DemoFigure
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,1 @@
+"""Scores and maps drawn: one colour scale for overlays, and matplotlib's axes. Arrays in."""

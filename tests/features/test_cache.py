@@ -165,7 +165,7 @@ def test_the_settings_stay_readable_for_a_later_version(picture_folder, tmp_path
     settings = json.loads((tmp_path / "c" / "settings.json").read_text())
     assert list(settings) == [
         *("backbone", "weights", "layers", "grids", "spatial", "pool", "precision"),
-        *("random_state", "preprocessing", "sha256", "layout", "pictures"),
+        *("random_state", "preprocessing", "sha256", "layout", "tokens", "pictures"),
     ]
 
 

@@ -82,6 +82,7 @@ def _row(
 ) -> list[str]:
     dfm = pydfm.DFM(
         backbone=work.backbone,
+        preset="paper",
         weights=None,
         layers=work.layers,
         pool=work.pool,

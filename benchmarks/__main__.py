@@ -11,6 +11,7 @@ import torch
 from benchmarks import (
     eigensolver,
     extract,
+    files,
     fit,
     gpu,
     instruction_sets,
@@ -27,6 +28,7 @@ _SECTIONS = {"score": score, "fit": fit, "eigensolver": eigensolver, "extract": 
 _TABLES: dict[str, tuple[str, Callable[[bool], Table]]] = {
     "instructions": ("Instruction sets", instruction_sets.table),
     "verdicts": ("Verdicts", verdicts.table),
+    "files": ("Files to verdicts on a CPU", files.table),
     "gpu": ("Pictures on a GPU", gpu.table),
     "import": ("Import", processes.imports),
     "memory": ("Memory", processes.memory),

@@ -216,7 +216,7 @@ def test_models_of_other_features_are_not_merged(tiny_network, textures, tmp_pat
         images.merge(dfm)
     other = pydfm.DFM(3, **{**options, "image_size": (32, 32)}).fit(textures)
     with pytest.raises(
-        ValueError, match="the features of the two models differ, in their preprocessing"
+        ValueError, match="the features of the two models differ, in their resize, .40, 48. and"
     ):
         images.merge(other)
     with pytest.raises(ValueError, match="without labels, and some are given now"):

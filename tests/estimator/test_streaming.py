@@ -215,9 +215,7 @@ def test_models_of_other_features_are_not_merged(tiny_network, textures, tmp_pat
     with pytest.raises(ValueError, match="features of the two models differ, in their features"):
         images.merge(dfm)
     other = pydfm.DFM(3, **{**options, "image_size": (32, 32)}).fit(textures)
-    with pytest.raises(
-        ValueError, match="the features of the two models differ, in their preprocessing"
-    ):
+    with pytest.raises(ValueError, match="the features of the two models differ, in their resize"):
         images.merge(other)
     with pytest.raises(ValueError, match="without labels, and some are given now"):
         dfm.merge(pydfm.DFM(3).fit(rows, labels=np.arange(40) % 2))

@@ -632,8 +632,8 @@ def changed_since(
     ]
 
 
-def table() -> str:
-    """Return the parameters as a Markdown table, for the guide."""
+def table() -> tuple[Sequence[str], list[Sequence[str]]]:
+    """Return the header and the rows of the guide's table of parameters."""
     header = ("parameter", "default", "counts", "what it is")
     counts = {
         "features": "at the next fit",
@@ -644,6 +644,4 @@ def table() -> str:
     rows = [
         (f"`{p.name}`", f"`{p.default!r}`", counts[p.role], p.summary) for p in PARAMETERS.values()
     ]
-    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
-    lines = [header, tuple("-" * width for width in widths), *rows]
-    return "\n".join("| " + " | ".join(map(str.ljust, line, widths)) + " |" for line in lines)
+    return header, list(rows)

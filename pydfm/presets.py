@@ -1,7 +1,7 @@
 """Presets: what the parameters of `DFM` that are None stand for, where it is fitted to images."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -139,12 +139,8 @@ def resolve_preset(values: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-def table() -> str:
-    """Return the presets as a Markdown table, for the guide."""
+def table() -> tuple[Sequence[str], list[Sequence[str]]]:
+    """Return the header and the rows of the guide's table of presets."""
     header = ("preset", "layers", "pool", "images", "image score", "what it is for")
-    rows = [header, ("-",) * len(header)]
-    for preset in PRESETS.values():
-        rows.append((f"`{preset.name!r}`", *preset.cells(), preset.summary))
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    rows[1] = tuple("-" * width for width in widths)
-    return "\n".join("| " + " | ".join(map(str.ljust, row, widths)) + " |" for row in rows)
+    rows = [(f"`{p.name!r}`", *p.cells(), p.summary) for p in PRESETS.values()]
+    return header, list(rows)

@@ -12,6 +12,7 @@ from PIL import Image
 
 import pydfm
 from pydfm import parameters, presets
+from pydfm.benchmark.table import markdown
 from pydfm.cli.command import commands
 from pydfm.cli.main import main
 from pydfm.features.backbones import torchvision
@@ -35,7 +36,7 @@ def with_tables(text):
     for name, table in TABLES.items():
         begin, end = (f"<!-- {place} generated: {name} -->" for place in ("begin", "end"))
         before, rest = text.split(f"{begin}\n")
-        text = f"{before}{begin}\n{table()}\n{end}{rest.split(end)[1]}"
+        text = f"{before}{begin}\n{markdown(*table())}\n{end}{rest.split(end)[1]}"
     return text
 
 

@@ -13,6 +13,7 @@ from reference import falling_rows
 from sklearn.base import clone
 
 import pydfm
+from pydfm.benchmark.table import markdown
 from pydfm.model.settings import Settings
 from pydfm.parameters import (
     DEFAULTS,
@@ -370,7 +371,7 @@ def test_none_is_written_in_any_case():
 
 
 def test_the_table_of_the_guide_has_a_row_for_each():
-    lines = table().splitlines()
+    lines = markdown(*table()).splitlines()
     assert len(lines) == len(PARAMETERS) + 2
     assert {len(line) for line in lines} == {len(lines[0])}
     for line, (name, own) in zip(lines[2:], PARAMETERS.items(), strict=True):

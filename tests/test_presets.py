@@ -4,6 +4,7 @@ from sklearn.base import clone
 from torch import nn
 
 import pydfm
+from pydfm.benchmark.table import markdown
 from pydfm.parameters import DEFAULTS
 from pydfm.presets import PRESETS, resolve_preset, table
 
@@ -111,7 +112,7 @@ def test_features_in_an_array_stay_as_they_are():
 
 
 def test_the_table_has_all_presets():
-    lines = table().splitlines()
+    lines = markdown(*table()).splitlines()
     assert len(lines) == 2 + len(PRESETS)
     assert len({len(line) for line in lines}) == 1
     assert "| 4; 2 for resnet18, 2 for resnet34 |" in lines[-1]

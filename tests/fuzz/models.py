@@ -12,14 +12,13 @@ import re
 import struct
 from pathlib import Path
 
+import model_files
 import model_kinds
 import numpy as np
 import safetensors
-from safetensors.numpy import save_file
 
 import pydfm
 from fuzz.children import WrongError
-from pydfm.io.model_file import _digest
 
 SEED = 16
 FILES = sorted((Path(__file__).parents[1] / "io" / "fixtures").glob("*.pydfm"))
@@ -42,7 +41,9 @@ def case(number, folder):
     elif kind == "container":
         path.write_bytes(mutated_container(source.read_bytes(), rng))
     else:
-        write(path, *(mutated_header if kind == "header" else mutated_tensors)(source, rng))
+        model_files.write(
+            path, *(mutated_header if kind == "header" else mutated_tensors)(source, rng)
+        )
     rows, want, own = wanted(source)
     try:
         dfm = pydfm.load(path, **own)
@@ -107,19 +108,7 @@ def wanted(source):
     return rows, model_kinds.answers(dfm, rows), own
 
 
-@functools.cache
-def parts(source):
-    with safetensors.safe_open(source, framework="np") as file:
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        header = json.loads(file.metadata()["pydfm"])
-    del header["sha256"]
-    return tensors, header
-
-
-def write(path, tensors, header):
-    """Write a file whose hash is right."""
-    text = json.dumps({**header, "sha256": _digest(header, tensors)})
-    save_file(tensors, path, {"pydfm": text})
+parts = functools.cache(model_files.parts)
 
 
 def mutated_bytes(data, rng):

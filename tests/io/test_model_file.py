@@ -10,9 +10,9 @@ import model_kinds
 import numpy as np
 import pandas as pd
 import pytest
-import safetensors
 import torch
 from fits import maps_dfm
+from model_files import parts, write
 from reference import SCORE_TYPES, falling_rows
 from safetensors.numpy import save_file
 from safetensors.torch import save_file as save_weights
@@ -34,21 +34,6 @@ def file(tmp_path):
     """A model of features."""
     pydfm.DFM(5).fit(ROWS).save(tmp_path / "model")
     return tmp_path / "model"
-
-
-def parts(path):
-    """Tensors and header of a model file."""
-    with safetensors.safe_open(path, framework="np") as file:
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        header = json.loads(file.metadata()["pydfm"])
-    del header["sha256"]
-    return tensors, header
-
-
-def write(path, tensors, header):
-    """Write a model file whose checksum is right, whatever is in it."""
-    text = json.dumps({**header, "sha256": model_file._digest(header, tensors)})
-    save_file(tensors, path, {"pydfm": text})
 
 
 # What is saved is loaded

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from pydfm.estimator import DFM, load
     from pydfm.features.extractor import FeatureSpec
-    from pydfm.features.images import ImageError
-    from pydfm.features.sources import Skipped
+    from pydfm.features.inputs.images import ImageError
+    from pydfm.features.inputs.sources import Skipped
     from pydfm.features.transforms import Preprocessing
     from pydfm.metrics import evaluate
     from pydfm.reports.batch import report

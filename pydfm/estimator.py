@@ -21,24 +21,21 @@ from sklearn.base import BaseEstimator, OutlierMixin
 from sklearn.exceptions import NotFittedError
 from sklearn.utils.validation import _check_feature_names
 
-from pydfm.conformal.audit import Audit, AuditInput, audit
 from pydfm.conformal.calibration import calibration_of, map_range, map_threshold, thresholds
+from pydfm.conformal.checks.audit import Audit, AuditInput, audit
+from pydfm.conformal.checks.independence import near_places, warn_of_dependence
+from pydfm.conformal.checks.outliers import FDR
+from pydfm.conformal.checks.outliers import outliers as outliers_among
 from pydfm.conformal.decisions import Assessment, Decider, p_values
 from pydfm.conformal.drift import Drift, DriftTest
-from pydfm.conformal.independence import near_places, warn_of_dependence
-from pydfm.conformal.outliers import FDR
-from pydfm.conformal.outliers import outliers as outliers_among
 from pydfm.conformal.recalibration import Recalibration, RecalibrationTask
 from pydfm.conformal.regions import LEAST_AREA, SPREAD, Region, RegionFinder
-from pydfm.drawing.scale import ColourScale
-from pydfm.features.arrays import FeatureSource, check_finite
 from pydfm.features.backbones import AS_SAVED, copy_backbone, family_saved_as, is_name
 from pydfm.features.extractor import Extractor, FeatureSpec, feature_batches
-from pydfm.features.images import ImageError, image_hashes, read_image
-from pydfm.features.labels import RowLabels, as_labels, find_classes, warn_of_ignored
-from pydfm.features.pictures.facts import Facts
-from pydfm.features.pictures.intensity import resolve_intensity
-from pydfm.features.sources import (
+from pydfm.features.inputs.arrays import FeatureSource, check_finite
+from pydfm.features.inputs.images import ImageError, image_hashes, read_image
+from pydfm.features.inputs.labels import RowLabels, as_labels, find_classes, warn_of_ignored
+from pydfm.features.inputs.sources import (
     ImageSource,
     Look,
     Skipped,
@@ -47,8 +44,11 @@ from pydfm.features.sources import (
     open_source,
     warn_of_skipped,
 )
+from pydfm.features.pictures.facts import Facts
+from pydfm.features.pictures.intensity import resolve_intensity
+from pydfm.features.presets import resolve_preset
 from pydfm.features.transforms import Preprocessing
-from pydfm.features.views import FactsTaker, View, Views, image_names
+from pydfm.features.views import FactsTaker, Views, image_names
 from pydfm.io.model_file import ModelFile, read_model, write_model
 from pydfm.model.fitting import RECALIBRATED, FittedDFM, freeze
 from pydfm.model.held_out import HeldOutSample
@@ -63,7 +63,6 @@ from pydfm.parameters import (
     check_parameters,
     draw_seed,
 )
-from pydfm.presets import resolve_preset
 from pydfm.runtime.checks import check_number, check_share
 from pydfm.runtime.threads import Lock, PerThread, resolve_threads
 from pydfm.stats.scores import check_score_types
@@ -478,9 +477,9 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
             after the last batch there. The caller deletes it once the model is saved.
         clean : float in (0, 1), optional
             Leave out what does not belong among X: images whose held-out scores are outliers at
-            this false discovery rate, such as 0.05 (`pydfm.conformal.outliers`). It is fitted
-            again without them, until no other is one; `left_out_` lists them, and a warning counts
-            them. The features of all of X are kept in memory meanwhile.
+            this false discovery rate, such as 0.05 (`pydfm.conformal.checks.outliers`). It is
+            fitted again without them, until no other is one; `left_out_` lists them, and a warning
+            counts them. The features of all of X are kept in memory meanwhile.
 
         Returns
         -------
@@ -1093,7 +1092,7 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         Axes
             A line is at `threshold_` where the model has one.
         """
-        from pydfm.drawing.axes import draw_scores
+        from pydfm.reports.drawing.axes import draw_scores
 
         held_out, calibration = self.held_out_scores_, calibration_of(self.fitted_, self._kind)
         scores = self.score(X, labels=labels, score_type=self._kind)
@@ -1126,39 +1125,10 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         ndarray of Axes
             With `axes`, in the order of X, else by descending scores.
         """
-        from pydfm.drawing.axes import draw_map, new_axes
+        from pydfm.reports.plots import plot_maps
 
-        kind, size = self._map_type(None, smoothing)
-        low, middle = map_range(self.fitted_, self.alpha)
-        finder, scale = RegionFinder.between(low, middle), ColourScale(low, middle)
-        extractor, n_threads = self._ready_extractor(), resolve_threads(self.n_threads)
-        preprocessing = extractor.spec.preprocessing
-        views = Views(preprocessing, 600)
-        found: list[tuple[float, int, View, NDArray[np.float32]]] = []
-        for places, features, _ in self.batches(X, task="maps", look=views):
-            scored = self.fitted_.score(features, n_threads)
-            maps = scored.maps(kind, size, float(smoothing))
-            scores = scored.scores([kind])[0].tolist()
-            found += zip(scores, places, views.take(places), maps, strict=True)
-            if axes is None:
-                found = sorted(found, key=lambda one: (-one[0], one[1]))[:most]
-        if axes is None:
-            if not found:
-                raise ValueError("X holds no image that can be read")
-            drawn = new_axes(len(found))
-        else:
-            drawn = np.asarray(axes, dtype=object).ravel()
-            if len(drawn) != len(found):
-                raise ValueError(
-                    f"axes has {len(drawn)} axes, and X {len(found)} images that can be read; give "
-                    "one for each"
-                )
-        for ax, (score, place, view, values) in zip(drawn, found, strict=True):
-            window = preprocessing.window(*view.size)
-            outlines = [region.polygon for region in finder.find(values, window, view.size)]
-            title = f"{place}: score {score:.3g}"
-            draw_map(ax, view.picture, view.size, values, window, scale, outlines, title)
-        return drawn
+        kind, _ = self._map_type(None, smoothing)
+        return plot_maps(self, X, kind, axes, float(smoothing), most)
 
     def extract(self, X: Any) -> NDArray[np.float32]:
         """Return features of images, as the model was fitted on them.
@@ -1410,7 +1380,7 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         labels, groups : optional
             As in `fit`.
         fdr : float in (0, 1), default=0.05
-            Share of good images among those that are flagged; see `pydfm.conformal.outliers`.
+            Share of good images among those that are flagged: `pydfm.conformal.checks.outliers`.
 
         Returns
         -------

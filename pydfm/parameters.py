@@ -13,7 +13,7 @@ import numpy as np
 
 from pydfm.features.backbones import describe_backbones
 from pydfm.features.pictures.intensity import check_intensity
-from pydfm.presets import PRESETS
+from pydfm.features.presets import PRESETS
 from pydfm.runtime.checks import (
     check_choice,
     check_integer,

@@ -11,7 +11,7 @@ from benchmarks.calibration.rates import LEVELS, fit_layers, rate
 from benchmarks.report import verdict
 from pydfm import DFM
 from pydfm.conformal.calibration import calibration_of
-from pydfm.conformal.noise import uncertain_noise
+from pydfm.conformal.checks.noise import uncertain_noise
 from pydfm.features.grid import Grid
 
 KINDS = ("fre", "mahalanobis", "nll", "ppca")

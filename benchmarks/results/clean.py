@@ -8,7 +8,7 @@ import numpy as np
 from benchmarks.report import Table
 from benchmarks.results.glassfiber import DEFAULT, SHARE, SIZE, WEIGHTS
 from pydfm import DFM
-from pydfm.conformal.outliers import FDR
+from pydfm.conformal.checks.outliers import FDR
 from pydfm.datasets.category import load_category
 from pydfm.metrics import evaluate
 

@@ -15,7 +15,7 @@ from pydfm.benchmark.record import Record, digest
 from pydfm.benchmark.table import figure, markdown
 from pydfm.datasets.measure import extract_read
 from pydfm.estimator import DFM
-from pydfm.features.images import list_images
+from pydfm.features.inputs.images import list_images
 from pydfm.metrics import evaluate
 from pydfm.parameters import PARAMETERS
 from pydfm.stats.scores import SCORES

@@ -1,4 +1,4 @@
-"""What a command is, and which there are: one module of this package for each.
+"""What a command is, and which there are: one module of this package or its rooms for each.
 
 A module that assigns a `Command` to ``COMMAND`` adds a command; there is no list to edit. Such a
 module imports what is heavy (torch, scikit-learn, numpy) inside its functions only.
@@ -88,8 +88,9 @@ def commands() -> tuple[Command, ...]:
     """Commands of all modules of this package, in their order."""
     package = __name__.rpartition(".")[0]
     found = []
-    for info in pkgutil.iter_modules(importlib.import_module(package).__path__):
-        command = getattr(importlib.import_module(f"{package}.{info.name}"), "COMMAND", None)
+    path = importlib.import_module(package).__path__
+    for info in pkgutil.walk_packages(path, f"{package}."):
+        command = getattr(importlib.import_module(info.name), "COMMAND", None)
         if isinstance(command, Command):
             found.append(command)
     return tuple(sorted(found, key=lambda command: command.order))

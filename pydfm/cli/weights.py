@@ -15,7 +15,7 @@ def weights(
 ) -> None:
     """List networks: layers for maps, parameters, input, licence, and where the weights are."""
     from pydfm.features.backbones import backbone_names, family_of, load_network
-    from pydfm.presets import PRESETS
+    from pydfm.features.presets import PRESETS
 
     header = (
         "network",

@@ -29,7 +29,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pydfm import _core
-from pydfm.features.labels import by_class
+from pydfm.features.inputs.labels import by_class
 from pydfm.model.fitting import FittedDFM
 from pydfm.model.held_out import HeldOutSample
 from pydfm.runtime.checks import check_share

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from pydfm import _core
 from pydfm.conformal.calibration import Calibration, calibration_of, few_held_out
-from pydfm.conformal.noise import uncertain_noise
-from pydfm.features.labels import by_class
+from pydfm.conformal.checks.noise import uncertain_noise
+from pydfm.features.inputs.labels import by_class
 from pydfm.model.fitting import FittedDFM
 from pydfm.model.held_out import FoldModel
 from pydfm.model.row_scores import RowScores

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from pydfm.conformal.calibration import Calibration
 from pydfm.conformal.decisions import Decider
-from pydfm.features.labels import ClassCodes
+from pydfm.features.inputs.labels import ClassCodes
 from pydfm.model.fitting import RECALIBRATED, FittedDFM
 from pydfm.model.held_out import HeldOutScores, joined_scores, score_new_rows
 from pydfm.model.row_scores import RowScores

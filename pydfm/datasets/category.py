@@ -19,7 +19,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
-from pydfm.features.images import list_images
+from pydfm.features.inputs.images import list_images
 from pydfm.features.pictures.pages import split_page, with_pages
 
 _GOOD: Final = ("good", "ok", "normal")

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pydfm.datasets.category import Category
-from pydfm.features.images import ImageError, read_image
+from pydfm.features.inputs.images import ImageError, read_image
 from pydfm.features.pictures.orientation import orientation, upright
 from pydfm.features.transforms import Preprocessing, as_8_bit
 

@@ -1,15 +1,17 @@
 """How well a fitted model does on the test images of a category: of images, and of pixels."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pydfm.datasets.category import Category
 from pydfm.datasets.masks import load_masks
-from pydfm.estimator import DFM
 from pydfm.metrics import aupro, evaluate, pixel_auroc
+
+if TYPE_CHECKING:
+    from pydfm.estimator import DFM
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,7 @@ class CategoryMetrics:
 
 
 def measure_category(
-    dfm: DFM,
+    dfm: "DFM",
     category: Category,
     score_type: str | None = None,
     *,
@@ -83,7 +85,7 @@ def measure_category(
     return CategoryMetrics(read, image, pixel)
 
 
-def extract_read(dfm: DFM, images: Any) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+def extract_read(dfm: "DFM", images: Any) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
     """Return the features (N, D) of images, and which of them (N,) could be read.
 
     Raises

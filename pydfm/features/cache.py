@@ -18,8 +18,8 @@ import safetensors
 import safetensors.numpy
 from numpy.typing import NDArray
 
+from pydfm.features.inputs.sources import ImageSource, Skipped
 from pydfm.features.pictures.pages import split_page
-from pydfm.features.sources import ImageSource, Skipped
 from pydfm.runtime.files import make_folder, remove_litter, temporary_files, write_file
 
 _SETTINGS = "settings.json"

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from pydfm.features.arrays import FeatureSource
 from pydfm.features.backbones import AS_SAVED, family_saved_as, load_network
 from pydfm.features.grid import Grid
-from pydfm.features.sources import Batch, ImageSource, Look
+from pydfm.features.inputs.arrays import FeatureSource
+from pydfm.features.inputs.sources import Batch, ImageSource, Look
 from pydfm.features.transforms import Preprocessing
 from pydfm.runtime.checks import check_integer
 from pydfm.runtime.threads import resolve_threads

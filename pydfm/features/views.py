@@ -8,7 +8,7 @@ from typing import Any
 from numpy.typing import NDArray
 from PIL import Image
 
-from pydfm.features.images import list_images
+from pydfm.features.inputs.images import list_images
 from pydfm.features.pictures.facts import Facts
 from pydfm.features.pictures.orientation import upright
 from pydfm.features.pictures.pages import with_pages

@@ -37,7 +37,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pydfm.features.grid import Grid
-from pydfm.features.labels import by_class
+from pydfm.features.inputs.labels import by_class
 
 LEAST_ROWS: Final = 3
 """Least number of images of a class for a deviation without one of them."""

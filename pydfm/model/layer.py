@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pydfm import _core
-from pydfm.features.arrays import blocks, check_finite
 from pydfm.features.grid import Grid
-from pydfm.features.labels import by_class
+from pydfm.features.inputs.arrays import blocks, check_finite
+from pydfm.features.inputs.labels import by_class
 from pydfm.model.anomaly_map import MapScale, PositionScale, pool_positions
 from pydfm.stats.density import Density
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from pydfm.features.extractor import FeatureSpec
 from pydfm.features.grid import Grid
-from pydfm.features.labels import ClassCodes, as_labels, by_class
+from pydfm.features.inputs.labels import ClassCodes, as_labels, by_class
 from pydfm.model.layer import take_columns
 from pydfm.model.settings import N_PARTS, Settings, warn_of_folds
 from pydfm.model.units import Units, draw_folds

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pydfm.features.labels import by_class
+from pydfm.features.inputs.labels import by_class
 from pydfm.stats.sample import hashed
 
 _Integers = NDArray[np.intp]

@@ -1,1 +1,1 @@
-"""What a person looks at: heatmaps and figures. Arrays in, images out."""
+"""What a person or another program opens: pages, plots, files of regions."""

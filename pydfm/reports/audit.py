@@ -7,8 +7,8 @@ from typing import Any
 
 from PIL import Image
 
-from pydfm.conformal.audit import Audit, AuditRow
-from pydfm.features.images import ImageError, read_image
+from pydfm.conformal.checks.audit import Audit, AuditRow
+from pydfm.features.inputs.images import ImageError, read_image
 from pydfm.features.transforms import Preprocessing
 from pydfm.reports.cards import Card, fit_on_page
 from pydfm.reports.page import (

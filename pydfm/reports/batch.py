@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,16 +16,18 @@ from numpy.typing import NDArray
 from pydfm.conformal.calibration import Calibration, calibration_of, map_range
 from pydfm.conformal.decisions import Assessment
 from pydfm.conformal.drift import Drift, DriftTest
-from pydfm.drawing.scale import ColourScale
-from pydfm.estimator import DFM
-from pydfm.features.images import list_images
+from pydfm.features.inputs.images import list_images
 from pydfm.features.pictures.pages import with_pages
 from pydfm.features.views import Views
 from pydfm.parameters import DEFAULTS
 from pydfm.reports.cards import Card, CardMaker, fit_on_page
-from pydfm.reports.charts import TwoHistograms, shortest_between, thinned
+from pydfm.reports.drawing.charts import TwoHistograms, shortest_between, thinned
+from pydfm.reports.drawing.scale import ColourScale
 from pydfm.reports.page import PICTURE_SIDE, check_page, link_to, number, share, shown, write_page
 from pydfm.runtime.threads import resolve_threads
+
+if TYPE_CHECKING:
+    from pydfm.estimator import DFM
 
 _FEW = 10
 _MOST_LEVELS = 300
@@ -59,7 +61,7 @@ class BatchResult:
 
 
 def report(
-    dfm: DFM,
+    dfm: "DFM",
     X: Any,
     path: "str | os.PathLike[str]",
     *,
@@ -142,7 +144,7 @@ def report(
 
 
 def examine(
-    dfm: DFM,
+    dfm: "DFM",
     X: Any,
     *,
     alpha: float | None = None,
@@ -216,7 +218,7 @@ def examine(
     return BatchResult(cards, assessment, drift, unreadable, no_maps, all_features)
 
 
-def map_scale(dfm: DFM, kind: str, alpha: float) -> tuple[ColourScale | None, str]:
+def map_scale(dfm: "DFM", kind: str, alpha: float) -> tuple[ColourScale | None, str]:
     """Return the colour scale of maps, or None and why there are no maps to show."""
     try:
         dfm.model_.check_maps(kind)
@@ -228,7 +230,7 @@ def map_scale(dfm: DFM, kind: str, alpha: float) -> tuple[ColourScale | None, st
         return None, f"There are no overlays: {error}."
 
 
-def first_type(dfm: DFM) -> str:
+def first_type(dfm: "DFM") -> str:
     """Return the score type that decides."""
     return dfm.score_type if isinstance(dfm.score_type, str) else dfm.score_type[0]
 
@@ -243,7 +245,7 @@ def names_of(X: Any, root: str | None) -> list[str] | None:
     return [os.path.relpath(path, root) for path in paths]
 
 
-def describe(dfm: DFM, model: str | None) -> list[tuple[str, str]]:
+def describe(dfm: "DFM", model: str | None) -> list[tuple[str, str]]:
     """Return what a page says of a model: names and values."""
     spec, fitted = dfm.feature_spec_, dfm.fitted_
     assert spec is not None
@@ -305,7 +307,7 @@ def drift_in_words(drift: Drift | None) -> str:
     )
 
 
-def _chart(dfm: DFM, result: BatchResult, alpha: float) -> dict[str, Any]:
+def _chart(dfm: "DFM", result: BatchResult, alpha: float) -> dict[str, Any]:
     """Return the histograms, and the levels at which decisions change."""
     calibration = calibration_of(dfm.fitted_, first_type(dfm))
     one = len(calibration.ranks) == 1 and not calibration.in_folds

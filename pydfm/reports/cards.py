@@ -7,12 +7,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pydfm.conformal.regions import Region, RegionFinder, brightest
-from pydfm.drawing.scale import ColourScale
 from pydfm.features.grid import Grid
 from pydfm.features.transforms import Preprocessing
 from pydfm.features.views import View
 from pydfm.model.fitting import FittedDFM
 from pydfm.model.row_scores import RowScores
+from pydfm.reports.drawing.scale import ColourScale
 from pydfm.reports.page import number, overlay_data, picture_data, shown, within_budget
 
 # How far drawn outlines may be from those of regions: share of the longer side.

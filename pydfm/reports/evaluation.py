@@ -2,18 +2,20 @@
 
 import os
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from pydfm.datasets.category import Category
 from pydfm.datasets.measure import CategoryMetrics, measure_category
-from pydfm.estimator import DFM
 from pydfm.metrics import evaluate
 from pydfm.reports.batch import describe, examine
 from pydfm.reports.cards import Card
-from pydfm.reports.charts import curve
+from pydfm.reports.drawing.charts import curve
 from pydfm.reports.page import check_page, share, shown, write_page
+
+if TYPE_CHECKING:
+    from pydfm.estimator import DFM
 
 _SIDE = 400.0
 _ORDER = {"missed": 0, "alarm": 1, "found": 2, "passed": 3}
@@ -36,7 +38,7 @@ class KindRow:
 
 
 def write_evaluation(
-    dfm: DFM,
+    dfm: "DFM",
     category: Category,
     path: "str | os.PathLike[str]",
     *,

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pydfm import __version__
-from pydfm.drawing.scale import ColourScale, colours, cover
 from pydfm.features.pictures.pages import split_page
+from pydfm.reports.drawing.scale import ColourScale, colours, cover
 from pydfm.runtime.files import check_output, write_file
 
 if TYPE_CHECKING:

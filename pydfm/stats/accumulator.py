@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from pydfm.features.arrays import Rows, blocks, check_finite
+from pydfm.features.inputs.arrays import Rows, blocks, check_finite
 from pydfm.stats.sample import Renumber, RowSample, find_rows
 from pydfm.stats.scatter import Scatter, fits_memory, most_kept
 

@@ -21,8 +21,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pydfm import _core
-from pydfm.features.arrays import blocks, check_finite
-from pydfm.features.labels import by_class
+from pydfm.features.inputs.arrays import blocks, check_finite
+from pydfm.features.inputs.labels import by_class
 from pydfm.stats.accumulator import Accumulator
 from pydfm.stats.mixture import Mixture, fit_mixture
 from pydfm.stats.sample import RowSample

@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pydfm import _core
-from pydfm.features.arrays import Rows
+from pydfm.features.inputs.arrays import Rows
 from pydfm.stats.scatter import resolution_of
 from pydfm.stats.scores import CORE_SCORES
 

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pydfm import _core
-from pydfm.features.arrays import blocks
+from pydfm.features.inputs.arrays import blocks
 from pydfm.stats.subspace import Subspace
 
 # Orders that are tried, from 1.

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from pydfm.features.arrays import Rows
+from pydfm.features.inputs.arrays import Rows
 
 Renumber = Callable[[NDArray[np.intp], NDArray[np.intp]], NDArray[np.intp]]
 """Maps the tags (n,) and units (n,) of rows to the units that they become in another sample."""

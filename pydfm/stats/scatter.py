@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pydfm import _core
-from pydfm.features.arrays import Rows, check_finite
-from pydfm.features.labels import by_class
+from pydfm.features.inputs.arrays import Rows, check_finite
+from pydfm.features.inputs.labels import by_class
 from pydfm.stats.sketch import FrequentDirections
 
 _EPS = float(np.finfo(np.float64).eps)

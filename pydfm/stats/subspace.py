@@ -31,7 +31,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pydfm import _core
-from pydfm.features.arrays import Rows, blocks, check_finite
+from pydfm.features.inputs.arrays import Rows, blocks, check_finite
 from pydfm.stats.accumulator import Accumulator, KeptRows
 from pydfm.stats.leave_one_out import Held, Reduction, score_held_out
 from pydfm.stats.scatter import check_sums, class_means, resolution_of

@@ -4,7 +4,7 @@ import pytest
 from command_line import assert_error
 
 from pydfm.features.backbones import backbone_names, efficientnet_lite
-from pydfm.presets import PRESETS
+from pydfm.features.presets import PRESETS
 
 
 @pytest.fixture

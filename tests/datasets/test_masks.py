@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from pydfm.datasets import load_category, load_masks
-from pydfm.features.images import ImageError
+from pydfm.features.inputs.images import ImageError
 from pydfm.features.transforms import Preprocessing
 
 HEIGHT, WIDTH = 8, 12

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import pydfm
 from pydfm.features.grid import Grid
-from pydfm.features.sources import list_images
+from pydfm.features.inputs.sources import list_images
 
 
 @pytest.fixture

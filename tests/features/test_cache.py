@@ -10,7 +10,7 @@ import pydfm
 from pydfm.features import sources
 from pydfm.features.cache import Checkpoint, delete_checkpoint
 from pydfm.features.extractor import Extractor, feature_batches
-from pydfm.features.sources import Skipped, open_source
+from pydfm.features.inputs.sources import Skipped, open_source
 
 CODE = """
 import os, signal, sys

@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from pydfm.features.backbones import load_network, torchvision
 from pydfm.features.extractor import Extractor, FeatureSpec, feature_batches
 from pydfm.features.grid import Grid
-from pydfm.features.sources import open_source
+from pydfm.features.inputs.sources import open_source
 from pydfm.features.transforms import Preprocessing
 
 PARAMETERS = {

@@ -12,7 +12,7 @@ import scipy.sparse
 
 import pydfm
 from fuzz.children import WrongError
-from pydfm.features.images import ImageError
+from pydfm.features.inputs.images import ImageError
 
 SEED = 18
 _N, _D = 40, model_kinds.N_FEATURES

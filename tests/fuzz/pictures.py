@@ -14,7 +14,7 @@ from PIL import Image
 
 import pydfm
 from fuzz.children import WrongError
-from pydfm.features.images import ImageError, extensions
+from pydfm.features.inputs.images import ImageError, extensions
 
 SEED = 17
 _MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "LAB", "HSV")

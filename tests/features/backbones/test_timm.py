@@ -6,9 +6,9 @@ import pydfm
 from pydfm.features.backbones import family_of, is_name, load_network
 from pydfm.features.backbones.torchvision import torchvision_models
 from pydfm.features.network import Backbone
+from pydfm.features.presets import resolve_preset
 from pydfm.features.transforms import Preprocessing
 from pydfm.parameters import DEFAULTS
-from pydfm.presets import resolve_preset
 
 torchvision_models()
 timm = pytest.importorskip("timm")

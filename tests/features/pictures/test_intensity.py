@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 import pydfm
-from pydfm.features.images import ImageError, read_image
+from pydfm.features.inputs.images import ImageError, read_image
 from pydfm.features.pictures import orientation
 
 tifffile = pytest.importorskip("tifffile")

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 import pydfm
-from pydfm.features.images import ImageError, read_image
+from pydfm.features.inputs.images import ImageError, read_image
 from pydfm.features.pictures.limits import check_claim
 from pydfm.features.pictures.pages import with_pages
 

@@ -6,9 +6,9 @@ import pytest
 from PIL import Image
 
 import pydfm
-from pydfm.features.images import ImageError, list_images, read_image
+from pydfm.features.inputs.images import ImageError, list_images, read_image
+from pydfm.features.inputs.sources import open_source
 from pydfm.features.pictures.pages import split_page, with_pages
-from pydfm.features.sources import open_source
 
 KINDS = {"tif": "tiff", "gif": "gif", "png": "png", "webp": "webp"}
 

@@ -1,0 +1,1 @@
+"""Commands that look at images: scores, pages, measures."""

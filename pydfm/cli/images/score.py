@@ -1,0 +1,347 @@
+"""The command ``pydfm score``: each image is decoded once, and each of its scores computed once."""
+
+import csv
+import io
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from pydfm.cli.command import Command
+from pydfm.cli.options import (
+    RUNTIME,
+    Model,
+    MovedBackbone,
+    MovedWeights,
+    Ray,
+    load_model,
+    printable,
+    ray_data_set,
+)
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from pydfm.conformal.decisions import Decider
+    from pydfm.conformal.regions import RegionFinder
+    from pydfm.estimator import DFM
+    from pydfm.features.transforms import Preprocessing
+    from pydfm.features.views import View, Views
+    from pydfm.reports.coco import RegionFile
+    from pydfm.reports.drawing.heatmaps import MapFiles
+
+_VERDICTS = {1: "ok", -1: "anomalous", 0: "unreadable"}
+
+
+def score(
+    model: Model,
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="A folder, or one image.")],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="CSV file; default: standard output.")
+    ] = None,
+    score_type: Annotated[
+        list[str] | None,
+        typer.Option(metavar="TYPE", help="In place of the model's; repeated, a column for each."),
+    ] = None,
+    fdr: Annotated[
+        float | None,
+        typer.Option(
+            help="In place of --alpha: share of normal images among those that are called "
+            "anomalous."
+        ),
+    ] = None,
+    maps: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Folder for overlays on the images, IMAGE.png, on the model's colour scale.",
+        ),
+    ] = None,
+    map_format: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="png|npy|tiff",
+            help="What --maps writes: the overlay (default), or the map itself in float32; may be "
+            "repeated.",
+        ),
+    ] = None,
+    regions: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="JSON file, as COCO's, for boxes and outlines of what is anomalous.",
+        ),
+    ] = None,
+    masks: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Folder for masks of the regions, IMAGE.png."),
+    ] = None,
+    smoothing: Annotated[
+        float,
+        typer.Option(help="Standard deviation of a Gaussian that smooths maps, in pixels."),
+    ] = 0.0,
+    use_ray: Ray = None,
+    weights: MovedWeights = None,
+    backbone: MovedBackbone = None,
+    *,
+    alpha: float | None,
+    **parameters: Any,
+) -> None:
+    """Score images: CSV with path, score (larger = more anomalous), p-value and verdict."""
+    from pydfm.features.inputs.images import list_images
+    from pydfm.features.pictures.pages import with_pages
+    from pydfm.runtime.files import check_output, write_file
+
+    if output is not None:
+        check_output(output)
+    elif sys.stdout is None:
+        raise OSError("standard output is closed; name a file with --output")
+    paths = with_pages(list_images(folder))
+    wanted = _Wanted(maps, tuple(map_format or ()), regions, masks, smoothing)
+    wanted.check(folder)
+    dfm = load_model(model, weights, backbone, parameters)
+    if score_type:
+        dfm.set_params(score_type=score_type[0] if len(score_type) == 1 else tuple(score_type))
+    level = dfm.alpha if alpha is None else alpha
+    outputs = wanted.open(dfm, folder if folder.is_dir() else folder.parent, level)
+    columns = _columns(dfm, paths, use_ray, _decider(dfm, alpha, fdr), outputs)
+    if "class" in columns:
+        columns["class"] = [_cell(name) for name in columns["class"]]
+    table = _csv({"path": [_cell(path) for path in paths], **columns})
+    if regions is not None:
+        assert outputs is not None
+        assert outputs.regions is not None
+        write_file(regions, outputs.regions.text().encode())
+    if output is None:
+        sys.stdout.write(table)
+    else:
+        write_file(output, table.encode("utf-8", "surrogateescape"))
+
+
+@dataclass(frozen=True)
+class _Wanted:
+    """What is asked for beside the table."""
+
+    maps: Path | None
+    map_formats: tuple[str, ...]
+    regions: Path | None
+    masks: Path | None
+    smoothing: float
+
+    def check(self, images: Path) -> None:
+        """Check, before any work is done, that all of it can be written."""
+        from pydfm.reports.drawing.heatmaps import check_folder
+        from pydfm.runtime.files import check_output
+
+        if self.map_formats and self.maps is None:
+            raise ValueError("--map-format is given without --maps; name a folder with --maps")
+        for option, folder in (("--maps", self.maps), ("--masks", self.masks)):
+            if folder is not None:
+                check_folder(option, folder, images)
+        named = [folder.resolve() for folder in (self.maps, self.masks) if folder is not None]
+        if len(set(named)) < len(named):
+            raise ValueError("--maps and --masks name one folder; name two")
+        if self.regions is not None:
+            check_output(self.regions)
+
+    def open(self, dfm: "DFM", root: Path, alpha: float) -> "_Outputs | None":
+        """Return what writes it, or raise ValueError where the model has no such maps."""
+        from pydfm.conformal.calibration import map_range
+        from pydfm.conformal.regions import RegionFinder
+        from pydfm.reports.coco import RegionFile
+        from pydfm.reports.drawing.heatmaps import MapFiles
+        from pydfm.reports.drawing.scale import ColourScale
+        from pydfm.runtime.checks import check_number
+        from pydfm.stats.scores import check_score_types
+
+        if self.maps is None and self.regions is None and self.masks is None:
+            return None
+        kinds = check_score_types(dfm.score_type)
+        if len(kinds) > 1:
+            raise ValueError(
+                f"maps and regions are of one score type, and there are {', '.join(kinds)}; name "
+                "one with --score-type"
+            )
+        dfm.model_.check_maps(kinds[0])
+        assert dfm.feature_spec_ is not None
+        check_number("--smoothing", self.smoothing, 0, max(dfm.feature_spec_.preprocessing.size))
+        formats = self.map_formats or ("png",)
+        finder = scale = None
+        if "png" in formats or self.regions is not None or self.masks is not None:
+            low, threshold = map_range(dfm.fitted_, alpha)
+            scale = ColourScale(low, threshold)
+            finder = RegionFinder.between(low, threshold)
+        return _Outputs(
+            self.smoothing,
+            finder,
+            None if self.maps is None else MapFiles(root, self.maps, scale, formats),
+            None if self.masks is None else MapFiles(root, self.masks),
+            None if scale is None else RegionFile(root, scale.middle),
+        )
+
+
+@dataclass(frozen=True)
+class _Outputs:
+    """What is written of the map of each image."""
+
+    smoothing: float
+    finder: "RegionFinder | None"
+    maps: "MapFiles | None"
+    masks: "MapFiles | None"
+    regions: "RegionFile | None"
+
+    def add(
+        self,
+        paths: list[str],
+        maps: "NDArray[Any]",
+        pixels: "NDArray[Any]",
+        views: "list[View]",
+        preprocessing: "Preprocessing",
+    ) -> None:
+        """Write files, and keep regions, of a batch."""
+        if self.maps is not None:
+            self.maps.write_maps(paths, maps, pixels)
+        if self.finder is None:
+            return
+        for path, own, view in zip(paths, maps, views, strict=True):
+            window = preprocessing.window(*view.size)
+            if self.regions is not None:
+                self.regions.add(path, view.size, self.finder.find(own, window, view.size))
+            if self.masks is not None:
+                self.masks.write_mask(path, self.finder.mask(own, window, view.size))
+
+
+def _decider(dfm: "DFM", alpha: float | None, fdr: float | None) -> "Decider | None":
+    """Return what decides; None for a model that has no held-out scores."""
+    if alpha is None and fdr is None and dfm.calibration_ is None:
+        return None
+    return dfm.decider(alpha=alpha, fdr=fdr)
+
+
+def _columns(
+    dfm: "DFM",
+    paths: list[str],
+    n_workers: int | None,
+    decider: "Decider | None",
+    outputs: "_Outputs | None" = None,
+) -> dict[str, list[str]]:
+    """Return the texts of each column of the table, and write the `outputs` of each image.
+
+    Of several score types the first decides. One batch at a time is in memory.
+    """
+    import numpy as np
+
+    from pydfm.features.views import Views
+    from pydfm.runtime.threads import resolve_threads
+    from pydfm.stats.scores import check_score_types
+
+    fitted, n_threads = dfm.fitted_, resolve_threads(dfm.n_threads)
+    kinds = check_score_types(dfm.score_type)
+    fitted.model.check_scores(kinds)
+    scores = np.full((len(kinds), len(paths)), np.nan, dtype=np.float32)
+    measured = np.full((3, len(paths)), np.nan)
+    classes = np.full(len(paths), "", dtype=object)
+    read = np.zeros(len(paths), dtype=bool)
+    views = None
+    if outputs is not None:
+        assert fitted.spec is not None
+        views = Views(fitted.spec.preprocessing)
+    batches = _batches(dfm, paths, n_workers, views)
+    for places, features, pixels in batches:
+        # Each of the following takes from it what the others have computed.
+        scored = fitted.score(features, n_threads)
+        read[places] = True
+        if decider is not None:
+            measured[:, places] = decider.measure(scored)
+        scores[:, places] = scored.scores(kinds)
+        if fitted.model.classes is not None:
+            classes[places] = dfm.classes_[scored.nearest(kinds[0])]
+        if outputs is not None:
+            assert fitted.spec is not None
+            assert pixels is not None
+            assert views is not None
+            geometry = fitted.spec.preprocessing
+            maps = scored.maps(kinds[0], geometry.size, outputs.smoothing)
+            outputs.add([paths[i] for i in places], maps, pixels, views.take(places), geometry)
+    names = ["score"] if isinstance(dfm.score_type, str) else kinds
+    columns = {
+        name: [f"{value:.9g}" for value in own] for name, own in zip(names, scores, strict=True)
+    }
+    if decider is not None:
+        final = decider.judge(measured)
+        columns["p_value"] = [f"{p:.6g}" for p in final.p_values]
+        columns["verdict"] = [_VERDICTS[int(verdict)] for verdict in final.verdicts]
+    else:
+        columns["p_value"] = ["" if known else "nan" for known in read]
+        columns["verdict"] = ["" if known else _VERDICTS[0] for known in read]
+    if fitted.model.classes is not None:
+        columns["class"] = [str(value) for value in classes]
+    return columns
+
+
+def _batches(
+    dfm: "DFM", paths: list[str], n_workers: int | None, views: "Views | None"
+) -> "Iterator[tuple[Any, NDArray[Any], NDArray[Any] | None]]":
+    """Yield places, features and pixels of the images that can be read; see `DFM.batches`."""
+    if n_workers is None:
+        yield from dfm.batches(paths, look=views)
+        return
+    import numpy as np
+
+    from pydfm.features.transforms import stack
+    from pydfm.parallel.ray import extract
+
+    data = ray_data_set([{"path": path} for path in paths], n_workers)
+    features = extract(data, dfm, batch_size=dfm.batch_size, n_workers=n_workers)
+    found = np.flatnonzero(np.isfinite(features).all(axis=1))
+    assert dfm.feature_spec_ is not None
+    convert = dfm.feature_spec_.preprocessing.from_pil
+    for first in range(0, len(found), dfm.batch_size):
+        places = found[first : first + dfm.batch_size]
+        pixels = None
+        if views is not None:  # they stayed with the workers
+            pixels = stack([_read(paths[i], i, convert, views, dfm.max_pixels) for i in places])
+        yield places, features[places], pixels
+
+
+def _read(
+    path: str, index: int, convert: "Callable[[Any], Any]", views: "Views", most: int | None
+) -> "NDArray[Any]":
+    """Return the pixels of an image, whose view is taken too."""
+    from pydfm.features.inputs.images import read_image
+
+    def look(image: Any) -> Any:
+        pixels = convert(image)
+        views(index, image)
+        return pixels
+
+    pixels: NDArray[Any] = read_image(path, look, most)
+    return pixels
+
+
+def _cell(text: str) -> str:
+    """Return `text` as a cell that is one line, steers no terminal, and is no formula."""
+    return printable("'" + text if text.startswith(("=", "+", "-", "@")) else text)
+
+
+def _csv(columns: dict[str, list[str]]) -> str:
+    table = io.StringIO()
+    writer = csv.writer(table, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows(zip(*columns.values(), strict=True))
+    return table.getvalue()
+
+
+COMMAND = Command(
+    "score",
+    score,
+    order=20,
+    optional={
+        **RUNTIME,
+        "alpha": "False-alarm rate: share of normal images that may be called anomalous; "
+        "default: the model's.",
+    },
+)

@@ -1,0 +1,1 @@
+"""What fitted images themselves show: copies, outliers, too few of them."""

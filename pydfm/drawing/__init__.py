@@ -1,1 +1,0 @@
-"""Scores and maps drawn: one colour scale for overlays, and matplotlib's axes. Arrays in."""

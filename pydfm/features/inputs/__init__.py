@@ -1,0 +1,1 @@
+"""What a fit takes: arrays, image files, labels, in one form of batches."""

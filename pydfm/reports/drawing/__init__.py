@@ -1,0 +1,1 @@
+"""Scores and maps as colours, charts and files of pictures: arrays in."""

@@ -11,7 +11,8 @@ import torch
 from PIL import Image
 
 import pydfm
-from pydfm import parameters, presets
+from pydfm import parameters
+from pydfm.features import presets
 from pydfm.benchmark.table import markdown
 from pydfm.cli.command import commands
 from pydfm.cli.main import main

@@ -12,10 +12,10 @@ from PIL import Image
 
 import pydfm
 from pydfm import parameters
-from pydfm.features import presets
 from pydfm.benchmark.table import markdown
 from pydfm.cli.command import commands
 from pydfm.cli.main import main
+from pydfm.features import presets
 from pydfm.features.backbones import torchvision
 from pydfm.stats.scores import SCORES
 

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 import pydfm
-from pydfm.features.inputs import sources
 from pydfm.features.cache import Checkpoint, delete_checkpoint
 from pydfm.features.extractor import Extractor, feature_batches
+from pydfm.features.inputs import sources
 from pydfm.features.inputs.sources import Skipped, open_source
 
 CODE = """

@@ -54,8 +54,8 @@ class Score:
         Whether a whole image has a map of it: only the residual, a sum over the features, does.
     signed : bool
         Whether it may be negative, so that a mean says nothing of its scale.
-    noise : bool
-        Whether the noise variance scales it, which few rows leave uncertain.
+    constants : bool
+        Whether logarithms of fitted variances, which few rows leave uncertain, are part of it.
     """
 
     name: str
@@ -67,7 +67,7 @@ class Score:
     increasing: bool = True
     has_maps: bool = False
     signed: bool = False
-    noise: bool = False
+    constants: bool = False
 
     def __post_init__(self) -> None:
         if self.has_maps and (self.inputs != ("fre",) or self.value is not _same):
@@ -106,13 +106,14 @@ SCORES: Final[dict[str, Score]] = {
             "the negative log-likelihood (mahalanobis + sum ln lambda_i + k ln 2 pi) / 2, in nats",
             ("nll",),
             signed=True,
+            constants=True,
         ),
         Score(
             "ppca",
             "the negative log-likelihood under probabilistic PCA, in nats, which weighs both",
             ("ppca",),
             signed=True,
-            noise=True,
+            constants=True,
         ),
         Score(
             "relative_mahalanobis",

@@ -40,7 +40,9 @@ def brute_force(decider, dfm, fresh):
     return np.stack([each[0].min(axis=0), p, margins])
 
 
-@pytest.mark.filterwarnings("ignore:alpha is", "ignore:.*no held-out scores", "ignore:.*noise")
+@pytest.mark.filterwarnings(
+    "ignore:alpha is", "ignore:.*no held-out scores", "ignore:.*fitted variances"
+)
 @pytest.mark.filterwarnings("ignore:.*directions")
 @settings(max_examples=25)
 @given(

@@ -165,9 +165,8 @@ class Spectrum:
     @property
     def mean(self) -> NDArray[np.float64]:
         """The mean (D,) of all rows."""
-        if len(self.means) == 1:
-            return self.means[0]
-        mean: NDArray[np.float64] = self.counts @ self.means / self.counts.sum()
+        mean: NDArray[np.float64]
+        mean = self.means[0] if len(self.means) == 1 else np.average(self.means, 0, self.counts)
         return mean
 
     def fit(

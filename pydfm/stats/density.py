@@ -165,9 +165,8 @@ class Density:
         return scores, nearest
 
     def judges(self, score_type: str) -> bool:
-        """Whether `judge` has this score type: one of several Gaussian classes, of one input."""
-        several = len(self.subspaces) > 1 and self.mixtures is None
-        return several and SCORES[score_type].inputs == (score_type,)
+        """Whether `judge` has this score type: one of Gaussian classes, of one input."""
+        return self.mixtures is None and SCORES[score_type].inputs == (score_type,)
 
     def judge(
         self,

@@ -46,7 +46,7 @@ def brute_force(decider, dfm, fresh):
 @pytest.mark.filterwarnings("ignore:.*directions")
 @settings(max_examples=25)
 @given(
-    st.sampled_from([2, 3, 12]),
+    st.sampled_from([1, 2, 3, 12]),
     st.sampled_from([4, 40]),
     st.sampled_from([0.0, 1.0, 5.0]),
     st.sampled_from(["class", "tied"]),

@@ -79,14 +79,20 @@ class Score:
     def error_bound(self, *inputs: NDArray[Any]) -> NDArray[np.float64]:
         """Return a bound (N,) of the error of scores with these inputs, to first order.
 
-        By differences: each input is moved by `CORE_ERROR`, and the changes are added up.
+        By differences: each input is moved by `CORE_ERROR`, and the changes are added up. Where a
+        class is compared with the background, mahalanobis is computed in float64, so that
+        `CORE_ERROR` is that of the difference.
         """
         values = [np.asarray(given, dtype=np.float64) for given in inputs]
         at = np.asarray(self.value(*values))
         total = np.zeros(at.shape)
         for i, given in enumerate(values):
+            if self.background and self.inputs[i % len(self.inputs)] == "mahalanobis":
+                continue
             moved = [*values[:i], given + CORE_ERROR * np.abs(given), *values[i + 1 :]]
             total += np.abs(np.asarray(self.value(*moved)) - at)
+        if self.background:
+            total += CORE_ERROR * np.abs(at)
         return total
 
 

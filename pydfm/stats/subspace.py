@@ -110,6 +110,17 @@ class Subspace:
             parts.append(scores)
         return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
 
+    def mahalanobis(self, features: NDArray[Any], n_threads: int) -> NDArray[np.float64]:
+        """Mahalanobis scores (N,) of `features` (N, D) in float64, for differences of them."""
+        parts = []
+        for _, rows in blocks(features):
+            step = max(1, _COPY_BYTES // (8 * max(len(self.components), 1)))
+            for first in range(0, len(rows), step):
+                some = rows[first : first + step]
+                z = _core.coordinates(some, self.mean, self.components, n_threads=n_threads)
+                parts.append((np.square(z) / self.explained_variance).sum(axis=1))
+        return np.concatenate(parts) if parts else np.zeros(0)
+
 
 @dataclass(frozen=True)
 class Spectrum:

@@ -288,6 +288,9 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         made one.
     left_out_ : list of str
         Names of the images that `fit` left out with `clean`; empty without it.
+    goes_on_ : bool
+        Whether rows can be added and removed: always, but for a model that was loaded from a file
+        without its training state.
     journal_ : tuple of Entry
         What the model came from: fit, rows added, forgotten and merged in, calibrations, each with
         its time and number of images.
@@ -1521,7 +1524,8 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         if self._training is None:
             raise ValueError(
                 "the model was loaded from a file, which does not hold the training state that "
-                "rows are added to or removed from; fit again, and save with keep=True"
+                "rows are added to or removed from; fit again, and keep it by save(keep=True), or "
+                "`pydfm fit --keep`"
             )
         return self._training
 
@@ -1611,6 +1615,11 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
     @property
     def image_score_(self) -> str:  # noqa: D102
         return self.model_.image_score
+
+    @property
+    def goes_on_(self) -> bool:  # noqa: D102
+        self._check_fitted()
+        return self._training is not None
 
     @property
     def journal_(self) -> tuple[Entry, ...]:  # noqa: D102

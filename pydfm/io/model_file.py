@@ -169,6 +169,17 @@ def _kept_state(
     return (state, rows) if keep or size <= most else (None, {})
 
 
+def part_sizes(path: "str | os.PathLike[str]") -> dict[str, int]:
+    """Return the bytes that parts of a model file take: its model, held-out scores and state."""
+    sizes = {"model": 0, "held-out scores": 0, "training state": 0}
+    with safetensors.safe_open(path, framework="np") as file:
+        for name in file.keys():  # noqa: SIM118 (it is no mapping)
+            part = "model" if name.startswith(LAYER) else "held-out scores"
+            part = "training state" if name.startswith(STATE) else part
+            sizes[part] += file.get_tensor(name).nbytes
+    return {**sizes, "file": Path(path).stat().st_size}
+
+
 def read_model(path: "str | os.PathLike[str]") -> ModelFile:
     """Read what `write_model` wrote.
 

@@ -115,7 +115,7 @@ def test_a_state_is_kept_where_it_is_no_larger_than_the_model(tmp_path):
     assert pydfm.load(tmp_path / "few").partial_fit(few).n_samples_ == 40
     many = falling_rows(500, 60).astype(np.float32)
     pydfm.DFM(3, calibration=None).fit(many).save(tmp_path / "many")
-    with pytest.raises(ValueError, match=r"does not hold the training state .* keep=True"):
+    with pytest.raises(ValueError, match=r"does not hold the training state .*pydfm fit --keep"):
         pydfm.load(tmp_path / "many").partial_fit(many)
     dfm.save(tmp_path / "slim", keep=False)
     assert (tmp_path / "slim").stat().st_size < (tmp_path / "few").stat().st_size

@@ -21,7 +21,14 @@ MovedBackbone = Annotated[
     typer.Option(help="The TorchScript file that it was fitted with, whose code runs."),
 ]
 # Options in place of what the file has.
-RUNTIME = {"device": "", "batch_size": "", "n_threads": "", "on_error": "", "max_pixels": ""}
+RUNTIME = {
+    "device": "",
+    "runtime": "",
+    "batch_size": "",
+    "n_threads": "",
+    "on_error": "",
+    "max_pixels": "",
+}
 Fdr = Annotated[
     float | None,
     typer.Option(
@@ -43,8 +50,8 @@ def load_model(
     from pydfm.parameters import none_or
 
     moved: dict[str, Any] = {} if weights is None else {"weights": none_or(weights)}
-    # The file has neither device nor threads, and the device is needed to load.
-    machine = {name: parameters.pop(name) for name in ("device", "n_threads")}
+    # What is needed to load the network.
+    machine = {name: parameters.pop(name) for name in ("device", "runtime", "n_threads")}
     dfm = load(model, backbone=backbone, **machine, **moved)
     if dfm.feature_spec_ is None:
         raise ValueError(f"'{model}' was fitted on features, not on images; use it from Python")

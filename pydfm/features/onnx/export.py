@@ -1,0 +1,106 @@
+"""A network with taps as a graph of ONNX, checked against torch."""
+
+import inspect
+import io
+import threading
+import warnings
+from typing import Any, Final
+
+import numpy as np
+import torch
+from torch import nn
+
+from pydfm.features.onnx.network import as_shares, open_session
+from pydfm.features.onnx.store import Graph
+from pydfm.features.taps import Tapped, Taps
+
+TOLERANCE: Final = 1e-4
+"""Largest difference of a feature from torch's, as a share of the layer's largest."""
+
+_OPSET: Final = 17
+
+_jit: Any = torch.jit  # most of it has no types
+
+# The exporter has state of its own for the whole process.
+_exporting = threading.Lock()
+
+
+class ExportError(Exception):
+    """A network that cannot be exported, and why, in a few words."""
+
+
+def export(tapped: Tapped) -> Graph:
+    """Return the graph of a network with taps, which takes batches of any size.
+
+    Raises
+    ------
+    ExportError
+        If it cannot be exported, or its features are not those of torch.
+    """
+    data = io.BytesIO()
+    whole = _Normalised(tapped.taps, tapped.preprocessing.mean, tapped.preprocessing.std).eval()
+    names = {"input_names": ["pixels"], "output_names": ["features"]}
+    sizes = {"dynamic_axes": {"pixels": {0: "n"}, "features": {0: "n"}}}
+    exporter: Any = torch.onnx.export
+    # TorchScript's exporter is deprecated, but works in every torch from 2.4 on, and writes its
+    # graph without another package. The option that chooses it came with torch 2.5.
+    chosen = {"dynamo": False} if "dynamo" in inspect.signature(exporter).parameters else {}
+    try:
+        with _exporting, warnings.catch_warnings(record=True) as caught, torch.no_grad():
+            warnings.simplefilter("ignore")
+            warnings.simplefilter("always", _jit.TracerWarning)
+            example = tapped.example.clone()
+            exporter(whole, (example,), data, opset_version=_OPSET, **names, **sizes, **chosen)
+    except Exception as error:  # of a network's own code, torch's or its exporter's
+        raise ExportError(_first_line(error)) from error
+    if caught:  # Python code that looks at values is traced along one of its branches only
+        raise ExportError(str(caught[0].message).split(". ")[0])
+    graph = Graph(data.getvalue(), tapped.grids)
+    _check(graph, tapped, whole)
+    return graph
+
+
+class _Normalised(nn.Module):
+    """Taps for pixels in [0, 1]."""
+
+    def __init__(self, taps: Taps, mean: Any, std: Any) -> None:
+        super().__init__()
+        self.taps = taps
+        self.mean = torch.tensor(mean).view(1, 3, 1, 1)
+        self.std = torch.tensor(std).view(1, 3, 1, 1)
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        features: torch.Tensor = self.taps((pixels - self.mean) / self.std)
+        return features
+
+
+def _check(graph: Graph, tapped: Tapped, whole: nn.Module) -> None:
+    """Raise ExportError unless a graph gives torch's features, for batches of one and of three."""
+    rng = np.random.default_rng(0)
+    shape = (3, 3, *tapped.preprocessing.size)
+    pixels = as_shares(rng.integers(0, 256, shape, dtype=np.uint8))
+    with torch.inference_mode():
+        want = whole(torch.from_numpy(pixels)).numpy()
+    try:
+        session = open_session(graph, 1)
+        found = [session.run(None, {"pixels": own})[0] for own in (pixels, pixels[:1])]
+    except Exception as error:  # of onnxruntime, whose exceptions have no common class
+        raise ExportError(_first_line(error)) from error
+    for own in found:
+        if own.shape != want[: len(own)].shape:
+            raise ExportError(f"its features have the shape {own.shape} in onnxruntime")
+        first = 0
+        for grid in tapped.grids:
+            columns = slice(first, first + grid.size)
+            first += grid.size
+            largest = float(np.abs(want[:, columns]).max())
+            off = float(np.abs(own[:, columns] - want[: len(own), columns]).max())
+            if not off <= TOLERANCE * largest:
+                raise ExportError(
+                    f"its features differ from torch's by {off:.2g}, of at most {largest:.2g}"
+                )
+
+
+def _first_line(error: Exception) -> str:
+    text = str(error).strip() or type(error).__name__
+    return text.splitlines()[0].rstrip(".").split(". ")[0]

@@ -12,7 +12,6 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -30,7 +29,7 @@ from pydfm.conformal.decisions import Assessment, Decider, p_values
 from pydfm.conformal.drift import Drift, DriftTest
 from pydfm.conformal.recalibration import Recalibration, RecalibrationTask
 from pydfm.conformal.regions import LEAST_AREA, SPREAD, Region, RegionFinder
-from pydfm.features.backbones import AS_SAVED, copy_backbone, family_saved_as, is_name
+from pydfm.features.backbones import AS_SAVED, copy_backbone
 from pydfm.features.extractor import Extractor, FeatureSpec, feature_batches
 from pydfm.features.inputs.arrays import FeatureSource, check_finite
 from pydfm.features.inputs.images import ImageError, image_hashes, read_image
@@ -49,7 +48,8 @@ from pydfm.features.pictures.intensity import resolve_intensity
 from pydfm.features.presets import resolve_preset
 from pydfm.features.transforms import Preprocessing
 from pydfm.features.views import FactsTaker, Views, image_names
-from pydfm.io.model_file import ModelFile, read_model, write_model
+from pydfm.io.loading import load_model
+from pydfm.io.model_file import ModelFile, write_model
 from pydfm.model.fitting import RECALIBRATED, FittedDFM, freeze
 from pydfm.model.held_out import HeldOutSample
 from pydfm.model.model import Model
@@ -2137,70 +2137,18 @@ def load(
         If it is not a whole model file of a known format, or the network's weights are not those
         it was fitted with.
     """
-    content = read_model(path)
-    if content.fitted.spec is None and (backbone is not None or weights != AS_SAVED):
-        raise ValueError(
-            f"'{os.fspath(path)}' was fitted on features and has no network; leave backbone and "
-            "weights out"
-        )
-    if content.fitted.calibration == "kfold" and not content.fitted.held_out.folds:
-        warnings.warn(
-            f"'{os.fspath(path)}' holds scores of rows that were held out in folds, but not the "
-            "models of the folds, as files of before: it calls more normal images anomalous than "
-            "alpha says; fit again",
-            stacklevel=2,
-        )
-    parameters = _without_code(os.fspath(path), content, backbone)
-    moved: dict[str, Any] = {} if backbone is None else {"backbone": backbone}
-    moved |= {} if weights == AS_SAVED else {"weights": weights}
-    moved |= {} if runtime is None else {"runtime": runtime}
-    dfm = DFM(**{**parameters, **moved, "device": device, "n_threads": n_threads})
-    extractor, spec = None, content.fitted.spec
-    if spec is not None:
-        for name, file in spec.needed_files(backbone, weights).items():
-            if not Path(file).is_file():
-                raise FileNotFoundError(
-                    f"'{os.fspath(path)}' needs the file '{file}', which is not there; pass as "
-                    f"{name} where it is now"
-                )
-        extractor = Extractor.rebuild(
-            spec,
-            backbone=backbone,
-            weights=weights,
-            device=device,
-            runtime=dfm.runtime,
-            n_threads=n_threads,
-        )
-    if content.feature_names is not None:
-        dfm.feature_names_in_ = content.feature_names
-    return dfm.with_state(fitted=content.fitted, extractor=extractor)
-
-
-def _without_code(path: str, content: ModelFile, backbone: Any) -> dict[str, Any]:
-    """Return the parameters in a file, which must not choose a network whose code would run.
-
-    Raises
-    ------
-    ValueError
-        If it names such a network for its features, and the caller passes none.
-    """
-    parameters, spec = dict(content.parameters), content.fitted.spec
-    if backbone is not None:
-        return parameters
-    if spec is not None and family_saved_as(spec.backbone).runs_code:
-        raise ValueError(
-            f"'{path}' names the TorchScript file '{spec.backbone}', whose code would run; if you "
-            "trust it, pass it as backbone"
-        )
-    own = parameters.get("backbone")
-    if isinstance(own, str) and family_saved_as(own).runs_code and not is_name(own):
-        del parameters["backbone"]
-        warnings.warn(
-            f"'{path}' has backbone='{own}', which its features do not come from, and whose code "
-            "would run at the next fit of images; set it again if you trust it",
-            stacklevel=3,
-        )
-    return parameters
+    loaded = load_model(
+        path,
+        backbone=backbone,
+        weights=weights,
+        device=device,
+        n_threads=n_threads,
+        runtime=runtime,
+    )
+    dfm = DFM(**loaded.parameters)
+    if loaded.feature_names is not None:
+        dfm.feature_names_in_ = loaded.feature_names
+    return dfm.with_state(fitted=loaded.fitted, extractor=loaded.extractor)
 
 
 def _check_counts(source: _Source, *each: RowLabels | None) -> None:

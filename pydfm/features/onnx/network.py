@@ -1,7 +1,11 @@
 """Features for batches of pixels by onnxruntime; torch is not imported."""
 
+import ctypes
+import functools
 import os
+import weakref
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -9,6 +13,8 @@ from numpy.typing import NDArray
 
 from pydfm.features.onnx.choice import on_cpu
 from pydfm.features.onnx.store import Graph
+
+_backbones: "weakref.WeakSet[OnnxBackbone]" = weakref.WeakSet()
 
 
 class OnnxBackbone:
@@ -41,8 +47,8 @@ class OnnxBackbone:
         self.n_threads = n_threads
         self._graph = graph
         self._by_choice = by_choice
-        self._process = os.getpid()
-        self._session = open_session(graph, n_threads)
+        self._session: Any = open_session(graph, n_threads)
+        _backbones.add(self)
 
     def runs_on(self, device: Any) -> bool:
         """Whether this is where a backbone built with `device` would run."""
@@ -60,14 +66,36 @@ class OnnxBackbone:
         callable
             Returns the features (B, D), and whether all of them are finite.
         """
-        if os.getpid() != self._process:
-            # The session's threads do not exist after a fork; torch has one there, too.
+        if self._session is None:  # after a fork, where torch has one thread, too
             self._session = open_session(self._graph, 1)
-            self._process = os.getpid()
         (found,) = self._session.run(None, {"pixels": as_shares(pixels)})
         features: NDArray[np.float32] = found
         finite = bool(np.isfinite(features).all())
         return lambda: (features, finite)
+
+
+def _begin_fork() -> None:
+    """Let a forked process open sessions of its own, and end.
+
+    The threads of the old sessions, and of onnxruntime itself, do not exist there. Who frees them
+    waits for these threads for ever: a session when it is no longer used, and the library, which
+    has a thread since it was imported, at the exit.
+    """
+    for backbone in list(_backbones):
+        if backbone._session is not None:
+            ctypes.pythonapi.Py_IncRef(ctypes.py_object(backbone._session))
+            backbone._session = None
+    with suppress(AttributeError):  # a system without it, as all but Linux
+        library = ctypes.CDLL(None)
+        # Runs after Python has ended, and before what was there at the fork.
+        library.on_exit(library._exit, None)
+
+
+@functools.cache
+def _prepare_forks() -> None:
+    """Register what a forked process needs, where there are any."""
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(after_in_child=_begin_fork)
 
 
 def open_session(graph: Graph, n_threads: int) -> Any:
@@ -80,6 +108,7 @@ def open_session(graph: Graph, n_threads: int) -> Any:
     """
     import onnxruntime
 
+    _prepare_forks()
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = n_threads
     options.inter_op_num_threads = 1

@@ -4,6 +4,8 @@ import inspect
 import io
 import threading
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, Final
 
 import numpy as np
@@ -37,32 +39,78 @@ def export(tapped: Tapped) -> Graph:
     ExportError
         If it cannot be exported, or its features are not those of torch.
     """
-    data = io.BytesIO()
-    whole: nn.Module = _Normalised(
-        tapped.taps, tapped.preprocessing.mean, tapped.preprocessing.std
-    ).eval()
-    names = {"input_names": ["pixels"], "output_names": ["features"]}
-    sizes = {"dynamic_axes": {"pixels": {0: "n"}, "features": {0: "n"}}}
-    exporter: Any = torch.onnx.export
-    # TorchScript's exporter is deprecated, but works in every torch from 2.4 on, and writes its
-    # graph without another package. The option that chooses it came with torch 2.5.
-    chosen = {"dynamo": False} if "dynamo" in inspect.signature(exporter).parameters else {}
+    own = tapped.preprocessing
+    whole = _Normalised(tapped.taps, own.mean, own.std).eval()
     try:
-        with _exporting, warnings.catch_warnings(record=True) as caught, torch.no_grad():
+        with (
+            _exporting,
+            _quiet(),
+            warnings.catch_warnings(record=True) as caught,
+            torch.no_grad(),
+        ):
             warnings.simplefilter("ignore")
             warnings.simplefilter("always", _jit.TracerWarning)
             example = tapped.example.clone()
-            if isinstance(tapped.taps.network, torch.jit.ScriptModule):
-                # The exporter takes scripts inside of a trace, but does not trace around them.
-                whole = _jit.trace(whole, example, check_trace=False)
-            exporter(whole, (example,), data, opset_version=_OPSET, **names, **sizes, **chosen)
+            traced = _jit.trace(whole, example, check_trace=False)
+            if caught:  # Python code that looks at values is traced along one of its branches only
+                raise ExportError(str(caught[0].message).split(". ")[0])
+            # The exporter traces once more, but not around scripts; it takes sizes for values.
+            scripted = isinstance(tapped.taps.network, torch.jit.ScriptModule)
+            with _without_fast_path():
+                data = _exported(traced if scripted else whole, example)
+    except ExportError:
+        raise
     except Exception as error:  # of a network's own code, torch's or its exporter's
         raise ExportError(_first_line(error)) from error
-    if caught:  # Python code that looks at values is traced along one of its branches only
-        raise ExportError(str(caught[0].message).split(". ")[0])
-    graph = Graph(data.getvalue(), tapped.grids)
+    graph = Graph(data, tapped.grids)
     _check(graph, tapped, whole)
     return graph
+
+
+def _exported(module: nn.Module, example: torch.Tensor) -> bytes:
+    """Return the graph of `module` for batches of any size.
+
+    TorchScript's exporter is deprecated, but works in every torch from 2.4 on, and writes its graph
+    without another package. The option that chooses it came with torch 2.5.
+    """
+    exporter: Any = torch.onnx.export
+    data = io.BytesIO()
+    options: dict[str, Any] = {
+        "opset_version": _OPSET,
+        "input_names": ["pixels"],
+        "output_names": ["features"],
+        "dynamic_axes": {"pixels": {0: "n"}, "features": {0: "n"}},
+    }
+    if "dynamo" in inspect.signature(exporter).parameters:
+        options["dynamo"] = False
+    exporter(module, (example,), data, **options)
+    return data.getvalue()
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep torch from printing a graph that it cannot export, thousands of lines, to stdout."""
+    core: Any = torch._C
+    log = getattr(core, "_jit_onnx_log", None)
+    if log is not None:
+        core._jit_onnx_log = lambda *_: None
+    try:
+        yield
+    finally:
+        if log is not None:
+            core._jit_onnx_log = log
+
+
+@contextmanager
+def _without_fast_path() -> Iterator[None]:
+    """Let transformers run as separate operations: torch's fused one is not in ONNX."""
+    heads: Any = torch.backends.mha
+    before = heads.get_fastpath_enabled()
+    heads.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        heads.set_fastpath_enabled(before)
 
 
 class _Normalised(nn.Module):

@@ -45,6 +45,7 @@ def test_features_are_those_of_torch(tiny_network, textures, layers, options):
         ("efficientnet_lite0", ("stages.2", "stages.4"), 64),
         ("mobilenet_v3_small", ("features.3", "features.8"), 64),
         ("convnext_tiny", ("features.3", "features.5"), 64),
+        ("vit_b_16", ("encoder.layers.encoder_layer_1",), 64),
         ("timm:vit_tiny_patch16_224", ("6+7", "8"), 64),
     ],
 )
@@ -93,10 +94,11 @@ class Failing(nn.Module):
         (Failing(), "ZeroDivisionError"),
     ],
 )
-def test_what_cannot_be_exported_is_told_in_a_few_words(network, says):
+def test_what_cannot_be_exported_is_told_in_a_few_words(network, says, capfd):
     with pytest.raises(ExportError, match=says) as caught:
         export(tapped(network))
     assert "\n" not in str(caught.value)
+    assert capfd.readouterr() == ("", "")
 
 
 def test_features_that_differ_are_told(tiny_network, monkeypatch):

@@ -12,7 +12,6 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -30,7 +29,7 @@ from pydfm.conformal.decisions import Assessment, Decider, p_values
 from pydfm.conformal.drift import Drift, DriftTest
 from pydfm.conformal.recalibration import Recalibration, RecalibrationTask
 from pydfm.conformal.regions import LEAST_AREA, SPREAD, Region, RegionFinder
-from pydfm.features.backbones import AS_SAVED, copy_backbone, family_saved_as, is_name
+from pydfm.features.backbones import AS_SAVED, copy_backbone
 from pydfm.features.extractor import Extractor, FeatureSpec, feature_batches
 from pydfm.features.inputs.arrays import FeatureSource, check_finite
 from pydfm.features.inputs.images import ImageError, image_hashes, read_image
@@ -50,7 +49,8 @@ from pydfm.features.presets import resolve_preset
 from pydfm.features.transforms import Preprocessing
 from pydfm.features.views import FactsTaker, Views, image_names
 from pydfm.io.journal import Entry
-from pydfm.io.model_file import ModelFile, read_model, write_model
+from pydfm.io.loading import load_model
+from pydfm.io.model_file import ModelFile, write_model
 from pydfm.model.fitting import RECALIBRATED, FittedDFM, freeze
 from pydfm.model.held_out import HeldOutSample
 from pydfm.model.model import Model
@@ -188,13 +188,24 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         (low, high) is for float TIFFs too.
     device : str or torch.device, optional
         Where the network runs. Default: CUDA where there is a GPU, else the CPU.
+    runtime : {"auto", "torch", "onnx"}, default="auto"
+        What the network runs in. "onnx" is onnxruntime (the extra `onnx`), on CPUs: faster than
+        torch, which is not even imported where the network's graph is kept. A graph is exported
+        once, checked (features within 1e-4 of torch's, as a share of the layer's largest) and kept
+        in the user's cache folder, or in ``PYDFM_CACHE``; that takes a second or more. "auto" takes
+        onnxruntime where it is installed, the device is a CPU, the precision float32 and the
+        network has a name, and torch otherwise: graphs of your own modules and files are not kept,
+        since code may change, so they would be exported at each fit and each load; pass "onnx" for
+        those. What cannot be exported runs in torch, with a warning, or with "onnx" is an error.
+        ``feature_spec_.runtime`` is what the fit took. A score in one is within 1e-4 of that in the
+        other.
     precision : {"float32", "bfloat16", "float16"}, default="float32"
         Precision of the network; the statistics are always float64.
     batch_size : int, default=32
         Images per batch.
     n_threads : int, optional
-        Number of threads that read images and compute scores; torch has its own. Default: the
-        number of cores this process may use. Scores do not depend on it.
+        Number of threads that read images and compute scores, and of onnxruntime; torch has its
+        own. Default: the number of cores this process may use. Scores do not depend on it.
     on_error : {"raise", "skip"}, default="raise"
         What happens at an image that cannot be read. With "skip" it is left out of a fit, and its
         score is NaN; a warning counts such images, and ``skipped_`` lists them.
@@ -304,7 +315,8 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
     Notes
     -----
     A parameter that is set after a fit counts at once if it belongs to decisions or to how things
-    are computed (score_type, alpha, device, batch_size, n_threads, on_error, max_pixels, verbose).
+    are computed (score_type, alpha, device, runtime, batch_size, n_threads, on_error, max_pixels,
+    verbose).
     Any other counts at the next fit; where the model is used before, a warning says so.
     `partial_fit`, `merge` and `forget` change the rows; the model of all rows is computed when it
     is next used.
@@ -368,6 +380,7 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         augment: str | None = DEFAULTS["augment"],
         intensity: str | tuple[float, float] = DEFAULTS["intensity"],
         device: "str | torch.device | None" = DEFAULTS["device"],
+        runtime: str = DEFAULTS["runtime"],
         precision: str = DEFAULTS["precision"],
         batch_size: int = DEFAULTS["batch_size"],
         n_threads: int | None = DEFAULTS["n_threads"],
@@ -403,6 +416,7 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         self.augment = augment
         self.intensity = intensity
         self.device = device
+        self.runtime = runtime
         self.precision = precision
         self.batch_size = batch_size
         self.n_threads = n_threads
@@ -1856,6 +1870,8 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
             tokens=self.tokens,
             random_state=seed,
             device=self.device,
+            runtime=self.runtime,
+            n_threads=self.n_threads,
             progress=self.verbose,
             intensity=resolve_intensity(self.intensity, source.look_at(), self.max_pixels),
         )
@@ -1867,11 +1883,14 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
                 f"X holds images, but the model was fitted on features (N, {self.n_features_in_}); "
                 "fit it on images, or pass features"
             )
-        if self._extractor is None or not self._extractor.runs_on(self.device):
+        asked: dict[str, Any] = {
+            "runtime": self.runtime,
+            "device": self.device,
+            "n_threads": self.n_threads,
+        }
+        if self._extractor is None or not self._extractor.serves(**asked):
             own = self.backbone if spec.needs_module else None
-            self._extractor = Extractor.rebuild(
-                spec, backbone=own, device=self.device, progress=self.verbose
-            )
+            self._extractor = Extractor.rebuild(spec, backbone=own, progress=self.verbose, **asked)
         return self._extractor
 
     def _settings(self, extractor: Extractor | None, seed: int) -> Settings:
@@ -2139,8 +2158,9 @@ def load(
     weights: "str | os.PathLike[str] | None" = AS_SAVED,
     device: "str | torch.device | None" = None,
     n_threads: int | None = None,
+    runtime: str | None = None,
 ) -> DFM:
-    """Read a model that `DFM.save` wrote; its scores are the same to the bit.
+    """Read a model that `DFM.save` wrote; with the same packages its scores have the same bits.
 
     Parameters
     ----------
@@ -2152,6 +2172,8 @@ def load(
         Where the weights are now, if elsewhere than when the model was fitted.
     device, n_threads : optional
         As for `DFM`.
+    runtime : {"auto", "torch", "onnx"}, optional
+        As for `DFM`; default that of the file, "torch" in files of before.
 
     Returns
     -------
@@ -2166,62 +2188,18 @@ def load(
         If it is not a whole model file of a known format, or the network's weights are not those
         it was fitted with.
     """
-    content = read_model(path)
-    if content.fitted.spec is None and (backbone is not None or weights != AS_SAVED):
-        raise ValueError(
-            f"'{os.fspath(path)}' was fitted on features and has no network; leave backbone and "
-            "weights out"
-        )
-    if content.fitted.calibration == "kfold" and not content.fitted.held_out.folds:
-        warnings.warn(
-            f"'{os.fspath(path)}' holds scores of rows that were held out in folds, but not the "
-            "models of the folds, as files of before: it calls more normal images anomalous than "
-            "alpha says; fit again",
-            stacklevel=2,
-        )
-    parameters = _without_code(os.fspath(path), content, backbone)
-    moved: dict[str, Any] = {} if backbone is None else {"backbone": backbone}
-    moved |= {} if weights == AS_SAVED else {"weights": weights}
-    dfm = DFM(**{**parameters, **moved, "device": device, "n_threads": n_threads})
-    extractor, spec = None, content.fitted.spec
-    if spec is not None:
-        for name, file in spec.needed_files(backbone, weights).items():
-            if not Path(file).is_file():
-                raise FileNotFoundError(
-                    f"'{os.fspath(path)}' needs the file '{file}', which is not there; pass as "
-                    f"{name} where it is now"
-                )
-        extractor = Extractor.rebuild(spec, backbone=backbone, weights=weights, device=device)
-    if content.feature_names is not None:
-        dfm.feature_names_in_ = content.feature_names
-    return dfm.with_state(content.training, content.fitted, extractor, content.journal)
-
-
-def _without_code(path: str, content: ModelFile, backbone: Any) -> dict[str, Any]:
-    """Return the parameters in a file, which must not choose a network whose code would run.
-
-    Raises
-    ------
-    ValueError
-        If it names such a network for its features, and the caller passes none.
-    """
-    parameters, spec = dict(content.parameters), content.fitted.spec
-    if backbone is not None:
-        return parameters
-    if spec is not None and family_saved_as(spec.backbone).runs_code:
-        raise ValueError(
-            f"'{path}' names the TorchScript file '{spec.backbone}', whose code would run; if you "
-            "trust it, pass it as backbone"
-        )
-    own = parameters.get("backbone")
-    if isinstance(own, str) and family_saved_as(own).runs_code and not is_name(own):
-        del parameters["backbone"]
-        warnings.warn(
-            f"'{path}' has backbone='{own}', which its features do not come from, and whose code "
-            "would run at the next fit of images; set it again if you trust it",
-            stacklevel=3,
-        )
-    return parameters
+    loaded = load_model(
+        path,
+        backbone=backbone,
+        weights=weights,
+        device=device,
+        n_threads=n_threads,
+        runtime=runtime,
+    )
+    dfm = DFM(**loaded.parameters)
+    if loaded.feature_names is not None:
+        dfm.feature_names_in_ = loaded.feature_names
+    return dfm.with_state(loaded.training, loaded.fitted, loaded.extractor, loaded.journal)
 
 
 def _check_counts(source: _Source, *each: RowLabels | None) -> None:

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from pydfm.estimator import DFM
+    from pydfm.io.loading import LoadedModel
 
 Model = Annotated[Path, typer.Argument(metavar="MODEL", help="A file that `pydfm fit` wrote.")]
 MovedWeights = Annotated[
@@ -21,7 +22,14 @@ MovedBackbone = Annotated[
     typer.Option(help="The TorchScript file that it was fitted with, whose code runs."),
 ]
 # Options in place of what the file has.
-RUNTIME = {"device": "", "batch_size": "", "n_threads": "", "on_error": "", "max_pixels": ""}
+RUNTIME = {
+    "device": "",
+    "runtime": "",
+    "batch_size": "",
+    "n_threads": "",
+    "on_error": "",
+    "max_pixels": "",
+}
 Fdr = Annotated[
     float | None,
     typer.Option(
@@ -56,17 +64,42 @@ def load_model(
 ) -> "DFM":
     """Return the model of images in the file `model`, with the `parameters` that are not None."""
     from pydfm.estimator import load
+
+    network, given = _divided(weights, parameters)
+    dfm = load(model, backbone=backbone, **network)
+    if dfm.feature_spec_ is None:
+        raise _of_features(model)
+    dfm.set_params(**given)
+    return dfm
+
+
+def load_without_estimator(
+    model: Path, weights: str | None, backbone: str | None, parameters: dict[str, Any]
+) -> "LoadedModel":
+    """Return the same as `load_model`, without what takes long to import."""
+    from pydfm.io.loading import load_model
+
+    network, given = _divided(weights, parameters)
+    loaded = load_model(model, backbone=backbone, **network)
+    if loaded.extractor is None:
+        raise _of_features(model)
+    return loaded.with_parameters(**given)
+
+
+def _divided(
+    weights: str | None, parameters: dict[str, Any]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return what is needed to load a network, and the other `parameters` that are given."""
     from pydfm.parameters import none_or
 
-    moved: dict[str, Any] = {} if weights is None else {"weights": none_or(weights)}
-    # The file has neither device nor threads, and the device is needed to load.
-    machine = {name: parameters.pop(name) for name in ("device", "n_threads")}
-    dfm = load(model, backbone=backbone, **machine, **moved)
-    if dfm.feature_spec_ is None:
-        raise ValueError(f"'{model}' was fitted on features, not on images; use it from Python")
     given = {name: value for name, value in parameters.items() if value is not None}
-    dfm.set_params(**given, verbose=True)
-    return dfm
+    network = {name: given.pop(name, None) for name in ("device", "runtime", "n_threads")}
+    network |= {} if weights is None else {"weights": none_or(weights)}
+    return network, {**given, "verbose": True}
+
+
+def _of_features(model: Path) -> ValueError:
+    return ValueError(f"'{model}' was fitted on features, not on images; use it from Python")
 
 
 def write_changed(dfm: "DFM", output: Path) -> None:

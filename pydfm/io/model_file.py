@@ -37,6 +37,7 @@ from numpy.typing import NDArray
 from pydfm import __version__
 from pydfm.features.backbones import family_saved_as
 from pydfm.features.extractor import FeatureSpec
+from pydfm.features.onnx.choice import RUNTIMES
 from pydfm.features.pictures.intensity import check_intensity
 from pydfm.features.transforms import MOST_SIDE, Preprocessing
 from pydfm.io.fields import fields, integer, items, numbers, pair, text
@@ -224,8 +225,12 @@ def read_model(path: "str | os.PathLike[str]") -> ModelFile:
             training = state_from_tensors(header["state"], _under(tensors, STATE), spec, model)
         steps = items("its journal", header.get("journal", []))
         journal = tuple(entry_from(step) for step in steps)
-        # A file without a preset was fitted before there were any, as what is now "paper".
-        parameters = {"preset": "paper", **fields("its parameters", header["parameters"])}
+        # A file without them was written before there were any, and ran as these say.
+        parameters = {
+            "preset": "paper",
+            "runtime": "torch",
+            **fields("its parameters", header["parameters"]),
+        }
         unknown = sorted(set(parameters) - set(PARAMETERS))
         if unknown:
             raise ValueError(f"it has the unknown parameter {unknown[0]!r}; update pydfm")
@@ -345,6 +350,7 @@ def _feature_spec(described: Any) -> FeatureSpec:
         ("spatial", own["spatial"], SPATIAL_FORMS),
         ("precision", own["precision"], PRECISIONS),
         ("layout", layout, LAYOUTS),
+        ("runtime", own.get("runtime", "torch"), RUNTIMES[1:]),
     ):
         check_choice(f"the {name} of its features", value, choices)
     backbone = text("the backbone of its features", own["backbone"])
@@ -362,6 +368,7 @@ def _feature_spec(described: Any) -> FeatureSpec:
         sha256=sha256,
         layout=layout,
         tokens=tokens,
+        runtime=own.get("runtime", "torch"),
     )
 
 

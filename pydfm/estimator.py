@@ -7,6 +7,7 @@ scores into decisions, `pydfm.io` reads and writes model files.
 
 import copy
 import functools
+import json
 import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -30,7 +31,7 @@ from pydfm.conformal.drift import Drift, DriftTest
 from pydfm.conformal.recalibration import Recalibration, RecalibrationTask
 from pydfm.conformal.regions import LEAST_AREA, SPREAD, Region, RegionFinder
 from pydfm.features.backbones import AS_SAVED, copy_backbone
-from pydfm.features.extractor import Extractor, FeatureSpec, feature_batches
+from pydfm.features.extractor import Extractor, FeatureSpec, feature_batches, tapped_of
 from pydfm.features.inputs.arrays import FeatureSource, check_finite
 from pydfm.features.inputs.images import ImageError, image_hashes, read_image
 from pydfm.features.inputs.labels import RowLabels, as_labels, find_classes, warn_of_ignored
@@ -73,6 +74,8 @@ if TYPE_CHECKING:
     import torch
     from matplotlib.axes import Axes
     from typing_extensions import Self
+
+    from pydfm.features.taps import Tapped
 
 # Attributes that a copy does not share.
 _OF_THREADS = ("_lock", "_skipped")
@@ -1513,6 +1516,83 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
                 fitted, self._fit_parameters(), names, self._training, self.journal_
             )
         write_model(path, content, keep)
+
+    def to_torch(
+        self,
+        *,
+        backbone: "str | os.PathLike[str] | torch.nn.Module | None" = None,
+        weights: "str | os.PathLike[str] | None" = AS_SAVED,
+    ) -> "torch.nn.Module":
+        """Return the fitted model as a module of torch: uint8 pixels in, scores and maps out.
+
+        Parameters
+        ----------
+        backbone, weights : optional
+            Where these are now, if elsewhere than at the fit; as in `pydfm.load`.
+
+        Returns
+        -------
+        torch.nn.Module
+            On the CPU. It takes images (N, H, W, 3), uint8, RGB, of any size, and a false-alarm
+            rate, a float64 tensor of shape (); it returns scores (N,), p-values (N,), verdicts
+            (N,), +1 or -1, and maps (N, height, width), as far as the model has them.
+
+        Raises
+        ------
+        ValueError
+            If the model cannot be one module: features, mixtures, folds, relative_mahalanobis.
+        """
+        from pydfm.io.onnx.export import pixel_model
+
+        return pixel_model(self.fitted_, self._tapped(backbone, weights), self._kind)
+
+    def to_onnx(
+        self,
+        path: "str | os.PathLike[str]",
+        *,
+        backbone: "str | os.PathLike[str] | torch.nn.Module | None" = None,
+        weights: "str | os.PathLike[str] | None" = AS_SAVED,
+    ) -> None:
+        """Write the fitted model as one graph of ONNX, from pixels to verdicts and maps.
+
+        Weights, held-out scores and thresholds are inside: onnxruntime alone can run it. The inputs
+        are ``images`` and ``alpha`` of `to_torch`, the second with this model's as default.
+
+        Parameters
+        ----------
+        path : path
+        backbone, weights : optional
+            As in `to_torch`.
+
+        Raises
+        ------
+        ImportError
+            If onnx is not installed (the extra `onnx`).
+        ValueError
+            As `to_torch`; or if the network cannot be exported.
+        OSError
+            If the file cannot be written.
+        """
+        from pydfm.io.onnx.export import write_onnx
+
+        fitted, kind = self.fitted_, self._kind
+        parameters = {name: repr(value) for name, value in self._fit_parameters().items()}
+        about = {"model": fitted.model.summary(), "parameters": json.dumps(parameters)}
+        if fitted.spec is not None:
+            about["sha256"] = fitted.spec.sha256
+        tapped = self._tapped(backbone, weights)
+        write_onnx(path, fitted, tapped, kind, float(self.alpha), about)
+
+    def _tapped(self, backbone: Any, weights: Any) -> "Tapped":
+        """Return the network with taps, on the CPU."""
+        spec = self.feature_spec_
+        if spec is None:
+            raise ValueError(
+                "the model was fitted on features, and an export begins with images; fit it on "
+                "images"
+            )
+        own = self.backbone if backbone is None and spec.needs_module else backbone
+        return tapped_of(spec, backbone=own, weights=weights)
 
     # Fitted attributes
 

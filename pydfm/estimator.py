@@ -22,6 +22,7 @@ from sklearn.exceptions import NotFittedError
 from sklearn.utils.validation import _check_feature_names
 
 from pydfm.conformal.calibration import calibration_of, map_range, map_threshold, thresholds
+from pydfm.conformal.certificate import CONFIDENCE, Certificate, certify
 from pydfm.conformal.checks.audit import Audit, AuditInput, audit
 from pydfm.conformal.checks.independence import near_places, warn_of_dependence
 from pydfm.conformal.checks.outliers import FDR
@@ -1419,6 +1420,32 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         if state is not None:
             found.restore(state)
         return found
+
+    def certify(self, alpha: float | None = None, *, confidence: float = CONFIDENCE) -> Certificate:
+        """Bound the false-alarm rate of the threshold of a level, with a confidence.
+
+        `alpha` is kept on average over samples of held-out images; this bounds the rate of the
+        threshold that came from this one, says whether the bound is proven, and how many good
+        images are missing for `alpha` as a bound. See `pydfm.conformal.certificate`.
+
+        Parameters
+        ----------
+        alpha : float in (0, 1), optional
+            In place of the parameter.
+        confidence : float in (0, 1), default=0.95
+
+        Returns
+        -------
+        Certificate
+            ``print(certificate)`` says all of it in sentences.
+
+        Raises
+        ------
+        ValueError
+            If a number is out of its range, or the model was fitted without calibration.
+        """
+        level = self.alpha if alpha is None else alpha
+        return certify(self.fitted_, self._kind, level, confidence)
 
     def audit(
         self, X: Any = None, *, labels: Any = None, groups: Any = None, fdr: float = FDR

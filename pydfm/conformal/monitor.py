@@ -25,6 +25,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from pydfm.conformal.certificate import held_out_as_new
 from pydfm.conformal.martingale import ChangeMartingale, ScoreRanks, uniform
 from pydfm.features.inputs.labels import by_class
 from pydfm.model.fitting import FittedDFM
@@ -296,12 +297,13 @@ def _validity(fitted: FittedDFM, reference: str) -> str:
     bound = "for images that come in no order, the bound of the false-alarm rate is proven"
     if reference == "stream":
         return f"{bound}: images are compared with those before them"
-    if fitted.calibration == "loo":
-        return (
-            "held-out scores are those of leave-one-out, for which the bound of the false-alarm "
-            "rate is measured and not proven; recalibrate, or use reference='stream', for a proof"
-        )
-    return f"{bound}: the model was not fitted to the images of its held-out scores"
+    proven, reason = held_out_as_new(fitted)
+    if proven:
+        return f"{bound}: {reason}"
+    return (
+        f"{reason}: the bound of the false-alarm rate is measured and not proven; "
+        "reference='stream' has a proof, too"
+    )
 
 
 def _one_of_each_unit(sample: HeldOutSample, seed: int) -> NDArray[np.intp]:

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from pydfm.reports.coco import RegionFile
     from pydfm.reports.drawing.heatmaps import MapFiles
 
-_VERDICTS = {1: "ok", -1: "anomalous", 0: "unreadable"}
+VERDICTS = {1: "ok", -1: "anomalous", 0: "unreadable"}
 
 
 def score(
@@ -100,7 +100,7 @@ def score(
     elif sys.stdout is None:
         raise OSError("standard output is closed; name a file with --output")
     paths = with_pages(list_images(folder))
-    wanted = _Wanted(maps, tuple(map_format or ()), regions, masks, smoothing)
+    wanted = Wanted(maps, tuple(map_format or ()), regions, masks, smoothing)
     wanted.check(folder)
     dfm = load_model(model, weights, backbone, parameters)
     if score_type:
@@ -109,8 +109,8 @@ def score(
     outputs = wanted.open(dfm, folder if folder.is_dir() else folder.parent, level)
     columns = _columns(dfm, paths, use_ray, _decider(dfm, alpha, fdr), outputs)
     if "class" in columns:
-        columns["class"] = [_cell(name) for name in columns["class"]]
-    table = _csv({"path": [_cell(path) for path in paths], **columns})
+        columns["class"] = [cell(name) for name in columns["class"]]
+    table = _csv({"path": [cell(path) for path in paths], **columns})
     if regions is not None:
         assert outputs is not None
         assert outputs.regions is not None
@@ -122,7 +122,7 @@ def score(
 
 
 @dataclass(frozen=True)
-class _Wanted:
+class Wanted:
     """What is asked for beside the table."""
 
     maps: Path | None
@@ -147,7 +147,7 @@ class _Wanted:
         if self.regions is not None:
             check_output(self.regions)
 
-    def open(self, dfm: "DFM", root: Path, alpha: float) -> "_Outputs | None":
+    def open(self, dfm: "DFM", root: Path, alpha: float) -> "Outputs | None":
         """Return what writes it, or raise ValueError where the model has no such maps."""
         from pydfm.conformal.calibration import map_range
         from pydfm.conformal.regions import RegionFinder
@@ -174,7 +174,7 @@ class _Wanted:
             low, threshold = map_range(dfm.fitted_, alpha)
             scale = ColourScale(low, threshold)
             finder = RegionFinder.between(low, threshold)
-        return _Outputs(
+        return Outputs(
             self.smoothing,
             finder,
             None if self.maps is None else MapFiles(root, self.maps, scale, formats),
@@ -184,7 +184,7 @@ class _Wanted:
 
 
 @dataclass(frozen=True)
-class _Outputs:
+class Outputs:
     """What is written of the map of each image."""
 
     smoothing: float
@@ -226,7 +226,7 @@ def _columns(
     paths: list[str],
     n_workers: int | None,
     decider: "Decider | None",
-    outputs: "_Outputs | None" = None,
+    outputs: "Outputs | None" = None,
 ) -> dict[str, list[str]]:
     """Return the texts of each column of the table, and write the `outputs` of each image.
 
@@ -273,10 +273,10 @@ def _columns(
     if decider is not None:
         final = decider.judge(measured)
         columns["p_value"] = [f"{p:.6g}" for p in final.p_values]
-        columns["verdict"] = [_VERDICTS[int(verdict)] for verdict in final.verdicts]
+        columns["verdict"] = [VERDICTS[int(verdict)] for verdict in final.verdicts]
     else:
         columns["p_value"] = ["" if known else "nan" for known in read]
-        columns["verdict"] = ["" if known else _VERDICTS[0] for known in read]
+        columns["verdict"] = ["" if known else VERDICTS[0] for known in read]
     if fitted.model.classes is not None:
         columns["class"] = [str(value) for value in classes]
     return columns
@@ -322,7 +322,7 @@ def _read(
     return pixels
 
 
-def _cell(text: str) -> str:
+def cell(text: str) -> str:
     """Return `text` as a cell that is one line, steers no terminal, and is no formula."""
     return printable("'" + text if text.startswith(("=", "+", "-", "@")) else text)
 

@@ -1,0 +1,332 @@
+import csv
+import http.server
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import pydfm
+
+COLUMNS = ["path", "score", "p_value", "verdict", "class", "time", "latency", "evidence", "alarm"]
+
+
+def rows_of(path):
+    with path.open(newline="") as file:
+        header, *rows = csv.reader(file)
+    assert header == COLUMNS
+    return [dict(zip(header, row, strict=True)) for row in rows]
+
+
+@pytest.fixture
+def inbox(tmp_path):
+    folder = tmp_path / "inbox"
+    folder.mkdir()
+    return folder
+
+
+@pytest.fixture
+def arrive(inbox, picture_folder):
+    """Put pictures of the folder into the inbox, under new names."""
+    pictures = sorted(picture_folder.glob("*.*"))
+
+    def arrive(*numbers, to=inbox):
+        for i in numbers:
+            source = pictures[i % len(pictures)]
+            shutil.copy(source, to / f"{i:03}{source.suffix}")
+
+    return arrive
+
+
+@pytest.fixture
+def watch(run, model, script, inbox, tmp_path):
+    """Run the command until nothing is left to score."""
+
+    def watch(*arguments, given=model):
+        return run(
+            *("watch", given, inbox, "-o", tmp_path / "results.csv", "--once", "--settle", "0"),
+            *("--backbone", script, *arguments),
+        )
+
+    return watch
+
+
+def test_each_file_is_scored_once_across_starts(watch, arrive, inbox, model, script, tmp_path):
+    arrive(0, 1, 2)
+    done = watch()
+    assert done.code == 0, done.err
+    (inbox / "sub").mkdir()
+    arrive(3, to=inbox / "sub")
+    (inbox / "notes.txt").write_text("no image")
+    (inbox / ".004.png").write_bytes(b"hidden")
+    assert watch("--poll", "0.05").code == 0
+    assert watch().code == 0
+    rows = rows_of(tmp_path / "results.csv")
+    paths = [row["path"] for row in rows]
+    assert len(paths) == len(set(paths)) == 4
+    assert paths[3] == str(inbox / "sub" / next(iter((inbox / "sub").iterdir())).name)
+    dfm = pydfm.load(model, backbone=script)
+    found = dfm.assess(paths)
+    assert [float(row["score"]) for row in rows] == pytest.approx(found.scores, rel=1e-6)
+    words = {1: "ok", -1: "anomalous"}
+    assert [row["verdict"] for row in rows] == [words[v] for v in found.verdicts.tolist()]
+    assert all(float(row["latency"]) >= 0 for row in rows)
+    assert all(row["time"].endswith("Z") for row in rows)
+    assert "0 images:" in watch().out.decode()
+
+
+def test_a_changed_file_is_a_new_one(watch, arrive, inbox, tmp_path):
+    arrive(0)
+    watch()
+    (file,) = inbox.iterdir()
+    os.utime(file, ns=(1, 1))
+    watch()
+    assert [row["path"] for row in rows_of(tmp_path / "results.csv")] == [str(file)] * 2
+
+
+def test_unreadable_files_are_told_after_a_while(watch, arrive, inbox, tmp_path, monkeypatch):
+    monkeypatch.setattr("pydfm.cli.line.inbox.PATIENCE", 0.3)
+    arrive(0)
+    (inbox / "torn.png").write_bytes(b"\x89PNG\r\n\x1a\n half")
+    (inbox / "empty.png").touch()
+    done = watch()
+    assert done.code == 0, done.err
+    found = {row["path"]: row for row in rows_of(tmp_path / "results.csv")}
+    for name in ("torn.png", "empty.png"):
+        row = found[str(inbox / name)]
+        assert (row["verdict"], row["score"], row["p_value"]) == ("unreadable", "nan", "nan")
+        assert float(row["latency"]) >= 0.3
+    assert "2 unreadable" in done.out.decode()
+
+
+def test_anomalous_files_are_set_aside_and_posted(watch, arrive, inbox, tmp_path):
+    posted = []
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_POST(self):
+            posted.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+            self.send_response(204)
+            self.end_headers()
+
+        def log_message(self, *_):
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        arrive(0, 1)
+        bad = inbox / "=bad.png"
+        odd = np.zeros((50, 50, 3), dtype=np.uint8)
+        odd[:, 25:, 0] = 255
+        Image.fromarray(odd).save(bad)
+        url = f"http://127.0.0.1:{server.server_port}/"
+        done = watch("--ng", tmp_path / "ng", "--webhook", url, "--maps", tmp_path / "maps")
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+    assert done.code == 0, done.err
+    (row,) = [r for r in rows_of(tmp_path / "results.csv") if r["verdict"] == "anomalous"]
+    assert row["path"] == str(bad)
+    assert (tmp_path / "ng" / "=bad.png").samefile(bad)
+    assert [message["event"] for message in posted] == ["anomalous"]
+    assert posted[0]["path"] == str(bad)
+    assert len(list((tmp_path / "maps").iterdir())) == 3
+    assert f"anomalous: {bad} (score " in done.out.decode()
+    # Another file of that name is kept beside the first.
+    first = bad.read_bytes()
+    bad.unlink()
+    Image.fromarray(odd[:, ::-1]).save(bad)
+    watch("--ng", tmp_path / "ng", "--maps", tmp_path / "maps")
+    kept = {file.read_bytes() for file in (tmp_path / "ng").iterdir()}
+    assert kept == {first, bad.read_bytes()}
+
+
+def test_drift_goes_on_across_starts(watch, inbox, model, script, tmp_path):
+    rng = np.random.default_rng(0)
+    for part in range(4):
+        for i in range(20):
+            noise = rng.integers(0, 256, (50, 50, 3), dtype=np.uint8)
+            Image.fromarray(noise).save(inbox / f"{part}-{i:02}.png")
+        done = watch("--evidence", "20")
+        assert done.code == 0, done.err
+        if "ALARM" in done.out.decode():
+            break
+    rows = rows_of(tmp_path / "results.csv")
+    alarms = [row["alarm"] for row in rows if row["alarm"]]
+    assert len(alarms) == 1
+    assert alarms[0].startswith("the line has changed at image ")
+    monitor = pydfm.load(model, backbone=script).monitor(evidence=20)
+    monitor.update([row["path"] for row in rows])
+    assert [f"{monitor.evidence:.4g}"] == [rows[-1]["evidence"]]
+    assert monitor.change is not None
+    assert "; --reset-drift forgets it" in watch("--evidence", "20").err
+    assert "--reset-drift" not in watch("--evidence", "20", "--reset-drift").err
+    assert watch("--evidence", "20").err == ""
+
+
+def test_another_model_begins_evidence_anew(watch, arrive, model, script, tmp_path):
+    arrive(0, 1, 2)
+    watch()
+    dfm = pydfm.load(model, backbone=script)
+    dfm.recalibrate([row["path"] for row in rows_of(tmp_path / "results.csv")])
+    dfm.save(tmp_path / "new.pydfm")
+    done = watch("--alpha", "0.3", given=tmp_path / "new.pydfm")
+    assert "the model is another one than before: evidence of drift begins anew" in done.err
+    # The model of before, and so again.
+    assert "evidence of drift begins anew" in watch().err
+    assert "evidence of drift begins anew" not in watch().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (("--webhook", "ftp://x"), "--webhook is 'ftp://x'; it must begin with http"),
+        (("--settle", "-1"), "--settle is -1.0; it must be a number of at least 0"),
+        (("--poll", "0"), "--poll is 0.0; it must be a number of at least 0.01"),
+        (("--evidence", "0"), "evidence is 0.0; it must be a number of at least 1"),
+        (("--ng", "inbox/ng"), "--ng is 'inbox/ng', which is inside"),
+    ],
+)
+def test_wrong_arguments_are_one_sentence(watch, tmp_path, monkeypatch, arguments, sentence):
+    monkeypatch.chdir(tmp_path)
+    done = watch(*arguments)
+    assert (done.code, done.out) == (2, b"")
+    assert sentence in done.err
+    assert done.err.count("\n") == 1
+
+
+def test_wrong_files_are_one_sentence(run, watch, model, script, inbox, tmp_path):
+    done = run("watch", model, tmp_path / "none", "-o", tmp_path / "r.csv", "--backbone", script)
+    assert done.err == f"pydfm: there is no folder '{tmp_path / 'none'}' to watch\n"
+    (tmp_path / "results.csv").write_text("a,b\n1,2\n")
+    assert "has other columns than path,score" in watch().err
+    (tmp_path / "results.csv").write_text(",".join(COLUMNS) + "\n")
+    assert "the journal of what was scored for it, does not" in watch().err
+
+
+@pytest.fixture
+def process(model, script, inbox, tmp_path):
+    """Start the command as a process of its own."""
+    started = []
+
+    def start(*arguments):
+        words = ["watch", model, inbox, "-o", tmp_path / "results.csv", "--backbone", script]
+        own = subprocess.Popen(
+            [sys.executable, "-m", "pydfm", *map(os.fspath, words), "--settle", "0", *arguments],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        started.append(own)
+        assert own.stdout.readline().startswith("watching ")
+        return own
+
+    yield start
+    for own in started:
+        own.kill()
+        own.communicate()
+
+
+def wait_for(condition, seconds=60):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+def count(path):
+    return path.read_bytes().count(b"\n") - 1 if path.exists() else 0
+
+
+def test_a_process_goes_on_through_changes(process, arrive, inbox, model, script, tmp_path):
+    results = tmp_path / "results.csv"
+    own_model = tmp_path / "own.pydfm"
+    shutil.copy(model, own_model)
+    line = process("--poll", "0.05")
+    second = subprocess.run(
+        [
+            *(sys.executable, "-m", "pydfm", "watch", model, inbox, "-o", results),
+            *("--backbone", script),
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert second.returncode == 2
+    assert "another process writes" in second.stderr
+    arrive(0, 1)
+    wait_for(lambda: count(results) == 2)
+    # A file that is written slowly, and one that is moved in.
+    whole = next(inbox.glob("000*")).read_bytes()
+    inbox.rename(tmp_path / "away")
+    time.sleep(0.3)
+    (tmp_path / "away").rename(inbox)
+    slow = inbox / "slow.png"
+    with slow.open("wb") as file:
+        for part in range(4):
+            file.write(whole[part * len(whole) // 4 : (part + 1) * len(whole) // 4])
+            file.flush()
+            time.sleep(0.1)
+    (tmp_path / "made.png").write_bytes(whole)
+    (tmp_path / "made.png").rename(inbox / "made.png")
+    wait_for(lambda: count(results) == 4)
+    line.send_signal(signal.SIGTERM)
+    out, err = line.communicate(timeout=60)
+    assert line.returncode == 0, err
+    assert "cannot be listed (No such file or directory); it is waited for" in err
+    assert "is there again" in err
+    assert out.splitlines()[-1].startswith("4 images: ")
+    rows = rows_of(results)
+    assert {row["verdict"] for row in rows} <= {"ok", "anomalous"}
+    assert not results.with_name("results.csv.journal-wal").exists()
+
+
+def test_ctrl_c_ends_it(process):
+    line = process()
+    line.send_signal(signal.SIGINT)
+    out, err = line.communicate(timeout=60)
+    assert (line.returncode, err) == (0, "")
+    assert out.startswith("0 images: 0 ok, 0 anomalous, 0 unreadable; no change in 0 images")
+
+
+def test_a_changed_model_is_taken_up(process, arrive, model, script, tmp_path):
+    results = tmp_path / "results.csv"
+    # The session's model stays as it is.
+    mine = tmp_path / "mine.pydfm"
+    shutil.copy(model, mine)
+    words = ["watch", mine, tmp_path / "inbox", "-o", results, "--backbone", script]
+    line = subprocess.Popen(
+        [sys.executable, "-m", "pydfm", *map(os.fspath, words), "--settle", "0", "--poll", "0.05"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert line.stdout.readline().startswith("watching ")
+        arrive(0)
+        wait_for(lambda: count(results) == 1)
+        (tmp_path / "torn").write_bytes(mine.read_bytes()[:1000])
+        (tmp_path / "torn").rename(mine)
+        assert "the changed model is not taken up, the old one goes on: " in line.stderr.readline()
+        dfm = pydfm.load(model, backbone=script)
+        dfm.set_params(alpha=0.4)
+        dfm.save(mine)
+        assert line.stdout.readline() == f"took up the changed '{mine}'\n"
+        arrive(1)
+        wait_for(lambda: count(results) == 2)
+        line.send_signal(signal.SIGTERM)
+        out, err = line.communicate(timeout=60)
+        assert line.returncode == 0, err
+        assert out.startswith(("2 images", "anomalous: "))
+    finally:
+        line.kill()
+        line.communicate()

@@ -146,8 +146,8 @@ def watch(
             once=once,
         )
         how = "by events" if looks.by_events else f"every {poll or 1:g} s"
-        _say(f"watching '{inbox}' {how}; results go to '{output}'; Ctrl-C ends")
         with _stopped_by_signals(stop, looks.wake):
+            _say(f"watching '{inbox}' {how}; results go to '{output}'; Ctrl-C ends")
             line.run()
     finally:
         stop.set()

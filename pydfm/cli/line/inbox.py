@@ -107,12 +107,7 @@ class Inbox:
 
     def ready(self, now: float) -> list[Arrival]:
         """Return the files that are whole, in the order in which they came."""
-        whole = [
-            own
-            for own in self._waiting.values()
-            if now >= max(own.since + self.settle, own.next_look)
-            and (own.size > 0 or now >= own.since + PATIENCE)
-        ]
+        whole = [own for own in self._waiting.values() if now >= self._due(own)]
         return sorted(whole, key=lambda own: (own.first, own.changed, own.path))
 
     def unchanged(self, arrival: Arrival) -> bool:
@@ -142,8 +137,13 @@ class Inbox:
 
     def next_change(self, now: float) -> float:
         """Return in how many seconds a file that is waited for is to be looked at again."""
-        due = [max(own.since + self.settle, own.next_look) - now for own in self._waiting.values()]
-        return max(min(due, default=float("inf")), 0.0)
+        due = min((self._due(own) for own in self._waiting.values()), default=float("inf"))
+        return max(due - now, 0.0)
+
+    def _due(self, arrival: Arrival) -> float:
+        """Return when a file is whole if it does not change; an empty one is waited for."""
+        wait = self.settle if arrival.size else max(self.settle, PATIENCE)
+        return max(arrival.since + wait, arrival.next_look)
 
     def _walk(self, folder: Path, found: dict[str, tuple[int, int]], above: set[str]) -> None:
         from pydfm.features.inputs.images import extensions

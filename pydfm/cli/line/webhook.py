@@ -1,5 +1,6 @@
 """A webhook: messages posted as JSON by a thread of its own, which never stops the line."""
 
+import contextlib
 import json
 import queue
 import threading
@@ -62,13 +63,11 @@ class Webhook:
         while not self._queue.empty() and time.monotonic() < end:
             time.sleep(0.02)
         self._closed.set()
-        while True:
-            try:
-                self._queue.put_nowait(None)
-                break
-            except queue.Full:
+        with contextlib.suppress(queue.Empty):
+            while True:
                 self._queue.get_nowait()
                 self.lost += 1
+        self._queue.put_nowait(None)
         self._thread.join(timeout=max(end - time.monotonic(), 0.1))
 
     def _run(self) -> None:

@@ -4,8 +4,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import threading
 import time
 
@@ -14,6 +12,8 @@ import pytest
 from PIL import Image
 
 import pydfm
+from pydfm.cli.line.inbox import Inbox
+from pydfm.cli.line.record import Record
 
 COLUMNS = ["path", "score", "p_value", "verdict", "class", "time", "latency", "evidence", "alarm"]
 
@@ -213,120 +213,122 @@ def test_wrong_files_are_one_sentence(run, watch, model, script, inbox, tmp_path
     assert "the journal of what was scored for it, does not" in watch().err
 
 
-@pytest.fixture
-def process(model, script, inbox, tmp_path):
-    """Start the command as a process of its own."""
-    started = []
-
-    def start(*arguments):
-        words = ["watch", model, inbox, "-o", tmp_path / "results.csv", "--backbone", script]
-        own = subprocess.Popen(
-            [sys.executable, "-m", "pydfm", *map(os.fspath, words), "--settle", "0", *arguments],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        started.append(own)
-        assert own.stdout.readline().startswith("watching ")
-        return own
-
-    yield start
-    for own in started:
-        own.kill()
-        own.communicate()
-
-
 def wait_for(condition, seconds=60):
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end
-        time.sleep(0.02)
+        time.sleep(0.01)
 
 
 def count(path):
     return path.read_bytes().count(b"\n") - 1 if path.exists() else 0
 
 
-def test_a_process_goes_on_through_changes(process, arrive, inbox, model, script, tmp_path):
+@pytest.fixture
+def directed(run, model, script, inbox, tmp_path):
+    """Run the command while a thread does what a line does, and ends it by a signal."""
+
+    def directed(direct, number, *arguments, given=model):
+        failed = []
+
+        def act():
+            try:
+                wait_for(lambda: signal.getsignal(number) is not before)
+                direct()
+            except BaseException as error:
+                failed.append(error)
+            os.kill(os.getpid(), number)
+
+        before = signal.getsignal(number)
+        thread = threading.Thread(target=act)
+        thread.start()
+        output = ("-o", tmp_path / "results.csv", "--backbone", script)
+        done = run("watch", given, inbox, *output, *arguments)
+        thread.join()
+        assert not failed, (failed, done.err)
+        assert signal.getsignal(number) is before
+        assert done.code == 0, done.err
+        return done
+
+    return directed
+
+
+@pytest.mark.parametrize("by", ["events", "polling"])
+def test_it_goes_on_until_a_signal(directed, arrive, inbox, tmp_path, by):
     results = tmp_path / "results.csv"
-    own_model = tmp_path / "own.pydfm"
-    shutil.copy(model, own_model)
-    line = process("--poll", "0.05")
-    second = subprocess.run(
-        [
-            *(sys.executable, "-m", "pydfm", "watch", model, inbox, "-o", results),
-            *("--backbone", script),
-        ],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert second.returncode == 2
-    assert "another process writes" in second.stderr
-    arrive(0, 1)
-    wait_for(lambda: count(results) == 2)
-    # A file that is written slowly, and one that is moved in.
-    whole = next(inbox.glob("000*")).read_bytes()
-    inbox.rename(tmp_path / "away")
-    time.sleep(0.3)
-    (tmp_path / "away").rename(inbox)
-    slow = inbox / "slow.png"
-    with slow.open("wb") as file:
-        for part in range(4):
-            file.write(whole[part * len(whole) // 4 : (part + 1) * len(whole) // 4])
-            file.flush()
-            time.sleep(0.1)
-    (tmp_path / "made.png").write_bytes(whole)
-    (tmp_path / "made.png").rename(inbox / "made.png")
-    wait_for(lambda: count(results) == 4)
-    line.send_signal(signal.SIGTERM)
-    out, err = line.communicate(timeout=60)
-    assert line.returncode == 0, err
-    assert "cannot be listed (No such file or directory); it is waited for" in err
-    assert "is there again" in err
-    assert out.splitlines()[-1].startswith("4 images: ")
-    rows = rows_of(results)
-    assert {row["verdict"] for row in rows} <= {"ok", "anomalous"}
+
+    def direct():
+        with pytest.raises(OSError, match="another process writes"):
+            Record(results, COLUMNS)
+        arrive(0, 1)
+        wait_for(lambda: count(results) == 2)
+        whole = next(inbox.glob("000*")).read_bytes()
+        if by == "polling":  # events end with the folder
+            inbox.rename(tmp_path / "away")
+            time.sleep(0.3)
+            (tmp_path / "away").rename(inbox)
+        with (inbox / "slow.png").open("wb") as file:  # a file that is written slowly
+            for part in range(5):
+                file.write(whole[part * len(whole) // 5 : (part + 1) * len(whole) // 5])
+                file.flush()
+                time.sleep(0.05)
+        (tmp_path / "made.png").write_bytes(whole)
+        (tmp_path / "made.png").rename(inbox / "made.png")
+        wait_for(lambda: count(results) == 4)
+
+    if by == "events":
+        pytest.importorskip("watchfiles")
+    number = signal.SIGTERM if by == "polling" else signal.SIGINT
+    poll = ["--poll", "0.05"] if by == "polling" else []
+    done = directed(direct, number, "--settle", "0.2", *poll)
+    first, *_, last = done.out.decode().splitlines()
+    assert first.startswith(f"watching '{inbox}' {'by events' if by == 'events' else 'every 0.05'}")
+    assert last.startswith("4 images: ")
+    if by == "polling":
+        gone, back = done.err.splitlines()
+        assert gone.endswith("cannot be listed (No such file or directory); it is waited for")
+        assert back.endswith("is there again")
+    assert {row["verdict"] for row in rows_of(results)} <= {"ok", "anomalous"}
     assert not results.with_name("results.csv.journal-wal").exists()
 
 
-def test_ctrl_c_ends_it(process):
-    line = process()
-    line.send_signal(signal.SIGINT)
-    out, err = line.communicate(timeout=60)
-    assert (line.returncode, err) == (0, "")
-    assert out.startswith("0 images: 0 ok, 0 anomalous, 0 unreadable; no change in 0 images")
-
-
-def test_a_changed_model_is_taken_up(process, arrive, model, script, tmp_path):
-    results = tmp_path / "results.csv"
-    # The session's model stays as it is.
-    mine = tmp_path / "mine.pydfm"
+def test_a_changed_model_is_taken_up(directed, arrive, model, script, tmp_path):
+    results, mine = tmp_path / "results.csv", tmp_path / "mine.pydfm"
     shutil.copy(model, mine)
-    words = ["watch", mine, tmp_path / "inbox", "-o", results, "--backbone", script]
-    line = subprocess.Popen(
-        [sys.executable, "-m", "pydfm", *map(os.fspath, words), "--settle", "0", "--poll", "0.05"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    try:
-        assert line.stdout.readline().startswith("watching ")
+    dfm = pydfm.load(model, backbone=script).set_params(alpha=0.4)
+    dfm.save(tmp_path / "other.pydfm")
+    before = threading.active_count()
+
+    def direct():
         arrive(0)
         wait_for(lambda: count(results) == 1)
         (tmp_path / "torn").write_bytes(mine.read_bytes()[:1000])
         (tmp_path / "torn").rename(mine)
-        assert "the changed model is not taken up, the old one goes on: " in line.stderr.readline()
-        dfm = pydfm.load(model, backbone=script)
-        dfm.set_params(alpha=0.4)
-        dfm.save(mine)
-        assert line.stdout.readline() == f"took up the changed '{mine}'\n"
-        arrive(1)
-        wait_for(lambda: count(results) == 2)
-        line.send_signal(signal.SIGTERM)
-        out, err = line.communicate(timeout=60)
-        assert line.returncode == 0, err
-        assert out.startswith(("2 images", "anomalous: "))
-    finally:
-        line.kill()
-        line.communicate()
+        time.sleep(0.3)
+        (tmp_path / "other.pydfm").rename(mine)
+        time.sleep(0.3)
+        arrive(1, 2, 3)
+        wait_for(lambda: count(results) == 4)
+
+    done = directed(direct, signal.SIGTERM, "--poll", "0.05", "--settle", "0", given=mine)
+    assert "the changed model is not taken up, the old one goes on: " in done.err
+    assert f"took up the changed '{mine}'\n" in done.out.decode()
+    assert threading.active_count() == before
+    rows = rows_of(results)
+    want = dfm.predict([row["path"] for row in rows[1:]])
+    assert [row["verdict"] for row in rows[1:]] == [{1: "ok", -1: "anomalous"}[v] for v in want]
+
+
+def test_files_that_vanish_are_told(directed, arrive, inbox, tmp_path, monkeypatch):
+    arrive(0, 1)
+    first = sorted(inbox.iterdir())[0]
+    there = Inbox.unchanged
+
+    def unchanged(self, arrival):
+        first.unlink(missing_ok=True)
+        return there(self, arrival)
+
+    monkeypatch.setattr(Inbox, "unchanged", unchanged)
+    results = tmp_path / "results.csv"
+    done = directed(lambda: wait_for(lambda: count(results) == 1), signal.SIGTERM, "--settle", "0")
+    assert done.err == f"pydfm: '{first}' was gone before it could be scored\n"

@@ -275,9 +275,11 @@ def test_commands_are_listed_in_their_order(run):
     assert listed == [
         "fit",
         "score",
+        "watch",
         "report",
         "audit",
         "eval",
+        "certify",
         "benchmark",
         "demo",
         "weights",

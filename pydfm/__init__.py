@@ -39,9 +39,9 @@ __version__: str
 _HOME = {
     "DFM": "estimator",
     "FeatureSpec": "features.extractor",
-    "ImageError": "features.images",
+    "ImageError": "features.inputs.images",
     "Preprocessing": "features.transforms",
-    "Skipped": "features.sources",
+    "Skipped": "features.inputs.sources",
     "Subspace": "stats.subspace",
     "evaluate": "metrics",
     "load": "estimator",

@@ -50,6 +50,6 @@ def test_every_command_has_a_help_text(run, command):
 
 
 def test_names_are_given_once():
-    modules = [info.name for info in pkgutil.iter_modules(pydfm.cli.__path__)]
-    assert {"fit", "score", "evaluate", "benchmark", "demo", "weights", "config"} <= set(modules)
+    modules = [info.name for info in pkgutil.walk_packages(pydfm.cli.__path__, "pydfm.cli.")]
+    assert {"pydfm.cli.models.fit", "pydfm.cli.images.score", "pydfm.cli.demo"} <= set(modules)
     assert all(isinstance(command, Command) for command in commands())

@@ -26,7 +26,8 @@ def test_a_module_with_a_command_is_enough(run, tmp_path, monkeypatch):
         assert b"  hello      Say hello." in run("--help").out
         assert_error(
             run(),
-            "fit, hello, score, watch, report, audit, eval, certify, benchmark, demo, weights or config",
+            "fit, hello, score, watch, report, audit, eval, certify, benchmark, demo, weights or "
+            "config",
         )
         assert b"A rate." in run("hello", "--help").out
         got = run("hello", "--threads", "2", "--skip-unreadable")

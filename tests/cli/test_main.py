@@ -32,7 +32,8 @@ def test_config_help_and_version_are_printed(run):
     [
         (
             (),
-            r"needed: fit, score, watch, report, audit, eval, certify, benchmark, demo, weights or config \(see",
+            r"needed: fit, score, watch, report, audit, eval, certify, benchmark, demo, weights or "
+            r"config \(see",
         ),
         (("fits",), r"No such command 'fits'.* \(see pydfm --help\)"),
         (("--colour",), r"No such option: --colour \(see pydfm --help\)"),

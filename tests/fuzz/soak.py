@@ -1,8 +1,8 @@
 """A soak of ``pydfm watch``: tiny files in and out of an inbox, and the process killed on the way.
 
-``python -m fuzz.soak`` from tests/, or `nox -s soak`. A third of the files is written slowly, a third
-moved in, a third copied; what was recorded is taken out. At the end each file has one line, in a
-whole file of results, and the memory of the last process has not grown.
+``python -m fuzz.soak`` from tests/, or `nox -s soak`. A third of the files is written slowly, a
+third moved in, a third copied; what was recorded is taken out. At the end each file has one line,
+in a whole file of results, and the memory of the last process has not grown.
 """
 
 import argparse

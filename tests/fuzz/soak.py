@@ -24,6 +24,7 @@ from PIL import Image
 import pydfm
 
 _MOST_THERE = 400
+_STARTED = "; Ctrl-C ends"
 _SIZE = 12
 
 
@@ -73,17 +74,18 @@ def soak(files, kills, folder, seed=0, arguments=()):
     process = subprocess.Popen(command, stdout=log, stderr=log)
     soaked = Soaked(files, 0, 0, 0, kills, 0, 0.0)
     tail, seen, sent, slow = _Tail(results), set(), 0, []
+    most = min(_MOST_THERE, files // 5)
     try:
         while len(seen) < files:
             if process.poll() is not None:
-                raise RuntimeError((folder / "log.txt").read_text(errors="replace")[-2000:])
+                raise RuntimeError(_log_of(folder)[-2000:])
             for path, latency in tail.read():
                 if Path(path).name in seen:
                     soaked.twice += 1
                 seen.add(Path(path).name)
                 soaked.latencies.append(latency)
                 Path(path).unlink(missing_ok=True)  # out
-            while sent < files and sent - len(seen) < _MOST_THERE:
+            while sent < files and sent - len(seen) < most:
                 slow += _bring(inbox, made, f"{sent:06}.png", pictures[sent % 16], sent % 3)
                 sent += 1
             for path, rest in slow:
@@ -100,6 +102,8 @@ def soak(files, kills, folder, seed=0, arguments=()):
             if not at and len(seen) % 50 < 25 and soaked.latencies:
                 _weigh(process.pid, len(seen), files, soaked.memory)
             time.sleep(0.02)
+        while _log_of(folder).count(_STARTED) < kills + 1 and process.poll() is None:
+            time.sleep(0.02)  # the last kill was after the last file
         process.send_signal(signal.SIGTERM)
         if process.wait(60):
             raise RuntimeError(f"it ended with {process.returncode}")
@@ -113,9 +117,13 @@ def soak(files, kills, folder, seed=0, arguments=()):
     soaked.twice = len(names) - len(set(names))
     soaked.lost = len({f"{i:06}.png" for i in range(files)} - set(names))
     soaked.strange = sum(len(row) != 9 or row[3] not in ("ok", "anomalous") for row in rows)
-    soaked.torn = (folder / "log.txt").read_text(errors="replace").count("were torn")
+    soaked.torn = _log_of(folder).count("were torn")
     soaked.seconds = time.monotonic() - began
     return soaked
+
+
+def _log_of(folder):
+    return (folder / "log.txt").read_text(errors="replace")
 
 
 class _Tail:

@@ -311,8 +311,8 @@ def _one_of_each_unit(sample: HeldOutSample, seed: int) -> NDArray[np.intp]:
     if not sample.grouped:
         return np.arange(len(sample.units))
     warnings.warn(
-        "the model was fitted with groups: one image of each is compared with; give the monitor "
-        "one image of each group, too",
+        "held-out images are in groups, or turned copies of each other: one of each is compared "
+        "with; give the monitor one image of each group, too",
         stacklevel=5,
     )
     rng = np.random.default_rng(seed)

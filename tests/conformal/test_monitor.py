@@ -156,7 +156,7 @@ def test_what_is_proven_is_said(rows):
 
 def test_one_image_of_each_group_is_compared_with(rows):
     dfm = pydfm.DFM(4).fit(rows[:90], groups=np.arange(90) // 3)
-    with pytest.warns(UserWarning, match="fitted with groups: one image of each is compared with"):
+    with pytest.warns(UserWarning, match="are in groups, or turned copies of each other: one of"):
         monitor = dfm.monitor()
     assert monitor.n_reference == 30
 

@@ -91,6 +91,14 @@ def watch(
     evidence: Annotated[
         float, typer.Option(help="Evidence, to 1, at which an alarm of drift is raised.")
     ] = 100.0,
+    reference: Annotated[
+        str | None,
+        typer.Option(
+            metavar="calibration|stream",
+            help="What drift is told from: the model's held-out scores and the images before, or "
+            "these alone.",
+        ),
+    ] = None,
     reset_drift: Annotated[
         bool, typer.Option("--reset-drift", help="Forget the evidence of drift so far.")
     ] = False,
@@ -132,9 +140,9 @@ def watch(
     hook = looks = None
     try:
         hook = None if webhook is None else Webhook(webhook, print_error)
-        judge = _Judge(model, load, record, hook, inbox, ng, wanted, alpha, evidence)
+        judge = _Judge(model, load, record, hook, inbox, ng, wanted, alpha, evidence, reference)
         judge.begin(reset=reset_drift)
-        looks = Looks(inbox, stop, poll)
+        looks = Looks(inbox, stop, poll, print_error)
         line = Line(
             Inbox(inbox, settle, record.knows),
             looks,
@@ -148,6 +156,7 @@ def watch(
         how = "by events" if looks.by_events else f"every {poll or 1:g} s"
         with _stopped_by_signals(stop, looks.wake):
             _say(f"watching '{inbox}' {how}; results go to '{output}'; Ctrl-C ends")
+            _say(f"drift: {judge.monitor.validity}")
             line.run()
     finally:
         stop.set()
@@ -199,6 +208,7 @@ class _Judge:
         wanted: Wanted,
         alpha: float | None,
         evidence: float,
+        reference: str | None,
     ) -> None:
         self._model = model
         self._load = load
@@ -209,6 +219,7 @@ class _Judge:
         self._wanted = wanted
         self._alpha = alpha
         self._evidence = evidence
+        self._reference = reference
         self._messages: list[dict[str, Any]] = []
         self.counts = dict.fromkeys(VERDICTS.values(), 0)
         self._signature = self._stat()
@@ -224,7 +235,7 @@ class _Judge:
     def _take_up(self, dfm: "DFM") -> None:
         """Take a model; what it cannot do is told before anything of the old one is given up."""
         decider = dfm.decider(alpha=self._alpha)
-        monitor = dfm.monitor(evidence=self._evidence)
+        monitor = dfm.monitor(evidence=self._evidence, reference=self._reference)
         level = dfm.alpha if self._alpha is None else self._alpha
         outputs = self._wanted.open(dfm, self._inbox, level)
         self.dfm: DFM = dfm

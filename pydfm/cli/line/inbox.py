@@ -180,10 +180,19 @@ class Looks:
         Ends all waiting.
     interval : float or None
         Seconds between two looks without events; None for events, if watchfiles is installed.
+    tell : callable
+        Takes a sentence for the person who watches.
     """
 
-    def __init__(self, root: Path, stop: threading.Event, interval: float | None) -> None:
+    def __init__(
+        self,
+        root: Path,
+        stop: threading.Event,
+        interval: float | None,
+        tell: Callable[[str], None],
+    ) -> None:
         self._stop = stop
+        self._tell = tell
         self._woken = threading.Event()
         self._interval = 1.0 if interval is None else interval
         self._thread: threading.Thread | None = None
@@ -227,7 +236,13 @@ class Looks:
             )
             for _ in changes:
                 self._woken.set()
-        except Exception:  # no events here, such as on some network drives, or the folder is gone
-            pass
-        self.by_events = False  # looks go on, every so often
+            reason = "they have ended"
+        except Exception as error:  # such as too many folders, or a drive that gives none
+            reason = str(error) or type(error).__name__
+        self.by_events = False
+        if not self._stop.is_set():
+            self._tell(
+                f"there are no events of the inbox any more ({reason}); it is looked at every "
+                f"{self._interval:g} s"
+            )
         self._woken.set()

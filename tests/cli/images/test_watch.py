@@ -150,6 +150,38 @@ def test_anomalous_files_are_set_aside_and_posted(watch, arrive, inbox, tmp_path
     assert kept == {first, bad.read_bytes()}
 
 
+def test_pages_of_a_file_have_lines_of_their_own(watch, pictures, inbox, tmp_path):
+    first, *rest = [own.convert("RGB").resize((50, 50)) for own in pictures[:3]]
+    first.save(inbox / "shots.tiff", save_all=True, append_images=rest)
+    watch()
+    watch()
+    paths = [row["path"] for row in rows_of(tmp_path / "results.csv")]
+    assert paths == [str(inbox / f"shots.tiff#{i}") for i in (1, 2, 3)]
+
+
+def test_a_full_disk_ends_it_and_loses_nothing(watch, arrive, tmp_path, monkeypatch):
+    arrive(0, 1)
+
+    def add(self, *_):
+        raise OSError("cannot write 'results.csv': No space left on device")
+
+    monkeypatch.setattr(Record, "add", add)
+    done = watch()
+    assert done.code == 2
+    assert done.err == "pydfm: cannot write 'results.csv': No space left on device\n"
+    monkeypatch.undo()
+    assert watch().code == 0
+    assert len(rows_of(tmp_path / "results.csv")) == 2
+
+
+def test_drift_is_told_from_what_was_chosen(watch):
+    first, second, _ = watch("--reference", "stream").out.decode().splitlines()
+    assert first.startswith("watching ")
+    assert second.startswith("drift: for images that come in no order, the bound of the false-al")
+    assert "begins anew" in watch("--reference", "calibration").err
+    assert "reference is 'x'; it must be one of" in watch("--reference", "x").err
+
+
 def test_drift_goes_on_across_starts(watch, inbox, model, script, tmp_path):
     rng = np.random.default_rng(0)
     for part in range(4):

@@ -131,7 +131,8 @@ def test_files_that_cannot_be_read_are_waited_for(root):
 def test_looks_are_woken_by_events(root):
     pytest.importorskip("watchfiles")
     stop = threading.Event()
-    looks = Looks(root, stop, None)
+    told = []
+    looks = Looks(root, stop, None, told.append)
     assert looks.by_events
     try:
         end = time.monotonic() + 20
@@ -152,12 +153,31 @@ def test_looks_are_woken_by_events(root):
         stop.set()
         looks.close()
     assert not looks.by_events
+    assert told == []
+
+
+def test_events_that_end_are_told(root, monkeypatch):
+    watchfiles = pytest.importorskip("watchfiles")
+
+    def watch(*_, **__):
+        raise OSError("no space left for watches")
+        yield
+
+    monkeypatch.setattr(watchfiles, "watch", watch)
+    told, stop = [], threading.Event()
+    looks = Looks(root, stop, None, told.append)
+    looks._thread.join()
+    assert not looks.by_events
+    assert told == [
+        "there are no events of the inbox any more (no space left for watches); it is looked at "
+        "every 1 s"
+    ]
 
 
 def test_without_watchfiles_it_looks_every_so_often(root, monkeypatch):
     monkeypatch.setitem(sys.modules, "watchfiles", None)
     stop = threading.Event()
-    looks = Looks(root, stop, None)
+    looks = Looks(root, stop, None, print)
     assert not looks.by_events
     start = time.monotonic()
     looks.wait(0.05)

@@ -112,6 +112,11 @@ class Certificate:
             found.append(f"For {goal}, ask for alpha {self.ask:.4g}.")
         return found
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return all of it, with the sentences, as JSON can hold it."""
+        classes = {str(name): own for name, own in self.classes.items()}
+        return {**vars(self), "classes": classes, "sentences": self.sentences()}
+
     def __str__(self) -> str:
         return "\n".join(self.sentences())
 

@@ -1,7 +1,6 @@
 """The command ``pydfm certify``."""
 
 import json
-from dataclasses import asdict
 from typing import Annotated
 
 import typer
@@ -29,9 +28,7 @@ def certify(
     kind = check_score_types(given["score_type"])[0]
     found = bound(content.fitted, kind, given["alpha"] if alpha is None else alpha, confidence)
     if as_json:
-        values = asdict(found)
-        values["classes"] = {str(name): own for name, own in found.classes.items()}
-        typer.echo(json.dumps({**values, "sentences": found.sentences()}, ensure_ascii=False))
+        typer.echo(json.dumps(found.to_dict()))
         return
     for sentence in found.sentences():
         typer.echo(sentence)

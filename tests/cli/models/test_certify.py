@@ -25,3 +25,12 @@ def test_one_sentence_for_bad_input(run, model, tmp_path):
     done = run("certify", tmp_path / "none.pydfm")
     assert done.code == 2
     assert done.err.count("\n") == 1
+
+
+def test_info_certifies_each_threshold(run, model):
+    found = json.loads(run("info", model, "--certify", "--json").out)
+    assert [own["alpha"] for own in found["certificates"]] == [0.01, 0.05, 0.1]
+    shown = run("info", model, "--certify").out.decode()
+    for sentence in found["certificates"][2]["sentences"]:
+        assert f"certificate {sentence}\n" in shown
+    assert "certificate" not in run("info", model).out.decode()

@@ -59,6 +59,13 @@ def fuzz(session: nox.Session) -> None:
 
 
 @nox.session
+def soak(session: nox.Session) -> None:
+    """20,000 files through `pydfm watch`, killed five times; takes some ten minutes."""
+    session.install(*_PINNED, ".[test]")
+    session.run("python", "-m", "fuzz.soak", *session.posargs, env={"PYTHONPATH": "tests"})
+
+
+@nox.session
 @nox.parametrize("sanitizer", ["asan", "tsan"])
 def sanitized(session: nox.Session, sanitizer: str) -> None:
     """The core's Python tests on a module built with sanitizers (GCC or Clang on Linux)."""

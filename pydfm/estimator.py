@@ -22,12 +22,14 @@ from sklearn.exceptions import NotFittedError
 from sklearn.utils.validation import _check_feature_names
 
 from pydfm.conformal.calibration import calibration_of, map_range, map_threshold, thresholds
+from pydfm.conformal.certificate import CONFIDENCE, Certificate, certify
 from pydfm.conformal.checks.audit import Audit, AuditInput, audit
 from pydfm.conformal.checks.independence import near_places, warn_of_dependence
 from pydfm.conformal.checks.outliers import FDR
 from pydfm.conformal.checks.outliers import outliers as outliers_among
 from pydfm.conformal.decisions import Assessment, Decider, p_values
 from pydfm.conformal.drift import Drift, DriftTest
+from pydfm.conformal.monitor import EVIDENCE, Monitor
 from pydfm.conformal.recalibration import Recalibration, RecalibrationTask
 from pydfm.conformal.regions import LEAST_AREA, SPREAD, Region, RegionFinder
 from pydfm.features.backbones import AS_SAVED, copy_backbone
@@ -1400,6 +1402,88 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         kind = self._chosen(None)[1][0]
         test = DriftTest(self.fitted_, kind, labelled=labels is not None)
         return test.conclude(self._scored(X, labels, test.measure, (test.n_values,), "drift"))
+
+    def monitor(
+        self,
+        *,
+        evidence: float = EVIDENCE,
+        reference: str | None = None,
+        seed: int = 0,
+        state: Mapping[str, Any] | None = None,
+    ) -> Monitor:
+        """Return an alarm for drift that may be looked at after every image.
+
+        Unlike `drift`, whose test is of one batch, ``monitor.update(X)`` takes images as they come,
+        for as long as they come: ``monitor.evidence`` is how many to 1 it is that the line has
+        changed, and the probability that it reaches `evidence` in an endless run without a change
+        is at most 1 / `evidence`. Verdicts stay as they are. See `pydfm.conformal.monitor`.
+
+        Parameters
+        ----------
+        evidence : float, default=100
+            The evidence at which an alarm is raised.
+        reference : {"calibration", "stream"}, optional
+            What images are compared with: the held-out scores and the images before them, or these
+            alone, which finds no change that is there from the first image on. Default:
+            "calibration" where held-out scores are of one model and class, else "stream".
+        seed : int, default=0
+            Of the numbers that break ties between scores.
+        state : dict, optional
+            What ``monitor.state()`` of the process before gave, to go on from there.
+
+        Returns
+        -------
+        Monitor
+            ``monitor.sentence`` says what it found, ``monitor.changed_at`` where.
+
+        Raises
+        ------
+        ValueError
+            If `evidence` is below 1, the model has no such reference, or `state` is of another
+            model.
+        """
+
+        def score(monitor: Monitor, X: Any) -> NDArray[np.float64]:
+            n_values = len(monitor.names) + 1
+            return self._scored(X, None, monitor.measure, (n_values,), "watch")
+
+        found = Monitor(
+            self.fitted_,
+            self._kind,
+            evidence=evidence,
+            reference=reference,
+            seed=seed,
+            score=score,
+        )
+        if state is not None:
+            found.restore(state)
+        return found
+
+    def certify(self, alpha: float | None = None, *, confidence: float = CONFIDENCE) -> Certificate:
+        """Bound the false-alarm rate of the threshold of a level, with a confidence.
+
+        `alpha` is kept on average over samples of held-out images; this bounds the rate of the
+        threshold that came from this one, says whether the bound is proven, and how many good
+        images are missing for `alpha` as a bound. See `pydfm.conformal.certificate`.
+
+        Parameters
+        ----------
+        alpha : float in (0, 1), optional
+            In place of the parameter.
+        confidence : float in (0, 1), default=0.95
+
+        Returns
+        -------
+        Certificate
+            ``print(certificate)`` says all of it in sentences.
+
+        Raises
+        ------
+        ValueError
+            If a number is out of its range, or the model was fitted without calibration.
+        """
+        level = self.alpha if alpha is None else alpha
+        return certify(self.fitted_, self._kind, level, confidence)
 
     def audit(
         self, X: Any = None, *, labels: Any = None, groups: Any = None, fdr: float = FDR

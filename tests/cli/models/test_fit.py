@@ -220,6 +220,7 @@ def test_every_parameter_that_has_an_option_is_one():
         "clean",
         "dry_run",
         "fdr",
+        "keep",
         "use_ray",
     }
 

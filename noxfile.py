@@ -50,7 +50,7 @@ def types(session: nox.Session) -> None:
 
 @nox.session
 def cpp(session: nox.Session) -> None:
-    """The C++ tests; sanitizers by `nox -s cpp -- asan tsan`."""
+    """The C++ tests; others by their presets: `nox -s cpp -- clang aarch64 asan tsan`."""
     session.install(*_BUILD)
     for preset in session.posargs or ["strict"]:
         session.run("cmake", "--workflow", "--preset", preset)

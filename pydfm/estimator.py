@@ -2094,6 +2094,7 @@ def load(
     Parameters
     ----------
     path : path
+        The file.
     backbone : path or torch.nn.Module, optional
         Needed where the model was fitted with a module of your own or a TorchScript file, whose
         code would run: a model file must not choose it.

@@ -268,6 +268,6 @@ def docs(session: nox.Session) -> None:
     options = ("--fail-on-warning", "--keep-going", "--nitpicky", "--fresh-env", "-q")
     for builder in ("html", *session.posargs):
         session.run(
-            *("python", "-m", "sphinx", *options, "-b", builder),
+            *("sphinx-build", *options, "-b", builder),
             *("docs", f"build/docs/{builder}"),
         )

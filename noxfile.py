@@ -4,6 +4,7 @@ import os
 import shutil
 import sys
 import tarfile
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -127,8 +128,8 @@ _COMPILERS = ("cc", "gcc", "c++", "g++", "clang", "clang++", "cl", "cmake", "nin
 @contextmanager
 def _fresh(session: nox.Session, name: str) -> Iterator[tuple[str, Path, dict[str, str]]]:
     """A new environment, a folder away from the sources, and a PATH without a compiler."""
-    folder = Path(session.create_tmp()).resolve() / name
-    shutil.rmtree(folder, ignore_errors=True)
+    # Not nox's own temporary folder: it lies in the sources, and would be that of the tests too.
+    folder = Path(tempfile.mkdtemp(prefix=f"pydfm-{name}-"))
     session.run("python", "-m", "venv", str(folder / "venv"))
     programs = folder / "venv" / ("Scripts" if os.name == "nt" else "bin")
     found = [tool for tool in _COMPILERS if shutil.which(tool, path=str(programs))]
@@ -137,9 +138,11 @@ def _fresh(session: nox.Session, name: str) -> Iterator[tuple[str, Path, dict[st
     outside = folder / "outside"
     outside.mkdir()
     settings = {"PATH": str(programs), "MPLBACKEND": "agg", "PYTHONPATH": "", "CC": "", "CXX": ""}
-    with session.chdir(outside):
-        yield str(programs / "python"), outside, settings
-    shutil.rmtree(folder)
+    try:
+        with session.chdir(outside):
+            yield str(programs / "python"), outside, settings
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _one(session: nox.Session, folder: Path, pattern: str) -> Path:
@@ -169,8 +172,7 @@ def wheels(session: nox.Session) -> None:
     tools, repair = repairs[sys.platform]
     session.install("build", *tools)
     root = Path.cwd()
-    built = Path(session.create_tmp()).resolve() / "built"
-    repaired = root / "dist" / "wheels"
+    built, repaired = root / "dist" / "built", root / "dist" / "wheels"
     for folder in (built, repaired):
         shutil.rmtree(folder, ignore_errors=True)
     session.run("python", "-m", "build", "--wheel", "--outdir", str(built))

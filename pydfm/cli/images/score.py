@@ -83,6 +83,13 @@ def score(
         float,
         typer.Option(help="Standard deviation of a Gaussian that smooths maps, in pixels."),
     ] = 0.0,
+    fail_on: Annotated[
+        str | None,
+        typer.Option(
+            metavar="anomalous",
+            help="End with exit code 1 if an image is anomalous (0: none is; 2: an error).",
+        ),
+    ] = None,
     use_ray: Ray = None,
     weights: MovedWeights = None,
     backbone: MovedBackbone = None,
@@ -95,6 +102,8 @@ def score(
     from pydfm.features.pictures.pages import with_pages
     from pydfm.runtime.files import check_output, write_file
 
+    if fail_on not in (None, "anomalous"):
+        raise ValueError(f"--fail-on is {fail_on!r}; it must be 'anomalous'")
     if output is not None:
         check_output(output)
     elif sys.stdout is None:
@@ -105,6 +114,11 @@ def score(
     dfm = load_model(model, weights, backbone, parameters)
     if score_type:
         dfm.set_params(score_type=score_type[0] if len(score_type) == 1 else tuple(score_type))
+    if fail_on is not None and dfm.calibration_ is None:
+        raise ValueError(
+            "--fail-on is given, but the model was fitted without calibration and does not decide; "
+            "fit with --calibration loo"
+        )
     level = dfm.alpha if alpha is None else alpha
     outputs = wanted.open(dfm, folder if folder.is_dir() else folder.parent, level)
     columns = _columns(dfm, paths, use_ray, _decider(dfm, alpha, fdr), outputs)
@@ -119,6 +133,8 @@ def score(
         sys.stdout.write(table)
     else:
         write_file(output, table.encode("utf-8", "surrogateescape"))
+    if fail_on is not None and "anomalous" in columns["verdict"]:
+        raise typer.Exit(1)
 
 
 @dataclass(frozen=True)

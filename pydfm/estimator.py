@@ -348,8 +348,13 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
     >>> rng = np.random.default_rng(0)
     >>> x = rng.normal(size=(500, 4)) @ rng.normal(size=(4, 64))
     >>> dfm = pydfm.DFM().fit(x)
-    >>> bool(dfm.score(rng.normal(size=(1, 64)))[0] > dfm.score(x).max())
+    >>> y = rng.normal(size=(3, 64))
+    >>> bool(dfm.score(y).min() > dfm.score(x).max())
     True
+    >>> dfm.predict(y), dfm.p_value(y).round(3)
+    (array([-1, -1, -1]), array([0.002, 0.002, 0.002]))
+    >>> dfm.partial_fit(x[:100]).n_samples_
+    600
     """
 
     _training: TrainingState | None = None
@@ -2329,6 +2334,7 @@ def load(
     Parameters
     ----------
     path : path
+        The file.
     backbone : path or torch.nn.Module, optional
         Needed where the model was fitted with a module of your own or a TorchScript file, whose
         code would run: a model file must not choose it.

@@ -4,15 +4,18 @@ import io
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from pydfm.features.pictures.colours import is_deep_colour, read_colours
+from pydfm.features.pictures.headers import FORMATS
 from pydfm.features.pictures.limits import check_size, pillow_without_bound
 from pydfm.features.pictures.pages import seek_page, split_page
 from pydfm.features.pictures.tiff import is_misread, is_tiff, read_tiff
+
+_MAY_BE_DEEP: Final = ("PNG", "TIFF", "PPM", "SGI", "DDS", *FORMATS)
 
 
 def read(source: Any, convert: Callable[[Any], Any], max_pixels: int | None = None) -> Any:
@@ -88,9 +91,9 @@ def _has_deep_colours(image: Any) -> bool:
     """Whether a PIL image is an open file whose colours have more bits than Pillow reads."""
     if is_deep_colour(image):
         return True
-    if image.format not in ("PNG", "TIFF", "PPM") or image.tile:
+    if image.format not in _MAY_BE_DEEP or image.tile:
         return False
-    if image.mode not in ("RGB", "RGBA", "LA") or not Path(image.filename or "").is_file():
+    if image.mode.startswith("I") or not Path(image.filename or "").is_file():
         return False
     try:
         with Image.open(image.filename) as unread:  # what was loaded does not tell

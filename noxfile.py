@@ -84,11 +84,15 @@ def sanitized(session: nox.Session, sanitizer: str) -> None:
         "UBSAN_OPTIONS": "print_stacktrace=1",
         "OPENBLAS_NUM_THREADS": "1",  # numpy's library is not built with them
     }
+    # `python -m pytest` would import the package of this folder, whose core has no sanitizer.
+    check = "import pydfm._core_baseline as core; print(core.__file__)"
+    with session.chdir(folder):
+        session.run("python", "-c", check, env=settings)
     chosen = ["tests/core", "tests/estimator/test_sharing.py"]
     # Only one build of the core is there.
     left_out = "tests/core/test_core.py::test_every_instruction_set_gives_the_same_scores"
     session.run(
-        *("python", "-m", "pytest", "--timeout", "3000", "--deselect", left_out),
+        *("pytest", "--timeout", "3000", "--deselect", left_out),
         *(session.posargs or chosen),
         env=settings,
     )

@@ -303,8 +303,9 @@ def test_a_tuple_of_two_images_is_never_an_image_and_its_label(tmp_path):
     with pytest.raises(ImageError, match="there is no such file"):
         read(iter([[paths[0], str(tmp_path / "none.png")]]))
     # What no image can be is a label, or belongs to the image
-    for X in ([(paths[0], "cut")], [(opened[0], paths[0])], [(arrays[0], np.zeros((1, 40, 48)))]):
-        assert read(X).indices == [0]
+    others = [(paths[0], "cut"), (opened[0], paths[0]), (arrays[0], np.zeros((1, 40, 48)))]
+    for X in others:
+        assert read(iter([X])).indices == [0]
 
 
 @pytest.mark.parametrize("shape", [(4, 5), (4, 3, 40, 48)])

@@ -36,7 +36,7 @@ def is_turned_unpacked(image: Any) -> bool:
         return False
     right = max(tile[1][2] for tile in image.tile)
     bottom = max(tile[1][3] for tile in image.tile)
-    return image.size != (right, bottom) and image.size == (bottom, right)
+    return bool(image.size != (right, bottom) and image.size == (bottom, right))
 
 
 def mend_size(image: Any) -> None:

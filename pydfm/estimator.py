@@ -64,6 +64,7 @@ from pydfm.parameters import (
     draw_seed,
 )
 from pydfm.runtime.checks import check_number, check_share
+from pydfm.runtime.text import printable
 from pydfm.runtime.threads import Lock, PerThread, resolve_threads
 from pydfm.stats.scores import check_score_types
 from pydfm.stats.subspace import Subspace
@@ -2159,15 +2160,15 @@ def _without_code(path: str, content: ModelFile, backbone: Any) -> dict[str, Any
         return parameters
     if spec is not None and family_saved_as(spec.backbone).runs_code:
         raise ValueError(
-            f"'{path}' names the TorchScript file '{spec.backbone}', whose code would run; if you "
-            "trust it, pass it as backbone"
+            f"'{path}' names the TorchScript file '{printable(str(spec.backbone))}', "
+            "whose code would run; if you trust it, pass it as backbone"
         )
     own = parameters.get("backbone")
     if isinstance(own, str) and family_saved_as(own).runs_code and not is_name(own):
         del parameters["backbone"]
         warnings.warn(
-            f"'{path}' has backbone='{own}', which its features do not come from, and whose code "
-            "would run at the next fit of images; set it again if you trust it",
+            f"'{path}' has backbone='{printable(own)}', which its features do not come from, and "
+            "whose code would run at the next fit of images; set it again if you trust it",
             stacklevel=3,
         )
     return parameters

@@ -12,6 +12,7 @@ from pydfm.features.inputs.images import ImageError, read_image
 from pydfm.features.pictures.orientation import orientation, turned_levels, upright
 from pydfm.features.pictures.reading import stored_orientation
 from pydfm.features.transforms import Preprocessing, as_8_bit
+from pydfm.runtime.text import printable
 
 
 def load_masks(category: Category, size: tuple[int, int] | Preprocessing) -> NDArray[np.bool_]:
@@ -35,7 +36,8 @@ def load_masks(category: Category, size: tuple[int, int] | Preprocessing) -> NDA
     ImageError
         If a mask cannot be read.
     ValueError
-        If a mask has another size than its image.
+        If a mask has another size than its image, or none can say how it lies on one that EXIF
+        turns.
     """
     geometry = size if isinstance(size, Preprocessing) else Preprocessing(resize=size, crop=None)
     masks = np.zeros((len(category.test), *geometry.size), dtype=bool)
@@ -55,8 +57,9 @@ def _read_masks(paths: Sequence[str], image: str) -> NDArray[np.bool_]:
             mask = _turned_as(mask, turn, size, path, image)
         if mask.shape != size:
             raise ValueError(
-                f"the mask '{path}' has {mask.shape[1]} x {mask.shape[0]} pixels and its image "
-                f"'{image}' {size[1]} x {size[0]}; both must have the same size"
+                f"the mask '{printable(path)}' has {mask.shape[1]} x {mask.shape[0]} pixels and "
+                f"its image '{printable(image)}' {size[1]} x {size[0]}; both must have the same "
+                "size"
             )
         union |= mask
     return union
@@ -78,8 +81,9 @@ def _turned_as(
     if mask.shape != size:
         return turned
     raise ValueError(
-        f"the image '{image}' is turned by its EXIF orientation, {turn}, and its mask '{path}' has "
-        "none, so that it may be of the image as stored or as shown; save the image upright"
+        f"the image '{printable(image)}' is turned by its EXIF orientation, {turn}, and its mask "
+        f"'{printable(path)}' has none, so that it may be of the image as stored or as shown; save "
+        "the image upright"
     )
 
 

@@ -18,7 +18,6 @@ from pydfm.cli.options import (
     MovedWeights,
     Ray,
     load_model,
-    printable,
     ray_data_set,
 )
 
@@ -94,6 +93,7 @@ def score(
     from pydfm.features.inputs.images import list_images
     from pydfm.features.pictures.pages import with_pages
     from pydfm.runtime.files import check_output, write_file
+    from pydfm.runtime.text import cell
 
     if output is not None:
         check_output(output)
@@ -109,8 +109,8 @@ def score(
     outputs = wanted.open(dfm, folder if folder.is_dir() else folder.parent, level)
     columns = _columns(dfm, paths, use_ray, _decider(dfm, alpha, fdr), outputs)
     if "class" in columns:
-        columns["class"] = [_cell(name) for name in columns["class"]]
-    table = _csv({"path": [_cell(path) for path in paths], **columns})
+        columns["class"] = [cell(name) for name in columns["class"]]
+    table = _csv({"path": [cell(path) for path in paths], **columns})
     if regions is not None:
         assert outputs is not None
         assert outputs.regions is not None
@@ -320,11 +320,6 @@ def _read(
 
     pixels: NDArray[Any] = read_image(path, look, most)
     return pixels
-
-
-def _cell(text: str) -> str:
-    """Return `text` as a cell that is one line, steers no terminal, and is no formula."""
-    return printable("'" + text if text.startswith(("=", "+", "-", "@")) else text)
 
 
 def _csv(columns: dict[str, list[str]]) -> str:

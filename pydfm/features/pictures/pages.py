@@ -10,6 +10,7 @@ from typing import Final
 from PIL import Image
 
 from pydfm.features.pictures.limits import check_claim, pillow_without_bound
+from pydfm.runtime.text import printable
 
 _PAGE: Final = re.compile(r"(.+)#([1-9][0-9]*)", re.DOTALL)
 
@@ -57,7 +58,7 @@ def with_pages(paths: Iterable[str]) -> list[str]:
     if others:
         warnings.warn(
             f"{len(others)} pages are smaller than the largest of their files, as previews and the "
-            f"levels of a pyramid are, and are left out; the first: '{others[0]}'",
+            f"levels of a pyramid are, and are left out; the first: '{printable(others[0])}'",
             stacklevel=2,
         )
     return names

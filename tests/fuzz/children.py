@@ -132,9 +132,7 @@ def _serve(pipe, folder):
     faulthandler.enable((Path(folder) / "trace").open("w"))
     logging.disable()
     warnings.simplefilter("ignore")
-    import torch
-
-    torch.set_num_threads(1)
+    os.environ["OMP_NUM_THREADS"] = "1"  # torch's
     modules = {}
     while True:
         try:

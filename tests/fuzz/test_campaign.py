@@ -34,3 +34,8 @@ def test_the_campaign_sees_crashes_errors_and_growth():
     assert crash.startswith("crash: SIGSEGV")
     assert error.startswith("KeyError at samples.py:")
     assert growth.startswith("large with 6")
+
+
+def test_a_campaign_that_cannot_run_is_no_finding():
+    with pytest.raises(RuntimeError, match=r"fuzz\.nothing cannot be prepared"):
+        run([("fuzz.nothing", 0)])

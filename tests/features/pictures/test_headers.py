@@ -37,11 +37,12 @@ def avif(bits):
     return bytes(data)
 
 
-@pytest.mark.parametrize("bits", [8, 10, 12, 16])
-@pytest.mark.parametrize("ending", ["j2k", "jp2", "avif"])
+@pytest.mark.parametrize(
+    ("ending", "bits"),
+    [(ending, bits) for ending in ("j2k", "jp2", "avif") for bits in (8, 10, 12)]
+    + [("j2k", 16), ("jp2", 16)],
+)
 def test_colours_of_which_pillow_keeps_8_bits_are_refused_by_name(tmp_path, ending, bits):
-    if ending == "avif" and bits == 16:
-        pytest.skip("AVIF has up to 12 bits")
     path = tmp_path / f"x.{ending}"
     path.write_bytes(avif(bits) if ending == "avif" else jpeg_2000(ending, bits))
     with Image.open(path) as image:

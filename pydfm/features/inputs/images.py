@@ -25,7 +25,8 @@ _NO_WORD_NEEDED: Final = frozenset({"thumbs.db", "desktop.ini"})
 def extensions() -> frozenset[str]:
     """Return the endings of the files that Pillow can read, in lower case."""
     known = Image.registered_extensions()
-    return frozenset(e for e, kind in known.items() if kind in Image.OPEN and kind not in _NOT_READ)
+    read = ({*Image.OPEN} - _NOT_READ) | {"MPO"}  # which the reader of JPEG opens
+    return frozenset(ending for ending, kind in known.items() if kind in read)
 
 
 class ImageError(ValueError):

@@ -1,4 +1,4 @@
-"""Pages of a file (TIFF, GIF, APNG, WebP), each an image of its own, named FILE#NUMBER."""
+"""Pages of a file (TIFF, GIF, APNG, WebP, ...), each an image of its own, named FILE#NUMBER."""
 
 import os
 import re
@@ -11,6 +11,10 @@ from PIL import Image
 
 from pydfm.features.pictures.limits import check_claim, pillow_without_bound
 from pydfm.runtime.text import printable
+
+# Told by their endings: others of these bytes are photographs with a preview behind them (JPEG).
+_BY_ENDING: Final = frozenset({".mpo", ".dcx", ".fli", ".flc"})
+_OF_ONE_SIZE: Final = ("GIF", "PNG", "WEBP", "AVIF", "FLI")
 
 _PAGE: Final = re.compile(r"(.+)#([1-9][0-9]*)", re.DOTALL)
 
@@ -76,7 +80,7 @@ def _page_sizes(path: str) -> list[tuple[int, int]]:
             count = getattr(image, "n_frames", 1)
             if count < 2:
                 return []
-            if image.format != "TIFF":  # frames of an animation have one size
+            if image.format in _OF_ONE_SIZE:  # frames of an animation
                 return [image.size] * count
             sizes = []
             for i in range(count):
@@ -89,6 +93,8 @@ def _page_sizes(path: str) -> list[tuple[int, int]]:
 
 def _may_have_pages(path: str) -> bool:
     """Whether a file is of a format with pages, by its first bytes; most are not opened then."""
+    if Path(path).suffix.lower() in _BY_ENDING:
+        return True
     with Path(path).open("rb") as file:
         head = file.read(12)
         if head[:8] != b"\x89PNG\r\n\x1a\n":

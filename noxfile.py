@@ -83,6 +83,7 @@ def sanitized(session: nox.Session, sanitizer: str) -> None:
         "PYDFM_INSTRUCTION_SET": "baseline",
         "ASAN_OPTIONS": "detect_leaks=0",  # Python keeps what it has to the end
         "UBSAN_OPTIONS": "print_stacktrace=1",
+        "PYDFM_TEST_SLOWER": "32",
         "OPENBLAS_NUM_THREADS": "1",  # numpy's library is not built with them
     }
     # `python -m pytest` would import the package of this folder, whose core has no sanitizer.

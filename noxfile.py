@@ -83,7 +83,7 @@ def sanitized(session: nox.Session, sanitizer: str) -> None:
         "PYDFM_INSTRUCTION_SET": "baseline",
         "ASAN_OPTIONS": "detect_leaks=0",  # Python keeps what it has to the end
         "UBSAN_OPTIONS": "print_stacktrace=1",
-        # A fork of a test starts threads. A report makes the exit status 66, though pytest hides it.
+        # A fork of a test starts threads. A report that pytest hides makes the exit status 66.
         "TSAN_OPTIONS": "die_after_fork=0",
         "PYDFM_TEST_SLOWER": "32",
         "OPENBLAS_NUM_THREADS": "1",  # numpy's library is not built with them

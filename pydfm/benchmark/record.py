@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from pydfm import __version__
+from pydfm.runtime.text import cell
 
 
 class Record:
@@ -48,7 +49,7 @@ class Record:
         if self._path is None:
             return
         data = self._path.read_bytes() if self._path.is_file() else b""
-        text = data.decode("utf-8", "replace")
+        text = data.decode("utf-8", "surrogateescape")
         whole = text[: text.rfind("\n") + 1]
         reader = csv.DictReader(io.StringIO(whole))
         # A first line that was cut short is the beginning of the header.
@@ -62,20 +63,20 @@ class Record:
             )
         self.rows = list(reader)
         if whole != text:
-            self._path.write_text(whole, encoding="utf-8")
+            self._path.write_bytes(whole.encode("utf-8", "surrogateescape"))
         if not whole:
             self._append(self._columns)
 
     def find(self, keys: Mapping[str, str]) -> dict[str, str] | None:
         """Return the result that `keys` name, or None if there is none yet."""
-        wanted = keys.items()
+        wanted = {name: cell(value) for name, value in keys.items()}.items()
         return next((row for row in self.rows if wanted <= row.items()), None)
 
     def add(
         self, keys: Mapping[str, str], values: Mapping[str, float | str | None]
     ) -> dict[str, str]:
         """Write one result; floats with six decimals, nothing for None and NaN."""
-        row = {**keys, **{k: _text(v) for k, v in values.items()}}
+        row = {k: cell(v) for k, v in keys.items()} | {k: _text(v) for k, v in values.items()}
         row = {column: row.get(column, "") for column in self._columns}
         self._append(tuple(row.values()))
         self.rows.append(row)
@@ -84,7 +85,7 @@ class Record:
     def _append(self, fields: Sequence[str]) -> None:
         if self._path is None:
             return
-        with self._path.open("a", newline="", encoding="utf-8") as file:
+        with self._path.open("a", newline="", encoding="utf-8", errors="surrogateescape") as file:
             csv.writer(file, lineterminator="\n").writerow(fields)
 
 
@@ -106,7 +107,7 @@ def digest(*parts: Any) -> str:
             paths = [Path(path).absolute() for path in part]
             top = os.path.commonpath([path.parent for path in paths])
             for path in paths:
-                found.update(f"{path.relative_to(top)}\n".encode())
+                found.update(os.fsencode(path.relative_to(top)) + b"\n")
                 # A file that cannot be read is an error where it is measured.
                 with contextlib.suppress(OSError):
                     found.update(hashlib.sha256(path.read_bytes()).digest())

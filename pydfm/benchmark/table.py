@@ -2,9 +2,12 @@
 
 from collections.abc import Sequence
 
+from pydfm.runtime.text import printable
+
 
 def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Return a table with aligned columns."""
+    """Return a table with aligned columns; names can forge neither a column nor a row."""
+    rows = [[printable(own).replace("|", "\\|") for own in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
     lines = [header, ["-" * width for width in widths], *rows]
     return "\n".join("| " + " | ".join(map(str.ljust, line, widths)) + " |" for line in lines)

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from pydfm.cli.command import Command
+from pydfm.cli.options import say
 
 
 def demo(
@@ -72,7 +73,7 @@ def demo(
     auroc = evaluate(scores, images.labels)["auroc"]
     typer.echo(f"\nAUROC     {auroc:.3f}, brick against all others (0.5 is chance, 1 perfect)")
     figure.write(images.test, images.kinds, scores, auroc)
-    typer.echo(f"figure    {os.fspath(output)}")
+    say(f"figure    {os.fspath(output)}")
     typer.echo(f"page      {os.fspath(page)}: the report of the wall; open it in a browser\n")
     typer.echo("next      pydfm fit FOLDER_OF_GOOD_IMAGES -o model.pydfm")
 

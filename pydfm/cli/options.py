@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from pydfm.runtime.text import printable
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -169,12 +171,6 @@ def print_error(message: str) -> None:
         print("pydfm: " + printable(" ".join(message.split())), file=sys.stderr)
 
 
-def printable(text: str) -> str:
-    """Return `text` with what could steer a terminal or forge a line in Python's escapes.
-
-    Bytes that are not text stay as they are.
-    """
-    return "".join(
-        c if c.isprintable() or "\udc80" <= c <= "\udcff" else c.encode("unicode_escape").decode()
-        for c in text
-    )
+def say(text: str) -> None:
+    """Print one line on stdout, whatever names `text` contains."""
+    typer.echo(printable(text))

@@ -9,8 +9,10 @@ from PIL import Image
 
 from pydfm.datasets.category import Category
 from pydfm.features.inputs.images import ImageError, read_image
-from pydfm.features.pictures.orientation import orientation, upright
+from pydfm.features.pictures.orientation import orientation, turned_levels, upright
+from pydfm.features.pictures.reading import stored_orientation
 from pydfm.features.transforms import Preprocessing, as_8_bit
+from pydfm.runtime.text import printable
 
 
 def load_masks(category: Category, size: tuple[int, int] | Preprocessing) -> NDArray[np.bool_]:
@@ -35,7 +37,8 @@ def load_masks(category: Category, size: tuple[int, int] | Preprocessing) -> NDA
     ImageError
         If a mask cannot be read.
     ValueError
-        If a mask has another size than its image.
+        If a mask has another size than its image, or none can say how it lies on one that EXIF
+        turns.
     """
     geometry = size if isinstance(size, Preprocessing) else Preprocessing(resize=size, crop=None)
     masks = np.zeros((len(category.test), *geometry.size), dtype=bool)
@@ -47,17 +50,42 @@ def load_masks(category: Category, size: tuple[int, int] | Preprocessing) -> NDA
 
 def _read_masks(paths: Sequence[str], image: str) -> NDArray[np.bool_]:
     """Return the union of the masks of `image`, at its size."""
-    size = _read(image, _rotated_size)
+    size, turn = _read(image, _size), stored_orientation(image)
     union: NDArray[np.bool_] = np.zeros(size, dtype=bool)
     for path in paths:
         mask = _read(path, _above_zero)
+        if turn != 1 and stored_orientation(path) == 1:
+            mask = _turned_as(mask, turn, size, path, image)
         if mask.shape != size:
             raise ValueError(
-                f"the mask '{path}' has {mask.shape[1]} x {mask.shape[0]} pixels and its image "
-                f"'{image}' {size[1]} x {size[0]}; both must have the same size"
+                f"the mask '{printable(path)}' has {mask.shape[1]} x {mask.shape[0]} pixels and "
+                f"its image '{printable(image)}' {size[1]} x {size[0]}; both must have the same "
+                "size"
             )
         union |= mask
     return union
+
+
+def _turned_as(
+    mask: NDArray[Any], turn: int, size: tuple[int, int], path: str, image: str
+) -> NDArray[Any]:
+    """Return a mask without orientation for an image that has one, as far as its size tells.
+
+    Raises
+    ------
+    ValueError
+        If the mask may be of the image as it is stored or as it is shown.
+    """
+    turned = turned_levels(mask, turn)
+    if turned.shape != size or np.array_equal(turned, mask):
+        return mask
+    if mask.shape != size:
+        return turned
+    raise ValueError(
+        f"the image '{printable(image)}' is turned by its EXIF orientation, {turn}, and its mask "
+        f"'{printable(path)}' has none, so that it may be of the image as stored or as shown; save "
+        "the image upright"
+    )
 
 
 def _read(path: str, convert: Callable[[Any], Any]) -> Any:
@@ -67,7 +95,7 @@ def _read(path: str, convert: Callable[[Any], Any]) -> Any:
         raise ImageError(f"cannot read image '{path}': {error}") from error
 
 
-def _rotated_size(image: Image.Image | NDArray[Any]) -> tuple[int, int]:
+def _size(image: Image.Image | NDArray[Any]) -> tuple[int, int]:
     """Return height and width as `Preprocessing.from_pil` sees them; only a TIFF is decoded."""
     if isinstance(image, np.ndarray):  # levels of more than 8 bits
         return image.shape[0], image.shape[1]

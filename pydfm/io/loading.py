@@ -21,6 +21,7 @@ from pydfm.io.model_file import ModelFile, read_model
 from pydfm.model.fitting import FittedDFM
 from pydfm.model.training import TrainingState
 from pydfm.parameters import DEFAULTS, check_parameters
+from pydfm.runtime.text import printable
 
 if TYPE_CHECKING:
     import torch
@@ -177,15 +178,15 @@ def _without_code(path: str, content: ModelFile, backbone: Any) -> dict[str, Any
         return parameters
     if spec is not None and family_saved_as(spec.backbone).runs_code:
         raise ValueError(
-            f"'{path}' names the TorchScript file '{spec.backbone}', whose code would run; if you "
-            "trust it, pass it as backbone"
+            f"'{path}' names the TorchScript file '{printable(str(spec.backbone))}', "
+            "whose code would run; if you trust it, pass it as backbone"
         )
     own = parameters.get("backbone")
     if isinstance(own, str) and family_saved_as(own).runs_code and not is_name(own):
         del parameters["backbone"]
         warnings.warn(
-            f"'{path}' has backbone='{own}', which its features do not come from, and whose code "
-            "would run at the next fit of images; set it again if you trust it",
+            f"'{path}' has backbone='{printable(own)}', which its features do not come from, and "
+            "whose code would run at the next fit of images; set it again if you trust it",
             stacklevel=4,
         )
     return parameters

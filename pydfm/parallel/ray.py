@@ -8,6 +8,7 @@ again whose worker has died, and only one result of it is counted.
 """
 
 from collections.abc import Sequence
+from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 from sklearn.base import clone
 
 from pydfm.estimator import DFM
-from pydfm.features.pictures.intensity import chosen_depth, look_at
+from pydfm.features.pictures.intensity import Seen, chosen_depth, look_at
 from pydfm.features.pictures.pages import with_pages
 from pydfm.model.training import TrainingState
 from pydfm.parameters import check_parameters, draw_seed
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from ray.data import Dataset
 
 _COLUMNS = ("features", "image", "path")
+_SEEN = tuple(own.name for own in fields(Seen))
 
 
 def fit(
@@ -206,14 +208,14 @@ def _chosen_intensity(
         fn_constructor_args=(template.max_pixels, column),
         **_resources(template.batch_size, n_workers, num_cpus, None),
     )
-    bits, largest = 0, 0.0
+    total = Seen()
     try:
         for batch in seen.iter_batches(batch_size=None):
-            bits = max(bits, int(batch["bits"].max()))
-            largest = max(largest, float(batch["largest"].max()))
+            for own in zip(*(batch[name].tolist() for name in _SEEN), strict=True):
+                total += Seen(*own)
     except import_ray().exceptions.RayTaskError as error:
         raise _cause(error) from None
-    return chosen_depth((bits, largest))
+    return chosen_depth(total)
 
 
 class _Look:
@@ -226,8 +228,8 @@ class _Look:
     def __call__(self, batch: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         rows = _rows(batch[self._column])
         images = with_pages(rows) if isinstance(rows, list) else [rows]
-        bits, largest = look_at(images, self._max_pixels)
-        return {"bits": np.array([bits]), "largest": np.array([largest])}
+        seen = look_at(images, self._max_pixels)
+        return {name: np.array([getattr(seen, name)]) for name in _SEEN}
 
 
 class _Extract:

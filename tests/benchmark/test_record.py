@@ -1,7 +1,11 @@
+import os
+import sys
+
 import numpy as np
 import pytest
 
 from pydfm.benchmark.record import Record, digest
+from pydfm.benchmark.table import markdown
 
 
 def test_a_record_resumes(tmp_path):
@@ -14,6 +18,19 @@ def test_a_record_resumes(tmp_path):
     again = Record(path, ("who", "settings"), ("x", "y"))
     assert again.find(keys) == row
     assert again.find({**keys, "settings": "t"}) is None
+
+
+def test_names_in_a_record_are_cells_and_resume(tmp_path):
+    path = tmp_path / "results.csv"
+    names = ["=1+1", "a\nb", "\x1b[31m", "\udcff", 'a"b']
+    record = Record(path, ("who",), ("x",))
+    for name in names:
+        record.add({"who": name}, {"x": 0.5})
+    again = Record(path, ("who",), ("x",))
+    assert all(again.find({"who": name}) is not None for name in names)
+    lines = path.read_bytes().splitlines()
+    want = [b"who,x", b"'=1+1,0.500000", b"a\\nb,0.500000", b"\\x1b[31m,0.500000"]
+    assert lines == [*want, b"\xff,0.500000", b'"a""b",0.500000']
 
 
 @pytest.mark.parametrize("cut", [1, 5, 40])
@@ -72,3 +89,14 @@ def test_a_file_of_somebody_else_is_left_as_it_is(tmp_path, content):
     with pytest.raises(ValueError, match="precious' has other columns than this benchmark writes"):
         Record(path, ("a",), ("b",))
     assert path.read_bytes() == content
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="names there are text")
+def test_a_digest_takes_names_that_are_no_text(tmp_path):
+    path = tmp_path / os.fsdecode(b"\xff.png")
+    path.write_text("x")
+    assert digest([path]) != digest([tmp_path / "x.png"])
+
+
+def test_names_forge_no_column_of_a_table():
+    assert markdown(["a"], [["x|y\n| z"]]).splitlines()[-1] == r"| x\|y\n\| z |"

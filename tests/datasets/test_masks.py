@@ -7,6 +7,7 @@ from PIL import Image
 
 from pydfm.datasets import load_category, load_masks
 from pydfm.features.inputs.images import ImageError
+from pydfm.features.pictures.orientation import turned_levels
 from pydfm.features.transforms import Preprocessing
 
 HEIGHT, WIDTH = 8, 12
@@ -163,6 +164,64 @@ def test_a_picture_on_its_side_has_the_size_that_is_seen(category):
     exif[0x0112] = 6
     Image.fromarray(spot().T.copy()).save(root / "test" / "cut" / "1.jpg", exif=exif)
     assert masked_pixels(root)["cut/1.jpg"] == [(2, 3)]
+
+
+def put_turned(path, orientation, kind):
+    """Write an image of 12 x 8, or of 9 x 9, that is shown turned."""
+    tifffile = pytest.importorskip("tifffile")
+    tag = [(274, "H", 1, orientation, True)]
+    shape = (WIDTH, HEIGHT) if orientation >= 5 else (HEIGHT, WIDTH)
+    if kind == "square":
+        shape = (9, 9)
+    levels = np.arange(shape[0] * shape[1]).reshape(shape)
+    if kind in ("jpg", "square"):
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        Image.fromarray(levels.astype(np.uint8)).save(path.with_suffix(".jpg"), exif=exif)
+    elif kind == "deep colours":
+        three = np.stack([levels.astype(np.uint16)] * 3, axis=2)
+        tifffile.imwrite(path.with_suffix(".tif"), three, photometric="rgb", extratags=tag)
+    else:
+        tifffile.imwrite(path.with_suffix(".tif"), levels.astype(kind), extratags=tag)
+
+
+@pytest.mark.parametrize("kind", ["jpg", "u2", "deep colours", "f8", "square"])
+@pytest.mark.parametrize("orientation", [2, 3, 4, 5, 6, 7, 8])
+def test_the_mask_of_a_turned_picture_is_turned_as_it_is_or_refused(category, orientation, kind):
+    root = category([], {"cut/1.png": spot((2, 3))})
+    (root / "test" / "cut").mkdir()
+    put_turned(root / "test" / "cut" / "1", orientation, kind)
+    side = (9, 9) if kind == "square" else (HEIGHT, WIDTH)
+    shown = np.zeros(side, dtype=np.uint8)
+    shown[2, 3] = 255
+    known = orientation >= 5 and kind != "square"
+
+    def check():
+        mask = load_masks(load_category(root), side).any(axis=0)
+        assert [(int(r), int(c)) for r, c in np.argwhere(mask)] == [(2, 3)]
+
+    # A mask of the image as it is shown, and of the image as it is stored
+    back = {6: 8, 8: 6}.get(orientation, orientation)
+    for own in (shown, turned_levels(shown, back)):
+        put(root / "ground_truth" / "cut" / "1.png", np.ascontiguousarray(own))
+        if known:
+            check()
+        else:
+            with pytest.raises(ValueError, match="save the image upright"):
+                check()
+    # One that says so itself
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    stored = Image.fromarray(np.ascontiguousarray(turned_levels(shown, back)))
+    stored.save(root / "ground_truth" / "cut" / "1.png", exif=exif)
+    check()
+
+
+def test_the_mask_of_a_turned_picture_may_have_no_side(category):
+    root = category([], {"cut/1.png": np.full((9, 9), 255, np.uint8)})
+    (root / "test" / "cut").mkdir()
+    put_turned(root / "test" / "cut" / "1", 6, "square")
+    assert load_masks(load_category(root), (9, 9)).any(axis=0).all()
 
 
 def test_a_broken_mask_is_named(category):

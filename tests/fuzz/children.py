@@ -101,7 +101,13 @@ class _Child:
         theirs.close()
 
     def ask(self, case):
-        """Return how a case ended, and (seconds, bytes, wrong); None where the child is gone."""
+        """Return how a case ended, and (seconds, bytes, wrong); None where the child is gone.
+
+        Raises
+        ------
+        RuntimeError
+            If the module of the case cannot be prepared, so that no case of it can run.
+        """
         self._pipe.send(case)
         try:
             answer = self._receive(_PATIENCE)
@@ -112,6 +118,9 @@ class _Child:
             trace = (self._folder / "trace").read_text().splitlines()
             where = next((line.strip() for line in trace if "pydfm" in line), "")
             return f"crash: {name} {where}", None
+        if isinstance(answer, str):
+            self._process.join()
+            raise RuntimeError(answer)
         if answer is None:
             self._process.kill()
             self._process.join()
@@ -132,9 +141,7 @@ def _serve(pipe, folder):
     faulthandler.enable((Path(folder) / "trace").open("w"))
     logging.disable()
     warnings.simplefilter("ignore")
-    import torch
-
-    torch.set_num_threads(1)
+    os.environ["OMP_NUM_THREADS"] = "1"  # torch's
     modules = {}
     while True:
         try:
@@ -142,8 +149,12 @@ def _serve(pipe, folder):
         except EOFError:
             return
         if module not in modules:
-            modules[module] = importlib.import_module(module)
-            modules[module].prepare()
+            try:
+                modules[module] = importlib.import_module(module)
+                modules[module].prepare()
+            except BaseException:
+                pipe.send(f"{module} cannot be prepared:\n{traceback.format_exc()}")
+                return
         before, began = _reset_peak(), time.process_time()
         wrong = False
         try:

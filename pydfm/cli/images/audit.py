@@ -7,7 +7,8 @@ from typing import Annotated, Any
 import typer
 
 from pydfm.cli.command import Command
-from pydfm.cli.options import Fdr, parse_groups, printable
+from pydfm.cli.options import Fdr, parse_groups, say
+from pydfm.runtime.text import printable
 
 
 def audit(
@@ -54,11 +55,11 @@ def audit(
         found = dfm.audit(folder, labels="folders" if classes else None, groups=parts, fdr=rate)
         details = [("Network", f"{dfm.backbone}, {dfm.weights}")]
     for line in audit_text(found):
-        typer.echo(printable(line))
+        say(line)
     if output is not None:
         title = folder.resolve().name
         write_audit(found, output, title=title, details=[(a, printable(b)) for a, b in details])
-        typer.echo(f"page        {output}")
+        say(f"page        {output}")
 
 
 COMMAND = Command("audit", audit, order=27, roles=("features", "model", "decision", "runtime"))

@@ -13,9 +13,9 @@ from pydfm.cli.options import (
     MovedBackbone,
     MovedWeights,
     load_model,
-    printable,
     threshold_text,
 )
+from pydfm.runtime.text import printable
 
 _WORDS = {1: "normal", -1: "anomalous", 0: "skipped"}
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pydfm.cli.command import Command
-from pydfm.cli.options import RUNTIME, Model, MovedBackbone, MovedWeights, load_model
+from pydfm.cli.options import RUNTIME, Model, MovedBackbone, MovedWeights, load_model, say
 
 if TYPE_CHECKING:
     from pydfm.datasets import Category
@@ -51,24 +51,24 @@ def evaluate(
     kinds = np.asarray(test.defects)[metrics.read]
     counts = ", ".join(f"{(kinds == kind).sum()} {kind}" for kind in dict.fromkeys(test.defects))
     image, pixel = metrics.image, metrics.pixel
-    typer.echo(f"category     {test.name} ({counts})")
-    typer.echo(f"image AUROC  {image['auroc']:.4f}")
-    typer.echo(f"AUPR         {image['aupr']:.4f}")
-    typer.echo(f"F1-max       {image['f1_max']:.4f} at score >= {image['threshold']:.6g}")
-    typer.echo(f"FPR95        {image['fpr95']:.4f}")
+    say(f"category     {test.name} ({counts})")
+    say(f"image AUROC  {image['auroc']:.4f}")
+    say(f"AUPR         {image['aupr']:.4f}")
+    say(f"F1-max       {image['f1_max']:.4f} at score >= {image['threshold']:.6g}")
+    say(f"FPR95        {image['fpr95']:.4f}")
     if not pixel:
-        typer.echo(f"pixels       not measured: {metrics.no_pixels}")
+        say(f"pixels       not measured: {metrics.no_pixels}")
     else:
         _print_pixels(test, pixel)
     if report is not None:
-        typer.echo(f"page         {report}")
+        say(f"page         {report}")
 
 
 def _print_pixels(test: "Category", pixel: dict[str, float]) -> None:
     missing = len(test.without_mask)
     left_out = f" (without {missing} defective images that have no mask)" if missing else ""
-    typer.echo(f"pixel AUROC  {pixel['pixel_auroc']:.4f}{left_out}")
-    typer.echo(f"AUPRO        {pixel['aupro']:.4f}")
+    say(f"pixel AUROC  {pixel['pixel_auroc']:.4f}{left_out}")
+    say(f"AUPRO        {pixel['aupro']:.4f}")
 
 
 COMMAND = Command(

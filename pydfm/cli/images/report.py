@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from pydfm.cli.command import Command
-from pydfm.cli.options import RUNTIME, Model, MovedBackbone, MovedWeights, load_model
+from pydfm.cli.options import RUNTIME, Model, MovedBackbone, MovedWeights, load_model, say
 
 
 def report(
@@ -38,7 +38,7 @@ def report(
         dfm, folder, output, alpha=alpha, link=link, title=title, model=os.fspath(model)
     )
     anomalous = sum(card.anomalous for card in result.cards)
-    typer.echo(f"{output}: {anomalous} of {len(result.cards)} images are anomalous; open it")
+    say(f"{output}: {anomalous} of {len(result.cards)} images are anomalous; open it")
 
 
 COMMAND = Command(

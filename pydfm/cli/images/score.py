@@ -19,7 +19,6 @@ from pydfm.cli.options import (
     Ray,
     load_model,
     load_without_estimator,
-    printable,
     ray_data_set,
 )
 
@@ -108,6 +107,7 @@ def score(
     from pydfm.features.inputs.images import list_images
     from pydfm.features.pictures.pages import with_pages
     from pydfm.runtime.files import check_output, write_file
+    from pydfm.runtime.text import cell
 
     if fail_on not in (None, "anomalous"):
         raise ValueError(f"--fail-on is {fail_on!r}; it must be 'anomalous'")
@@ -351,11 +351,6 @@ def _read(
 
     pixels: NDArray[Any] = read_image(path, look, most)
     return pixels
-
-
-def cell(text: str) -> str:
-    """Return `text` as a cell that is one line, steers no terminal, and is no formula."""
-    return printable("'" + text if text.startswith(("=", "+", "-", "@")) else text)
 
 
 def _csv(columns: dict[str, list[str]]) -> str:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pydfm.cli.command import Command
-from pydfm.cli.images.score import VERDICTS, Wanted, cell
+from pydfm.cli.images.score import VERDICTS, Wanted
 from pydfm.cli.options import (
     RUNTIME,
     Model,
@@ -23,8 +23,8 @@ from pydfm.cli.options import (
     MovedWeights,
     load_model,
     print_error,
-    printable,
 )
+from pydfm.runtime.text import cell, printable
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

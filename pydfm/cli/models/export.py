@@ -12,8 +12,8 @@ from pydfm.cli.options import (
     MovedBackbone,
     MovedWeights,
     load_model,
-    printable,
 )
+from pydfm.runtime.text import printable
 
 
 def export(

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pydfm.cli.command import Command
-from pydfm.cli.options import Fdr, Ray, parse_groups, printable, ray_data_set
+from pydfm.cli.options import Fdr, Ray, parse_groups, ray_data_set, say
+from pydfm.runtime.text import printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -110,8 +111,8 @@ def fit(
     # A model file does not choose whose code runs.
     passed = f" --backbone {dfm.backbone}" if family_of(dfm.backbone).runs_code else ""
     assert dfm.feature_spec_ is not None
-    typer.echo(f"{dfm.feature_spec_.summary()} (preset {dfm.preset})")
-    typer.echo(f"{output}: {dfm.model_.summary()}; next: pydfm score {output} FOLDER{passed}")
+    say(f"{dfm.feature_spec_.summary()} (preset {dfm.preset})")
+    say(f"{output}: {dfm.model_.summary()}; next: pydfm score {output} FOLDER{passed}")
 
 
 def _clean_rate(clean: bool, fdr: float | None, *, dry_run: bool, on_ray: bool) -> float | None:

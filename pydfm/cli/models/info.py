@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pydfm.cli.command import Command
-from pydfm.cli.options import Model, printable
+from pydfm.cli.options import Model
+from pydfm.runtime.text import printable
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -14,6 +14,7 @@ from PIL import Image, UnidentifiedImageError
 
 from pydfm.features.pictures.pages import split_page
 from pydfm.features.pictures.reading import read
+from pydfm.runtime.text import printable
 
 # Pillow names these formats, but does not read their pixels by itself.
 _NOT_READ: Final = frozenset({"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"})
@@ -24,11 +25,18 @@ _NO_WORD_NEEDED: Final = frozenset({"thumbs.db", "desktop.ini"})
 def extensions() -> frozenset[str]:
     """Return the endings of the files that Pillow can read, in lower case."""
     known = Image.registered_extensions()
-    return frozenset(e for e, kind in known.items() if kind in Image.OPEN and kind not in _NOT_READ)
+    read = ({*Image.OPEN} - _NOT_READ) | {"MPO"}  # which the reader of JPEG opens
+    return frozenset(ending for ending, kind in known.items() if kind in read)
 
 
 class ImageError(ValueError):
-    """An image that cannot be read; the message names it and gives the reason."""
+    """An image that cannot be read; the message names it and gives the reason.
+
+    Names may come from elsewhere: what could steer a terminal in them is escaped.
+    """
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(printable(message))
 
 
 def list_images(path: str | os.PathLike[str]) -> list[str]:
@@ -75,7 +83,7 @@ def list_images(path: str | os.PathLike[str]) -> list[str]:
     if others:
         warnings.warn(
             f"{len(others)} files in '{root}' are no images by their endings and are left out; the "
-            f"first: '{min(others)}'",
+            f"first: '{printable(min(others))}'",
             stacklevel=2,
         )
     return sorted(found)
@@ -104,7 +112,7 @@ def read_image(source: Any, convert: Callable[[Any], Any], max_pixels: int | Non
 
 
 def _warn_of(error: OSError) -> None:
-    warnings.warn(f"a folder cannot be read and is skipped: {error}", stacklevel=3)
+    warnings.warn(f"a folder cannot be read and is skipped: {printable(str(error))}", stacklevel=3)
 
 
 def image_hashes(pixels: NDArray[Any]) -> NDArray[np.uint64]:

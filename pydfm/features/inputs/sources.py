@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pydfm.features.inputs.arrays import FeatureSource, as_array, check_unmasked, is_array, plain
-from pydfm.features.inputs.images import ImageError, list_images, read_image
+from pydfm.features.inputs.images import ImageError, extensions, list_images, read_image
 from pydfm.features.inputs.labels import RowLabels
 from pydfm.features.pictures.intensity import is_integer
 from pydfm.features.pictures.pages import split_page, with_pages
@@ -321,14 +321,44 @@ def open_source(
 
 
 def _images_of(element: Any) -> Sequence[Any]:
-    """Return the images of a batch that a loader yields as a list of paths or of PIL images."""
-    if isinstance(element, list) and len(element) > 1:
-        if all(isinstance(one, Image.Image) for one in element):
-            return element
-        paths = all(isinstance(one, str | os.PathLike) for one in element)
-        if paths and all(Path(split_page(one)[0]).is_file() for one in element[1:]):
-            return element  # and no path with a label
-    return (element,)
+    """Return the images of a batch that a loader yields as a list, else the element alone.
+
+    Raises
+    ------
+    TypeError
+        If it is a tuple whose second part may be an image or a label, or if it is two batches.
+    """
+    if not isinstance(element, list | tuple) or len(element) < 2:
+        return (element,)
+    shapes = [tuple(getattr(one, "shape", ())) for one in element[:2]]
+    if len(shapes[0]) in (2, 4) and shapes[0] == shapes[1] and shapes[0][1] > 1:
+        raise TypeError(
+            f"X yields two batches of the shape {shapes[0]} at once, of which the second cannot be "
+            "labels; yield one after the other, or the first alone"
+        )
+    kind = _kind_of_image(element[0])
+    if kind is None or not any(_kind_of_image(one) == kind for one in element[1:]):
+        return (element,)
+    if isinstance(element, list):
+        return element
+    raise TypeError(
+        f"X yields a tuple of {kind}; give a list, [a, b], if each is an image to take, or the "
+        "first alone if the second is none: in a tuple (image, label) the label is no image"
+    )
+
+
+def _kind_of_image(value: Any) -> str | None:
+    """Return in a word what a single image comes as; None where it is none, such as a label."""
+    if isinstance(value, Image.Image):
+        return "images"
+    if isinstance(value, os.PathLike):
+        return "paths"
+    if isinstance(value, str):
+        known = Path(value).suffix.lower() in extensions()
+        return "paths" if known or Path(split_page(value)[0]).is_file() else None
+    if is_array(value) and value.ndim == 3 and value.shape[0] == 3:
+        return "images"
+    return None
 
 
 def _check_form(X: Any) -> None:
@@ -378,6 +408,8 @@ def _has_pairs(X: list[Any]) -> bool:
     if not isinstance(first, list | tuple) or not first:
         return False
     data = plain(first[0])
+    if isinstance(first, tuple):
+        _images_of(first)  # which refuses two images at once
     if len(first) > 1 and getattr(first[1], "ndim", 0) > 1:
         return False
     if isinstance(data, str | os.PathLike | Image.Image):

@@ -1,4 +1,4 @@
-"""Colours of more than 8 bits (PNG, TIFF, PPM), of which Pillow has the upper 8 only."""
+"""Colours of more than 8 bits, of which Pillow has the upper 8 only: read, or refused by name."""
 
 import sys
 from collections.abc import Callable
@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from pydfm.features.pictures.headers import declared_bits
 from pydfm.features.pictures.orientation import upright
 
 # Pillow's raw modes of two bytes take the upper; of the other order, the lower.
@@ -20,7 +21,9 @@ def is_deep_colour(image: Image.Image) -> bool:
     codec, raw, most = _raw_mode(image)
     if image.mode.startswith("I"):
         return False
-    return ";16" in raw or codec == "SGI16" or (codec.startswith("ppm") and most > 255)
+    if ";16" in raw or codec == "SGI16" or (codec.startswith("ppm") and most > 255):
+        return True
+    return (codec == "bcn" and _is_half_float(image)) or declared_bits(image) > 8
 
 
 def read_colours(image: Image.Image, again: Callable[[], Image.Image]) -> NDArray[np.uint16]:
@@ -43,10 +46,12 @@ def read_colours(image: Image.Image, again: Callable[[], Image.Image]) -> NDArra
         return _read_ppm(image, most)
     animated = image.format == "PNG" and getattr(image, "n_frames", 1) > 1
     if animated or not raw.startswith(_READ):
-        kind = "an animation" if animated else f"of the kind {raw or codec}"
+        bits = declared_bits(image)
+        kind = f"{image.format} of {bits} bits" if bits else f"of the kind {raw or codec}"
+        kind = "an animation" if animated else kind
         raise ValueError(
             f"it has colours of more than 8 bits and is {kind}, of which only 8 bits can be read; "
-            "save it as PNG or TIFF, RGB of 16 bits"
+            "save it as PNG or TIFF of 16 bits"
         )
     upper = np.asarray(upright(image))
     with again() as other:
@@ -68,6 +73,12 @@ def _raw_mode(image: Image.Image) -> tuple[str, str, int]:
     raw = parts[0] if parts and isinstance(parts[0], str) else ""
     most = parts[1] if codec.startswith("ppm") and len(parts) > 1 else 0
     return codec, raw, most if isinstance(most, int) else 0
+
+
+def _is_half_float(image: Any) -> bool:
+    """Whether the blocks of a DDS hold floats (BC6H)."""
+    arguments = image.tile[0][3]
+    return isinstance(arguments, tuple) and len(arguments) > 0 and arguments[0] == 6
 
 
 def _with_raw_mode(image: Any, raw: str) -> Any:

@@ -4,6 +4,7 @@ import math
 import os
 import warnings
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -76,7 +77,8 @@ def as_shares(
         other = "" if floats or intensity == "16bit" else "intensity='16bit', or with "
         raise ValueError(
             f"its values go from {low:.6g} to {high:.6g}, beyond [{black:.6g}, {white:.6g}], the "
-            f"model's intensity={intensity!r}; fit with {other}intensity=(low, high)"
+            + ("range of floats" if intensity is None else f"model's intensity={intensity!r}")
+            + f"; fit with {other}intensity=(low, high)"
         )
     return ((values.astype(np.float64) - black) / (white - black)).astype(np.float32)
 
@@ -112,34 +114,66 @@ def resolve_intensity(
     return chosen_depth(look_at(images, max_pixels))
 
 
-def look_at(images: Iterable[Any], max_pixels: int | None = None) -> tuple[int, float]:
-    """Return the most bits that the deep images declare, and their largest value; 0 for none."""
-    files: list[str] = []
-    bits, largest = 0, 0.0
+@dataclass(frozen=True)
+class Seen:
+    """What was seen of the deep images of a source.
+
+    Attributes
+    ----------
+    bits : int
+        The most that a header declares; 0 for none.
+    largest : float
+        The largest value of the pixels that were read.
+    deep, read : int
+        Number of deep images, and of those whose pixels were read.
+    """
+
+    bits: int = 0
+    largest: float = 0.0
+    deep: int = 0
+    read: int = 0
+
+    def __add__(self, other: "Seen") -> "Seen":
+        """Return what was seen of both."""
+        bits, largest = max(self.bits, other.bits), max(self.largest, other.largest)
+        return Seen(bits, largest, self.deep + other.deep, self.read + other.read)
+
+
+def look_at(images: Iterable[Any], max_pixels: int | None = None) -> Seen:
+    """Look at the headers of all `images`, and at the pixels of the deep ones.
+
+    Of files at most 64, evenly spread, are read. Those that cannot be read do not count.
+    """
+    files: list[tuple[str, int]] = []
+    seen = Seen()
     for image in images:
-        depth = _declared(image, max_pixels)
-        bits = max(bits, depth)
-        if not depth:
-            continue
-        if isinstance(image, str | os.PathLike):
-            files.append(os.fspath(image))
-        else:
-            largest = max(largest, _largest_held(image))
+        bits = _declared(image, max_pixels)
+        if bits and isinstance(image, str | os.PathLike):
+            files.append((os.fspath(image), bits))
+        elif bits:
+            largest = _largest_held(image)
+            count = len(image) if getattr(image, "ndim", 0) == 4 else 1
+            seen += Seen() if largest is None else Seen(bits, largest, count, count)
     step = max(1, math.ceil(len(files) / _LOOKED_AT))
-    return bits, max([largest, *(_largest(file, max_pixels) for file in files[::step])])
+    for i, (file, bits) in enumerate(files):
+        if i % step:
+            seen += Seen(bits, deep=1)
+        elif (largest := _largest(file, max_pixels)) is not None:
+            seen += Seen(bits, largest, 1, 1)
+    return seen if seen.read else Seen()
 
 
-def chosen_depth(looked_at: tuple[int, float]) -> str | None:
-    """Return the depth for what `look_at` found, and warn of one below 16 bits."""
-    bits, largest = looked_at
-    if not bits:
+def chosen_depth(seen: Seen) -> str | None:
+    """Return the depth for what was seen, and warn of one below 16 bits."""
+    if not seen.bits:
         return None
-    needed = next((int(name[:-3]) for name, most in DEPTHS.items() if largest <= most), 16)
-    bits = needed if bits == 16 else max(bits, needed)
+    needed = next((int(name[:-3]) for name, most in DEPTHS.items() if seen.largest <= most), 16)
+    bits = needed if seen.bits == 16 else max(seen.bits, needed)
     if bits < 16:
         warnings.warn(
-            f"intensity='{bits}bit' was chosen, since no image that was looked at goes beyond it; "
-            "later images that do are refused, unless you fit with intensity='16bit'",
+            f"intensity='{bits}bit' was chosen: the pixels of {seen.read} of {seen.deep} images of "
+            "more than 8 bits were looked at, and none goes beyond it; other images that do are "
+            "refused, unless you fit with intensity='16bit'",
             stacklevel=3,
         )
     return f"{bits}bit"
@@ -199,17 +233,17 @@ def _significant_bits(file: str) -> int:
     return next((int(name[:-3]) for name in DEPTHS if bits <= int(name[:-3])), 16)
 
 
-def _largest_held(image: Any) -> float:
-    """Return the largest value of an array, a tensor or a PIL image."""
+def _largest_held(image: Any) -> float | None:
+    """Return the largest value of an array, a tensor or a PIL image; None if it cannot be read."""
     if isinstance(image, Image.Image):
         try:
             values = read(image, np.asarray)
         except Exception:  # told when it is read
-            return 0.0
+            return None
     else:
         values = image if isinstance(image, np.ndarray) else image.detach().cpu().numpy()
     if values.size == 0:  # told when it is read
-        return 0.0
+        return None
     low, high = float(values.min()), float(values.max())
     if low < 0 or high > DEPTHS["16bit"]:
         raise ValueError(
@@ -219,8 +253,8 @@ def _largest_held(image: Any) -> float:
     return high
 
 
-def _largest(file: str, max_pixels: int | None) -> float:
+def _largest(file: str, max_pixels: int | None) -> float | None:
     try:
         return float(read(file, np.asarray, max_pixels).max())
     except Exception:  # told when it is read
-        return 0.0
+        return None

@@ -1,4 +1,4 @@
-"""Pages of a file (TIFF, GIF, APNG, WebP), each an image of its own, named FILE#NUMBER."""
+"""Pages of a file (TIFF, GIF, APNG, WebP, ...), each an image of its own, named FILE#NUMBER."""
 
 import os
 import re
@@ -10,6 +10,11 @@ from typing import Final
 from PIL import Image
 
 from pydfm.features.pictures.limits import check_claim, pillow_without_bound
+from pydfm.runtime.text import printable
+
+# Told by their endings: others of these bytes are photographs with a preview behind them (JPEG).
+_BY_ENDING: Final = frozenset({".mpo", ".dcx", ".fli", ".flc"})
+_OF_ONE_SIZE: Final = ("GIF", "PNG", "WEBP", "AVIF", "FLI")
 
 _PAGE: Final = re.compile(r"(.+)#([1-9][0-9]*)", re.DOTALL)
 
@@ -57,7 +62,7 @@ def with_pages(paths: Iterable[str]) -> list[str]:
     if others:
         warnings.warn(
             f"{len(others)} pages are smaller than the largest of their files, as previews and the "
-            f"levels of a pyramid are, and are left out; the first: '{others[0]}'",
+            f"levels of a pyramid are, and are left out; the first: '{printable(others[0])}'",
             stacklevel=2,
         )
     return names
@@ -75,7 +80,7 @@ def _page_sizes(path: str) -> list[tuple[int, int]]:
             count = getattr(image, "n_frames", 1)
             if count < 2:
                 return []
-            if image.format != "TIFF":  # frames of an animation have one size
+            if image.format in _OF_ONE_SIZE:  # frames of an animation
                 return [image.size] * count
             sizes = []
             for i in range(count):
@@ -88,6 +93,8 @@ def _page_sizes(path: str) -> list[tuple[int, int]]:
 
 def _may_have_pages(path: str) -> bool:
     """Whether a file is of a format with pages, by its first bytes; most are not opened then."""
+    if Path(path).suffix.lower() in _BY_ENDING:
+        return True
     with Path(path).open("rb") as file:
         head = file.read(12)
         if head[:8] != b"\x89PNG\r\n\x1a\n":

@@ -4,15 +4,26 @@ import io
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from pydfm.features.pictures.colours import is_deep_colour, read_colours
+from pydfm.features.pictures.headers import FORMATS
 from pydfm.features.pictures.limits import check_size, pillow_without_bound
+from pydfm.features.pictures.orientation import orientation
 from pydfm.features.pictures.pages import seek_page, split_page
-from pydfm.features.pictures.tiff import is_misread, is_tiff, read_tiff
+from pydfm.features.pictures.tiff import (
+    is_misread,
+    is_tiff,
+    is_turned_unpacked,
+    mend_size,
+    read_tiff,
+    tiff_orientation,
+)
+
+_MAY_BE_DEEP: Final = ("PNG", "TIFF", "PPM", "SGI", "DDS", *FORMATS)
 
 
 def read(source: Any, convert: Callable[[Any], Any], max_pixels: int | None = None) -> Any:
@@ -26,7 +37,8 @@ def read(source: Any, convert: Callable[[Any], Any], max_pixels: int | None = No
     if isinstance(source, np.ndarray):
         return convert(source)
     if isinstance(source, Image.Image):
-        if not (is_misread(source) or _has_deep_colours(source)):
+        mend_size(source)
+        if not (is_misread(source) or _is_more_in_its_file(source)):
             return convert(source)
         return _read_again(source, convert, max_pixels)
     is_path = isinstance(source, str | os.PathLike)
@@ -43,6 +55,18 @@ def read(source: Any, convert: Callable[[Any], Any], max_pixels: int | None = No
     return convert(read_tiff(file, page, most))
 
 
+def stored_orientation(path: str) -> int:
+    """Return the EXIF orientation, from 1 to 8, of a file or page that can be read."""
+    file, page = split_page(path)
+    try:
+        with pillow_without_bound(), Image.open(file) as image:
+            if page is not None:
+                seek_page(image, page)
+            return orientation(image)
+    except UnidentifiedImageError:
+        return tiff_orientation(file, page)
+
+
 def _read_file(
     file: Any, page: int | None, convert: Callable[[Any], Any], max_pixels: int | None
 ) -> Any:
@@ -52,6 +76,7 @@ def _read_file(
         if page is not None:
             seek_page(image, page)
             check_size(image, file, most)
+        mend_size(image)
         if is_misread(image):
             return convert(read_tiff(file, page, most))
         if not is_deep_colour(image):
@@ -61,6 +86,7 @@ def _read_file(
             other = Image.open(file)
             if page is not None:
                 seek_page(other, page)
+            mend_size(other)
             return other
 
         return convert(read_colours(image, again))
@@ -84,16 +110,19 @@ def _read_again(image: Any, convert: Callable[[Any], Any], max_pixels: int | Non
     return _read_file(copy, page, convert, max_pixels)
 
 
-def _has_deep_colours(image: Any) -> bool:
-    """Whether a PIL image is an open file whose colours have more bits than Pillow reads."""
+def _is_more_in_its_file(image: Any) -> bool:
+    """Whether Pillow has not read, or has misread, what the open file of a PIL image holds."""
     if is_deep_colour(image):
         return True
-    if image.format not in ("PNG", "TIFF", "PPM") or image.tile:
+    if image.format not in _MAY_BE_DEEP or image.tile:
         return False
-    if image.mode not in ("RGB", "RGBA", "LA") or not Path(image.filename or "").is_file():
+    if not Path(image.filename or "").is_file():
         return False
     try:
         with Image.open(image.filename) as unread:  # what was loaded does not tell
+            seek_page(unread, image.tell() + 1)
+            if is_turned_unpacked(unread) and image.size != unread.size:
+                return True
             return is_deep_colour(unread)
     except Exception:  # another file is there now
         return False

@@ -26,6 +26,25 @@ def is_misread(image: Image.Image) -> bool:
     return bool(white_is_zero or planes)
 
 
+def is_turned_unpacked(image: Any) -> bool:
+    """Whether `image`, not yet loaded, is a TIFF on its side that Pillow would unpack by its width.
+
+    Pillow gives the size that is shown before it has turned the pixels (since 11.0), and lays
+    uncompressed lines of the stored width into it.
+    """
+    if image.format != "TIFF" or not getattr(image, "tile", None) or image.tile[0][0] != "raw":
+        return False
+    right = max(tile[1][2] for tile in image.tile)
+    bottom = max(tile[1][3] for tile in image.tile)
+    return bool(image.size != (right, bottom) and image.size == (bottom, right))
+
+
+def mend_size(image: Any) -> None:
+    """Give a TIFF on its side the size that is stored, which loading turns with the pixels."""
+    if is_turned_unpacked(image):
+        image._size = image.size[::-1]
+
+
 def is_tiff(file: Any) -> bool:
     """Whether the path or open file `file` begins as a TIFF does."""
     if hasattr(file, "read"):
@@ -83,6 +102,15 @@ def read_tiff(
     if values.ndim == 3 and values.shape[2] == 3 and values.dtype == np.uint16:
         return turned_levels(values, orientation)
     return turned(_as_image(values), orientation)
+
+
+def tiff_orientation(file: Any, page: int | None) -> int:
+    """Return the orientation, from 1 to 8, of a page of a TIFF that `read_tiff` can read."""
+    import tifffile
+
+    with tifffile.TiffFile(file) as opened:
+        value = opened.pages[(page or 1) - 1].tags.valueof(_ORIENTATION, 1)  # type: ignore[union-attr]
+    return int(value) if value in range(1, 9) else 1
 
 
 def _check_size(page: Any, max_pixels: int | None) -> None:

@@ -1,3 +1,5 @@
+import sys
+
 import numpy as np
 import pytest
 from command_line import assert_error
@@ -25,6 +27,16 @@ def test_eval_measures_as_the_library_does(run, model, category, script):
         f"FPR95        {want['fpr95']:.4f}",
         "pixels       not measured: no defective image has a mask in ground_truth",
     ]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="such names are not allowed there")
+@pytest.mark.parametrize("name", ["cut\nimage AUROC  1.0000", "\x1b[31mcut", "\x9b31m"])
+def test_names_of_defects_forge_no_line_and_no_colour(run, model, category, name):
+    (category / "test" / "cut").rename(category / "test" / name)
+    lines = run("eval", model, category).out.decode().splitlines()
+    assert len(lines) == 6
+    assert lines[0].startswith("category     carpet (")
+    assert all(map(str.isprintable, lines))
 
 
 @pytest.fixture

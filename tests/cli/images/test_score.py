@@ -1,4 +1,5 @@
 import csv
+import errno
 import io
 import json
 import os
@@ -598,3 +599,20 @@ def test_max_pixels_is_an_option(run, model, picture_folder):
     picture = picture_folder / "03.png"
     assert_error(run("score", model, picture, "--max-pixels", "99"), "more than max_pixels, 99")
     assert run("score", model, picture, "--max-pixels", "99999").code == 0
+
+
+@pytest.mark.filterwarnings("ignore:alpha is 0.01")
+def test_a_full_disk_keeps_the_table_that_was_there(
+    run, model, picture_folder, tmp_path, monkeypatch
+):
+    table = tmp_path / "table.csv"
+    table.write_text("old")
+
+    def fail(_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", fail)
+    got = run("score", model, picture_folder, "-o", table)
+    assert_error(got, "table.csv' of .* bytes: No space left on device; the file that was there is")
+    assert table.read_text() == "old"
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []

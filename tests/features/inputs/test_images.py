@@ -1,9 +1,11 @@
 import os
+import pickle
 
 import numpy as np
 import pytest
 from PIL import Image
 
+import pydfm
 from pydfm.features.inputs.images import ImageError, extensions, list_images, read_image
 
 
@@ -128,3 +130,19 @@ def test_a_file_beyond_max_pixels_is_refused_with_its_remedy(tmp_path, monkeypat
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 40)  # and warns beyond once this
     assert read_image(tmp_path / "x.png", np.asarray).shape == (8, 8, 3)
     assert Image.MAX_IMAGE_PIXELS == 40
+
+
+# Names
+
+
+@pytest.mark.skipif(os.name == "nt", reason="such names are not allowed there")
+def test_names_colour_no_message(tmp_path):
+    write(tmp_path / "\x1b[31m\n1.png", content=b"no")
+    write(tmp_path / "\x1b[32m.txt", content=b"no")
+    with pytest.warns(UserWarning, match="1 files in") as told:
+        found = list_images(tmp_path)
+    assert str(told[0].message).isprintable()
+    with pytest.raises(ImageError) as refused:
+        pydfm.DFM(weights=None, layers="layer1", image_size=32).fit(found)
+    assert str(refused.value).isprintable()
+    assert str(pickle.loads(pickle.dumps(refused.value))) == str(refused.value)

@@ -287,6 +287,39 @@ def test_pairs_of_a_path_and_a_label_are_read(tmp_path):
     assert read(pairs).indices == [0, 1, 2]
 
 
+def test_a_tuple_of_two_images_is_never_an_image_and_its_label(tmp_path):
+    paths = [write(tmp_path / f"{i}.png") for i in range(4)]
+    opened = [Image.open(path) for path in paths]
+    arrays = list(np.zeros((4, 3, 40, 48), dtype=np.uint8))
+    for four in (paths, list(map(Path, paths)), opened, arrays):
+        assert len(read(tuple(four)).indices) == 4
+        assert len(read(iter([four[:2], four[2:]])).indices) == 4
+        for X in ([tuple(four[:2]), tuple(four[2:])], iter([tuple(four[:3])])):
+            with pytest.raises(TypeError, match=r"X yields a tuple of (paths|images); give a list"):
+                open_source(X, "raise")
+    # One that is not there, and one that cannot be told by its ending
+    with pytest.raises(TypeError, match="X yields a tuple of paths"):
+        open_source([(paths[0], str(tmp_path / "none.png"))], "raise")
+    with pytest.raises(ImageError, match="there is no such file"):
+        read(iter([[paths[0], str(tmp_path / "none.png")]]))
+    # What no image can be is a label, or belongs to the image
+    others = [(paths[0], "cut"), (opened[0], paths[0]), (arrays[0], np.zeros((1, 40, 48)))]
+    for X in others:
+        assert read(iter([X])).indices == [0]
+
+
+@pytest.mark.parametrize("shape", [(4, 5), (4, 3, 40, 48)])
+def test_two_batches_at_once_are_no_batch_and_its_labels(shape):
+    batch = np.zeros(shape)
+    for X in (
+        [(batch, batch)],
+        iter([[batch, batch]]),
+        DataLoader(TensorDataset(*[torch.zeros(shape)] * 2)),
+    ):
+        with pytest.raises(TypeError, match="X yields two batches of the shape"):
+            open_source(X, "raise")
+
+
 def test_a_list_of_pairs_gives_its_labels():
     batches = [(np.zeros((4, 5)), np.zeros(4, int)), (np.ones((2, 5)), np.ones(2, int))]
     source, labels = open_labelled(batches, "raise", "loader")

@@ -60,6 +60,38 @@ def test_the_choice_is_said_and_what_is_beyond_it_refused():
         assert new(intensity="16bit").fit(scenes(8, 12)).score(scenes(1, 16)).shape == (1,)
 
 
+def test_an_image_beyond_the_choice_that_was_not_looked_at_is_refused_in_the_fit(tmp_path):
+    for i, scene in enumerate(scenes(72, 12)):
+        scene.save(tmp_path / f"{i:02}.png")
+    whole = (
+        r"the pixels of 36 of 72 images of more than 8 bits were looked at, and none goes beyond"
+    )
+    with pytest.warns(UserWarning, match=f"intensity='12bit' was chosen: {whole}"):
+        assert new().fit(tmp_path).n_samples_ == 72
+    scenes(1, 16)[0].save(tmp_path / "01.png")  # every second one is looked at
+    with (
+        pytest.warns(UserWarning, match="intensity='12bit' was chosen"),
+        pytest.raises(ImageError, match=r"01\.png': .* fit with intensity='16bit'"),
+    ):
+        new().fit(tmp_path)
+
+
+@pytest.mark.parametrize("ending", ["png", "tif"])
+def test_copies_of_open_images_have_the_bits_of_their_mode(tmp_path, ending):
+    for i, scene in enumerate(scenes(8, 16)):
+        scene.save(tmp_path / f"{i}.{ending}")
+    paths = sorted(tmp_path.iterdir())
+    copies = []
+    for path in paths:
+        with Image.open(path) as image:
+            copies.append(image.copy())
+    dfm = new().fit(copies)
+    assert dfm.feature_spec_.preprocessing.intensity == "16bit"
+    assert np.array_equal(dfm.score(copies), dfm.score(paths))
+    with pytest.raises(ImageError, match="it has more than 8 bits, and the model was fitted on"):
+        new().fit(scenes(8, 8)).score(copies)
+
+
 def test_float_tiffs_have_the_range_that_is_given(tmp_path):
     heights = np.random.default_rng(0).uniform(-1, 2, (6, 32, 32))
     for i, one in enumerate(heights):

@@ -1,5 +1,6 @@
 import csv
 import io
+import struct
 
 import numpy as np
 import pytest
@@ -38,6 +39,58 @@ def test_each_page_is_an_image_of_its_own(tmp_path, ending):
         assert np.array_equal(found, np.asarray(want))
     with pytest.raises(ImageError, match=r"^there is no page 4: the file has 3$"):
         read_image(f"{path}#4", np.asarray)
+
+
+def dcx(pages):
+    """Several PCX files in one."""
+    files = []
+    for own in pages:
+        files.append(io.BytesIO())
+        own.save(files[-1], "pcx")
+    data = [file.getvalue() for file in files]
+    begin = 4 + 4 * (len(data) + 1)
+    places = [begin + sum(map(len, data[:i])) for i in range(len(data))]
+    return struct.pack(f"<{len(data) + 2}I", 0x3ADE68B1, *places, 0) + b"".join(data)
+
+
+def fli(pages):
+    """An animation of whole frames, with the grey levels as its palette."""
+    width, height = pages[0].size
+    grey = b"".join(bytes([level] * 3) for level in range(256))
+    colours = struct.pack("<IHHBB", 6 + 4 + 768, 4, 1, 0, 0) + grey
+    frames = []
+    for i, own in enumerate(pages):
+        chunks = [colours] if i == 0 else []
+        chunks.append(struct.pack("<IH", 6 + width * height, 16) + own.tobytes())
+        body = b"".join(chunks)
+        frames.append(struct.pack("<IHH8x", 16 + len(body), 0xF1FA, len(chunks)) + body)
+    rest = b"".join(frames)
+    head = struct.pack("<IHHHHHHI", 128 + len(rest), 0xAF12, len(pages), width, height, 8, 3, 100)
+    return head.ljust(128, b"\0") + rest
+
+
+@pytest.mark.parametrize(("ending", "form"), [("dcx", dcx), ("flc", fli), ("mpo", None)])
+def test_rarer_formats_have_pages_too(tmp_path, ending, form):
+    pages = [page(i) for i in range(3)]
+    path = tmp_path / f"burst.{ending}"
+    if form is None:
+        write(path, [own.convert("RGB") for own in pages], "mpo", quality=100)
+    else:
+        path.write_bytes(form(pages))
+    names = [f"{path}#{i}" for i in (1, 2, 3)]
+    assert with_pages(list_images(tmp_path)) == names
+    for name, want in zip(names, pages, strict=True):
+        found = read_image(name, lambda image: np.asarray(image.convert("L"), dtype=int))
+        assert np.abs(found - np.asarray(want)).max() <= (0 if form else 3)
+
+
+def test_a_preview_behind_a_photograph_is_no_page(tmp_path):
+    photograph = [page(0).convert("RGB"), page(1, (24, 20)).convert("RGB")]
+    jpeg = write(tmp_path / "a.jpg", photograph, "mpo")
+    assert with_pages([jpeg]) == [jpeg]
+    mpo = write(tmp_path / "a.mpo", photograph, "mpo")
+    with pytest.warns(UserWarning, match=r"1 pages are smaller .*; the first: '.*a\.mpo#2'"):
+        assert with_pages([mpo]) == [mpo]
 
 
 def test_pages_smaller_than_the_largest_are_left_out_in_one_warning(tmp_path):

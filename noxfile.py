@@ -10,6 +10,7 @@ nox.options.sessions = ["tests", "lint", "types", "cpp", "demo"]
 
 _PINNED = ("-c", "constraints.txt")
 _BUILD = ("cmake", "ninja", "cmeel-eigen>=3.4,<4")
+_SCRIPT_RULES = ("-D", "correctness", "-D", "suspicious", "-D", "perf")
 _CPP = [str(path) for path in Path("csrc").rglob("*.[ch]pp")]
 
 
@@ -22,11 +23,12 @@ def tests(session: nox.Session) -> None:
 
 @nox.session
 def lint(session: nox.Session) -> None:
-    """ruff, clang-format, and the imports between rooms."""
-    session.install(*_PINNED, "ruff", "clang-format==23.1.5", "import-linter>=2.9")
+    """ruff, clang-format, oxlint for the pages' script, and the imports between rooms."""
+    session.install(*_PINNED, "ruff", "clang-format==23.1.5", "import-linter>=2.9", "oxlint")
     session.run("ruff", "check")
     session.run("ruff", "format", "--check")
     session.run("lint-imports", "--no-logo")
+    session.run("oxlint", *_SCRIPT_RULES, "pydfm/reports/assets")
     session.run("clang-format", "--dry-run", "--Werror", *_CPP)
 
 

@@ -48,6 +48,7 @@ from pydfm.features.pictures.intensity import resolve_intensity
 from pydfm.features.presets import resolve_preset
 from pydfm.features.transforms import Preprocessing
 from pydfm.features.views import FactsTaker, Views, image_names
+from pydfm.io.journal import Entry
 from pydfm.io.loading import load_model
 from pydfm.io.model_file import ModelFile, write_model
 from pydfm.model.fitting import RECALIBRATED, FittedDFM, freeze
@@ -298,6 +299,12 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         made one.
     left_out_ : list of str
         Names of the images that `fit` left out with `clean`; empty without it.
+    goes_on_ : bool
+        Whether rows can be added and removed: always, but for a model that was loaded from a file
+        without its training state.
+    journal_ : tuple of Entry
+        What the model came from: fit, rows added, forgotten and merged in, calibrations, each with
+        its time and number of images.
     feature_names_in_ : ndarray of shape (D,)
         Names of the features; only where it was fitted on a data frame with names.
 
@@ -346,6 +353,7 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
     # The parameters of the last fit, and those that were set since and count at the next.
     _parameters: Mapping[str, Any] | None = None
     _late: tuple[str, ...] = ()
+    _journal: tuple[Entry, ...] = ()
 
     def __init__(
         self,
@@ -582,7 +590,8 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         if self.calibration is not None:
             warn_of_dependence(training, resolve_threads(self.n_threads))
         self._check_feature_names(X, reset=True)
-        return self._become(training, fitted, extractor, parameters)
+        n = training.n_samples
+        return self._become(training, fitted, extractor, parameters, (Entry.now("fit", n, n),))
 
     def partial_fit(
         self, X: Any, y: Any = None, *, labels: Any = None, groups: Any = None
@@ -654,7 +663,11 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         )
         if not begun:
             self._check_feature_names(X, reset=True)
-        return self._become(training, None, extractor, parameters)
+        total = training.n_samples
+        journal: tuple[Entry, ...] = (Entry.now("fit", total, total),)
+        if begun:
+            journal = self._with_step("add", total - self.training_.n_samples, total)
+        return self._become(training, None, extractor, parameters, journal)
 
     def merge(self, *others: "DFM") -> "Self":
         """Return the model of all rows that this one and `others` were fitted on.
@@ -690,7 +703,9 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
                     "the names of the features differ in the two models, or their order; models "
                     "to be merged must have the same"
                 )
-        return self._with(parameters, training, None, None)
+        total = training.n_samples
+        journal = self._with_step("merge", total - self.training_.n_samples, total)
+        return self._with(parameters, training, None, None, journal)
 
     def __add__(self, other: "DFM") -> "Self":
         """Return ``self.merge(other)``."""
@@ -773,7 +788,9 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
                 "images, and a model needs at least two; fit again"
             )
         self._warn_of_lost_calibration()
-        return self._become(training, None, self._extractor, self._parameters)
+        total = training.n_samples
+        journal = self._with_step("forget", self.training_.n_samples - total, total)
+        return self._become(training, None, self._extractor, self._parameters, journal)
 
     def recalibrate(self, X: Any, *, labels: Any = None, groups: Any = None) -> Recalibration:
         """Replace the held-out scores by those of later normal images; the model stays.
@@ -830,7 +847,8 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         _check_counts(source, row_labels, row_groups)
         self._report(source)
         recalibrated, found = task.conclude()
-        self._become(self._training, recalibrated, self._extractor, self._parameters)
+        journal = self._with_step("calibrate", source.count, self.n_samples_)
+        self._become(self._training, recalibrated, self._extractor, self._parameters, journal)
         return found
 
     def fit_predict(
@@ -894,6 +912,7 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         training: TrainingState | None = None,
         fitted: FittedDFM | None = None,
         extractor: Extractor | None = None,
+        journal: tuple[Entry, ...] | None = None,
     ) -> "Self":
         """Return an estimator with these parameters and another state.
 
@@ -906,13 +925,15 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         extractor : Extractor, optional
             Its network; default this estimator's where the features are the same, or built again
             when it is first used.
+        journal : tuple of Entry, optional
+            What it came from; default this estimator's.
 
         Returns
         -------
         DFM
             A new one.
         """
-        return self._with(self._values(), training, fitted, extractor)
+        return self._with(self._values(), training, fitted, extractor, journal)
 
     # Scoring
 
@@ -1409,7 +1430,7 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         check_share("fdr", fdr)
         if X is None:
             return audit(self.fitted_, self._kind, self.alpha, self._fitted_images(), fdr)
-        copy_of_this = self._with(self._checked(), None, None, None)
+        copy_of_this = self._with(self._checked(), None, None, None, ())
         if copy_of_this.calibration is None:
             copy_of_this.calibration = DEFAULTS["calibration"]
         copy_of_this.on_error = "skip"
@@ -1458,12 +1479,20 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         inside = [(i, j) for i, j in near if i in names and j in names]
         return AuditInput(names, read, facts, {}, inside)
 
-    def save(self, path: "str | os.PathLike[str]") -> None:
+    def save(self, path: "str | os.PathLike[str]", *, keep: bool | None = None) -> None:
         """Write the fitted model to one file, which `pydfm.load` reads.
 
         The file is safetensors with a JSON header: the subspaces in float64, the held-out scores,
         the parameters, the preprocessing, and name and hash of the weights, but not the weights.
         An older file is replaced atomically.
+
+        Parameters
+        ----------
+        path : path
+        keep : bool, optional
+            Whether the file keeps the training state, `training_`: with it, `partial_fit`,
+            `merge` and `forget` work after `pydfm.load` as before. Default: where it takes no
+            more than the model itself.
 
         Raises
         ------
@@ -1471,6 +1500,8 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
             If `fit` was not called yet.
         OSError
             If the file cannot be written.
+        ValueError
+            If the state is to be kept and there is none, or a file cannot hold it.
         """
         with self._updating:
             names = getattr(self, "feature_names_in_", None)
@@ -1478,8 +1509,10 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
             if fitted.calibration is not None:
                 for kind in check_score_types(self.score_type):
                     fitted.held_out_of(kind)  # some are only computed where they are asked for
-            content = ModelFile(fitted, self._fit_parameters(), names)
-        write_model(path, content)
+            content = ModelFile(
+                fitted, self._fit_parameters(), names, self._training, self.journal_
+            )
+        write_model(path, content, keep)
 
     # Fitted attributes
 
@@ -1505,7 +1538,8 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         if self._training is None:
             raise ValueError(
                 "the model was loaded from a file, which does not hold the training state that "
-                "rows are added to or removed from; fit again"
+                "rows are added to or removed from; fit again, and keep it by save(keep=True), or "
+                "`pydfm fit --keep`"
             )
         return self._training
 
@@ -1597,6 +1631,16 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         return self.model_.image_score
 
     @property
+    def goes_on_(self) -> bool:  # noqa: D102
+        self._check_fitted()
+        return self._training is not None
+
+    @property
+    def journal_(self) -> tuple[Entry, ...]:  # noqa: D102
+        self._check_fitted()
+        return self._journal
+
+    @property
     def classes_(self) -> NDArray[Any]:  # noqa: D102
         if self.model_.classes is None:
             raise AttributeError("the model has no classes: it was fitted without labels")
@@ -1670,11 +1714,16 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         fitted: FittedDFM | None,
         extractor: Extractor | None,
         parameters: Mapping[str, Any] | None,
+        journal: tuple[Entry, ...],
     ) -> "Self":
         """Take up another state, all at once."""
         self._training, self._fitted, self._extractor = training, fitted, extractor
-        self._parameters, self._late = parameters, ()
+        self._parameters, self._late, self._journal = parameters, (), journal
         return self
+
+    def _with_step(self, what: str, n_samples: int, total: int) -> tuple[Entry, ...]:
+        """Return the journal with one more step."""
+        return (*self._journal, Entry.now(what, n_samples, total))
 
     @property
     def _updating(self) -> Lock:
@@ -1692,6 +1741,7 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         training: TrainingState | None,
         fitted: FittedDFM | None,
         extractor: Extractor | None,
+        journal: tuple[Entry, ...] | None,
     ) -> "Self":
         """Return an estimator with other parameters and another state; see `with_state`."""
         # A subclass may have parameters of its own.
@@ -1703,7 +1753,8 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
             extractor = self._extractor if self._extractor.spec == state.spec else None
         if hasattr(self, "feature_names_in_"):
             other.feature_names_in_ = self.feature_names_in_
-        return other._become(training, fitted, extractor, dict(parameters))
+        journal = self._journal if journal is None else journal
+        return other._become(training, fitted, extractor, dict(parameters), journal)
 
     def _fit_parameters(self) -> dict[str, Any]:
         """Return the parameters of the fitted model: those set since that count at once, too."""
@@ -2148,7 +2199,7 @@ def load(
     dfm = DFM(**loaded.parameters)
     if loaded.feature_names is not None:
         dfm.feature_names_in_ = loaded.feature_names
-    return dfm.with_state(fitted=loaded.fitted, extractor=loaded.extractor)
+    return dfm.with_state(loaded.training, loaded.fitted, loaded.extractor, loaded.journal)
 
 
 def _check_counts(source: _Source, *each: RowLabels | None) -> None:

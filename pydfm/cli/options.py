@@ -37,6 +37,22 @@ Fdr = Annotated[
         "the others; default: 0.05."
     ),
 ]
+Folder = Annotated[Path, typer.Argument(metavar="FOLDER", help="A folder, or one image.")]
+NewModel = Annotated[
+    Path,
+    typer.Option(
+        "--output",
+        "-o",
+        help="The model file to write; it may be MODEL, which is then kept as MODEL.previous.",
+    ),
+]
+Classes = Annotated[
+    bool, typer.Option("--classes", help="The subfolders of FOLDER are classes, as at the fit.")
+]
+Groups = Annotated[
+    str | None,
+    typer.Option(metavar="folders|REGEX", help="What belongs together, as for `pydfm fit`."),
+]
 Ray = Annotated[
     int | None,
     typer.Option("--ray", metavar="WORKERS", help="Number of workers on a running Ray cluster."),
@@ -84,6 +100,27 @@ def _divided(
 
 def _of_features(model: Path) -> ValueError:
     return ValueError(f"'{model}' was fitted on features, not on images; use it from Python")
+
+
+def write_changed(dfm: "DFM", output: Path) -> None:
+    """Write a model that a command has changed; what it replaces is kept for `pydfm undo`."""
+    from pydfm.runtime.files import keep_previous
+
+    keep_previous(output)
+    # It goes on as before, where it can.
+    dfm.save(output, keep=True if dfm.goes_on_ else None)
+
+
+def threshold_text(dfm: "DFM") -> str:
+    """Return the level and the threshold of a model in words."""
+    level = f"alpha {dfm.alpha:g}"
+    try:
+        threshold = dfm.threshold_
+    except AttributeError:  # without calibration, or with one for each fold
+        return level
+    if isinstance(threshold, float):
+        return f"{level}: anomalous above {threshold:.4g}"
+    return f"{level}: anomalous above {', '.join(f'{own:.4g}' for own in threshold)}"
 
 
 def parse_groups(text: str) -> "str | Callable[[str], str]":

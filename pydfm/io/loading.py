@@ -16,8 +16,10 @@ from numpy.typing import NDArray
 from pydfm.features.backbones import AS_SAVED, family_saved_as, is_name
 from pydfm.features.extractor import Extractor, feature_batches
 from pydfm.features.inputs.sources import ImageSource, Look, open_source, warn_of_skipped
+from pydfm.io.journal import Entry
 from pydfm.io.model_file import ModelFile, read_model
 from pydfm.model.fitting import FittedDFM
+from pydfm.model.training import TrainingState
 from pydfm.parameters import DEFAULTS, check_parameters
 
 if TYPE_CHECKING:
@@ -36,12 +38,18 @@ class LoadedModel:
     extractor : Extractor or None
         The network; None for a model of features.
     feature_names : ndarray of shape (D,) or None
+    training : TrainingState or None
+        What its rows left behind, where the file keeps it.
+    journal : tuple of Entry
+        What was done to the model.
     """
 
     fitted: FittedDFM
     parameters: dict[str, Any]
     extractor: Extractor | None = None
     feature_names: NDArray[Any] | None = None
+    training: TrainingState | None = None
+    journal: tuple[Entry, ...] = ()
 
     def with_parameters(self, **given: Any) -> "LoadedModel":
         """Return the model with other values of parameters that do not count at a fit.
@@ -146,7 +154,14 @@ def load_model(
             runtime=parameters["runtime"],
             n_threads=n_threads,
         )
-    return LoadedModel(content.fitted, parameters, extractor, content.feature_names)
+    return LoadedModel(
+        content.fitted,
+        parameters,
+        extractor,
+        content.feature_names,
+        content.training,
+        content.journal,
+    )
 
 
 def _without_code(path: str, content: ModelFile, backbone: Any) -> dict[str, Any]:

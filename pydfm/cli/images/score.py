@@ -89,6 +89,13 @@ def score(
         float,
         typer.Option(help="Standard deviation of a Gaussian that smooths maps, in pixels."),
     ] = 0.0,
+    fail_on: Annotated[
+        str | None,
+        typer.Option(
+            metavar="anomalous",
+            help="End with exit code 1 if an image is anomalous (0: none is; 2: an error).",
+        ),
+    ] = None,
     use_ray: Ray = None,
     weights: MovedWeights = None,
     backbone: MovedBackbone = None,
@@ -101,6 +108,8 @@ def score(
     from pydfm.features.pictures.pages import with_pages
     from pydfm.runtime.files import check_output, write_file
 
+    if fail_on not in (None, "anomalous"):
+        raise ValueError(f"--fail-on is {fail_on!r}; it must be 'anomalous'")
     if output is not None:
         check_output(output)
     elif sys.stdout is None:
@@ -112,6 +121,11 @@ def score(
     if score_type:
         kinds = score_type[0] if len(score_type) == 1 else tuple(score_type)
         loaded = loaded.with_parameters(score_type=kinds)
+    if fail_on is not None and loaded.fitted.calibration is None:
+        raise ValueError(
+            "--fail-on is given, but the model was fitted without calibration and does not decide; "
+            "fit with --calibration loo"
+        )
     level = loaded.parameters["alpha"] if alpha is None else alpha
     outputs = wanted.open(loaded, paths, folder if folder.is_dir() else folder.parent, level)
     decider, views = _decider(loaded, alpha, fdr), None if outputs is None else outputs.views
@@ -132,6 +146,8 @@ def score(
         sys.stdout.write(table)
     else:
         write_file(output, table.encode("utf-8", "surrogateescape"))
+    if fail_on is not None and "anomalous" in columns["verdict"]:
+        raise typer.Exit(1)
 
 
 @dataclass(frozen=True)

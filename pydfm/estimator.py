@@ -7,6 +7,7 @@ scores into decisions, `pydfm.io` reads and writes model files.
 
 import copy
 import functools
+import json
 import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -21,16 +22,18 @@ from sklearn.exceptions import NotFittedError
 from sklearn.utils.validation import _check_feature_names
 
 from pydfm.conformal.calibration import calibration_of, map_range, map_threshold, thresholds
+from pydfm.conformal.certificate import CONFIDENCE, Certificate, certify
 from pydfm.conformal.checks.audit import Audit, AuditInput, audit
 from pydfm.conformal.checks.independence import near_places, warn_of_dependence
 from pydfm.conformal.checks.outliers import FDR
 from pydfm.conformal.checks.outliers import outliers as outliers_among
 from pydfm.conformal.decisions import Assessment, Decider, p_values
 from pydfm.conformal.drift import Drift, DriftTest
+from pydfm.conformal.monitor import EVIDENCE, Monitor
 from pydfm.conformal.recalibration import Recalibration, RecalibrationTask
 from pydfm.conformal.regions import LEAST_AREA, SPREAD, Region, RegionFinder
 from pydfm.features.backbones import AS_SAVED, copy_backbone
-from pydfm.features.extractor import Extractor, FeatureSpec, feature_batches
+from pydfm.features.extractor import Extractor, FeatureSpec, feature_batches, tapped_of
 from pydfm.features.inputs.arrays import FeatureSource, check_finite
 from pydfm.features.inputs.images import ImageError, image_hashes, read_image
 from pydfm.features.inputs.labels import RowLabels, as_labels, find_classes, warn_of_ignored
@@ -73,6 +76,8 @@ if TYPE_CHECKING:
     import torch
     from matplotlib.axes import Axes
     from typing_extensions import Self
+
+    from pydfm.features.taps import Tapped
 
 # Attributes that a copy does not share.
 _OF_THREADS = ("_lock", "_skipped")
@@ -343,8 +348,13 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
     >>> rng = np.random.default_rng(0)
     >>> x = rng.normal(size=(500, 4)) @ rng.normal(size=(4, 64))
     >>> dfm = pydfm.DFM().fit(x)
-    >>> bool(dfm.score(rng.normal(size=(1, 64)))[0] > dfm.score(x).max())
+    >>> y = rng.normal(size=(3, 64))
+    >>> bool(dfm.score(y).min() > dfm.score(x).max())
     True
+    >>> dfm.predict(y), dfm.p_value(y).round(3)
+    (array([-1, -1, -1]), array([0.002, 0.002, 0.002]))
+    >>> dfm.partial_fit(x[:100]).n_samples_
+    600
     """
 
     _training: TrainingState | None = None
@@ -1398,6 +1408,88 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         test = DriftTest(self.fitted_, kind, labelled=labels is not None)
         return test.conclude(self._scored(X, labels, test.measure, (test.n_values,), "drift"))
 
+    def monitor(
+        self,
+        *,
+        evidence: float = EVIDENCE,
+        reference: str | None = None,
+        seed: int = 0,
+        state: Mapping[str, Any] | None = None,
+    ) -> Monitor:
+        """Return an alarm for drift that may be looked at after every image.
+
+        Unlike `drift`, whose test is of one batch, ``monitor.update(X)`` takes images as they come,
+        for as long as they come: ``monitor.evidence`` is how many to 1 it is that the line has
+        changed, and the probability that it reaches `evidence` in an endless run without a change
+        is at most 1 / `evidence`. Verdicts stay as they are. See `pydfm.conformal.monitor`.
+
+        Parameters
+        ----------
+        evidence : float, default=100
+            The evidence at which an alarm is raised.
+        reference : {"calibration", "stream"}, optional
+            What images are compared with: the held-out scores and the images before them, or these
+            alone, which finds no change that is there from the first image on. Default:
+            "calibration" where held-out scores are of one model and class, else "stream".
+        seed : int, default=0
+            Of the numbers that break ties between scores.
+        state : dict, optional
+            What ``monitor.state()`` of the process before gave, to go on from there.
+
+        Returns
+        -------
+        Monitor
+            ``monitor.sentence`` says what it found, ``monitor.changed_at`` where.
+
+        Raises
+        ------
+        ValueError
+            If `evidence` is below 1, the model has no such reference, or `state` is of another
+            model.
+        """
+
+        def score(monitor: Monitor, X: Any) -> NDArray[np.float64]:
+            n_values = len(monitor.names) + 1
+            return self._scored(X, None, monitor.measure, (n_values,), "watch")
+
+        found = Monitor(
+            self.fitted_,
+            self._kind,
+            evidence=evidence,
+            reference=reference,
+            seed=seed,
+            score=score,
+        )
+        if state is not None:
+            found.restore(state)
+        return found
+
+    def certify(self, alpha: float | None = None, *, confidence: float = CONFIDENCE) -> Certificate:
+        """Bound the false-alarm rate of the threshold of a level, with a confidence.
+
+        `alpha` is kept on average over samples of held-out images; this bounds the rate of the
+        threshold that came from this one, says whether the bound is proven, and how many good
+        images are missing for `alpha` as a bound. See `pydfm.conformal.certificate`.
+
+        Parameters
+        ----------
+        alpha : float in (0, 1), optional
+            In place of the parameter.
+        confidence : float in (0, 1), default=0.95
+
+        Returns
+        -------
+        Certificate
+            ``print(certificate)`` says all of it in sentences.
+
+        Raises
+        ------
+        ValueError
+            If a number is out of its range, or the model was fitted without calibration.
+        """
+        level = self.alpha if alpha is None else alpha
+        return certify(self.fitted_, self._kind, level, confidence)
+
     def audit(
         self, X: Any = None, *, labels: Any = None, groups: Any = None, fdr: float = FDR
     ) -> Audit:
@@ -1513,6 +1605,83 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
                 fitted, self._fit_parameters(), names, self._training, self.journal_
             )
         write_model(path, content, keep)
+
+    def to_torch(
+        self,
+        *,
+        backbone: "str | os.PathLike[str] | torch.nn.Module | None" = None,
+        weights: "str | os.PathLike[str] | None" = AS_SAVED,
+    ) -> "torch.nn.Module":
+        """Return the fitted model as a module of torch: uint8 pixels in, scores and maps out.
+
+        Parameters
+        ----------
+        backbone, weights : optional
+            Where these are now, if elsewhere than at the fit; as in `pydfm.load`.
+
+        Returns
+        -------
+        torch.nn.Module
+            On the CPU. It takes images (N, H, W, 3), uint8, RGB, of any size, and a false-alarm
+            rate, a float64 tensor of shape (); it returns scores (N,), p-values (N,), verdicts
+            (N,), +1 or -1, and maps (N, height, width), as far as the model has them.
+
+        Raises
+        ------
+        ValueError
+            If the model cannot be one module: features, mixtures, folds, relative_mahalanobis.
+        """
+        from pydfm.io.onnx.export import pixel_model
+
+        return pixel_model(self.fitted_, self._tapped(backbone, weights), self._kind)
+
+    def to_onnx(
+        self,
+        path: "str | os.PathLike[str]",
+        *,
+        backbone: "str | os.PathLike[str] | torch.nn.Module | None" = None,
+        weights: "str | os.PathLike[str] | None" = AS_SAVED,
+    ) -> None:
+        """Write the fitted model as one graph of ONNX, from pixels to verdicts and maps.
+
+        Weights, held-out scores and thresholds are inside: onnxruntime alone can run it. The inputs
+        are ``images`` and ``alpha`` of `to_torch`, the second with this model's as default.
+
+        Parameters
+        ----------
+        path : path
+        backbone, weights : optional
+            As in `to_torch`.
+
+        Raises
+        ------
+        ImportError
+            If onnx is not installed (the extra `onnx`).
+        ValueError
+            As `to_torch`; or if the network cannot be exported.
+        OSError
+            If the file cannot be written.
+        """
+        from pydfm.io.onnx.export import write_onnx
+
+        fitted, kind = self.fitted_, self._kind
+        parameters = {name: repr(value) for name, value in self._fit_parameters().items()}
+        about = {"model": fitted.model.summary(), "parameters": json.dumps(parameters)}
+        if fitted.spec is not None:
+            about["sha256"] = fitted.spec.sha256
+        tapped = self._tapped(backbone, weights)
+        write_onnx(path, fitted, tapped, kind, float(self.alpha), about)
+
+    def _tapped(self, backbone: Any, weights: Any) -> "Tapped":
+        """Return the network with taps, on the CPU."""
+        spec = self.feature_spec_
+        if spec is None:
+            raise ValueError(
+                "the model was fitted on features, and an export begins with images; fit it on "
+                "images"
+            )
+        own = self.backbone if backbone is None and spec.needs_module else backbone
+        return tapped_of(spec, backbone=own, weights=weights)
 
     # Fitted attributes
 
@@ -2165,6 +2334,7 @@ def load(
     Parameters
     ----------
     path : path
+        The file.
     backbone : path or torch.nn.Module, optional
         Needed where the model was fitted with a module of your own or a TorchScript file, whose
         code would run: a model file must not choose it.

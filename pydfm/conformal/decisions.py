@@ -80,7 +80,9 @@ class Decider:
         Parameters
         ----------
         fitted : FittedDFM
+            With held-out scores.
         score_type : str
+            The type of the scores that decide.
         alpha : float in (0, 1)
             Share of normal images that may be called anomalous.
         fdr : float in (0, 1), optional

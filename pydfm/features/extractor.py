@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     import torch
 
     from pydfm.features.network import Backbone
+    from pydfm.features.taps import Tapped
 
 # Indices of rows in their source, their features (B, D), and the pixels of images.
 FeatureBatch: TypeAlias = tuple[slice | list[int], NDArray[Any], NDArray[Any] | None]
@@ -251,29 +252,11 @@ class Extractor:
             "layout": spec.layout,
             "tokens": spec.tokens,
         }
-        if backbone is None:
-            if weights == AS_SAVED:
-                kept = _kept(spec, settings, device, runtime, n_threads)
-                if kept is not None:
-                    return cls(kept, spec, runtime)
-            backbone = family_saved_as(spec.backbone).restore(spec.backbone)
-        if weights == AS_SAVED:
-            # A file that contains its weights may have moved.
-            own = isinstance(backbone, str | os.PathLike) and spec.weights == spec.backbone
-            weights = os.fspath(backbone) if own else spec.weights  # type: ignore[arg-type]
-        network = load_network(
-            backbone,
-            weights,
-            spec.layers,
-            random_state=spec.random_state,
-            progress=progress,
-        )
-        if network.sha256 != spec.sha256:
-            raise ValueError(
-                f"weights: those of {network.name} ({network.weights or 'random or its own'}) are "
-                f"not the ones the model was fitted with (sha256 {network.sha256[:12]}, not "
-                f"{spec.sha256[:12]}); pass those, or fit again"
-            )
+        if backbone is None and weights == AS_SAVED:
+            kept = _kept(spec, settings, device, runtime, n_threads)
+            if kept is not None:
+                return cls(kept, spec, runtime)
+        network = _loaded(spec, backbone, weights, progress=progress)
         ready = _ready(
             network,
             spec.preprocessing,
@@ -375,6 +358,57 @@ class Extractor:
 def _has_name(family: Family) -> bool:
     """Whether its networks are told by a name and their weights, so that a graph can be kept."""
     return not family.in_memory and not family.runs_code
+
+
+def tapped_of(
+    spec: FeatureSpec,
+    *,
+    backbone: "str | os.PathLike[str] | torch.nn.Module | None" = None,
+    weights: "str | os.PathLike[str] | None" = AS_SAVED,
+) -> "Tapped":
+    """Return the network that `spec` describes, with taps, on the CPU and in float32.
+
+    Parameters
+    ----------
+    spec, backbone, weights
+        As for `Extractor.rebuild`.
+
+    Raises
+    ------
+    ValueError
+        If these are not the weights that `spec` was made with.
+    """
+    from pydfm.features.network import tap_on_cpu
+
+    return tap_on_cpu(
+        _loaded(spec, backbone, weights),
+        spec.preprocessing,
+        known=spec.grids,
+        spatial=spec.spatial,
+        pool=spec.pool,
+        layout=spec.layout,
+        tokens=spec.tokens,
+    )
+
+
+def _loaded(spec: FeatureSpec, backbone: Any, weights: Any, *, progress: bool = False) -> Network:
+    """Return the network of `spec`, once its weights are found to be those of the fit."""
+    if backbone is None:
+        backbone = family_saved_as(spec.backbone).restore(spec.backbone)
+    if weights == AS_SAVED:
+        # A file that contains its weights may have moved.
+        own = isinstance(backbone, str | os.PathLike) and spec.weights == spec.backbone
+        weights = os.fspath(backbone) if own else spec.weights
+    network = load_network(
+        backbone, weights, spec.layers, random_state=spec.random_state, progress=progress
+    )
+    if network.sha256 != spec.sha256:
+        raise ValueError(
+            f"weights: those of {network.name} ({network.weights or 'random or its own'}) are not "
+            f"the ones the model was fitted with (sha256 {network.sha256[:12]}, not "
+            f"{spec.sha256[:12]}); pass those, or fit again"
+        )
+    return network
 
 
 def _ready(

@@ -39,9 +39,9 @@ class LoadedModel:
         The network; None for a model of features.
     feature_names : ndarray of shape (D,) or None
     training : TrainingState or None
-        What its rows left behind, where the file keeps it.
+        What rows can be added to and removed from, where the file keeps it.
     journal : tuple of Entry
-        What was done to the model.
+        What the model came from.
     """
 
     fitted: FittedDFM

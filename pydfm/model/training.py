@@ -168,9 +168,11 @@ class TrainingState:
         Parameters
         ----------
         features : ndarray of shape (N, D)
+            The rows.
         labels : ndarray of shape (N,), optional
             Unused where the covariance is "global".
         n_threads : int
+            Of the core.
         groups : ndarray of shape (N,), optional
             Rows of a class that share a group are left out together.
         hashes : ndarray of shape (N,), optional

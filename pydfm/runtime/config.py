@@ -34,6 +34,12 @@ def show_config(mode: Literal["stdout", "dicts"] = "stdout") -> dict[str, Any] |
         Versions of pydfm, Python and the packages it needs; the instruction set that the core was
         loaded for and those this processor runs; the threads that ``n_threads=None`` stands for;
         the GPU, where there is one; and what ``runtime="auto"`` takes for networks with names.
+
+    Examples
+    --------
+    >>> import pydfm
+    >>> sorted(pydfm.show_config("dicts"))
+    ['core', 'gpu', 'n_threads', 'packages', 'platform', 'pydfm', 'python']
     """
     if mode not in ("stdout", "dicts"):
         raise ValueError(f"mode is {mode!r}; it must be 'stdout' or 'dicts'")

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from pydfm.features.transforms import Preprocessing
     from pydfm.features.views import Views
     from pydfm.io.loading import LoadedModel
+    from pydfm.model.fitting import FittedDFM
     from pydfm.model.row_scores import RowScores
     from pydfm.reports.coco import RegionFile
     from pydfm.reports.drawing.heatmaps import MapFiles
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
 # As `DFM.batches` yields them.
 _Batches: TypeAlias = "Iterator[tuple[Any, NDArray[Any], NDArray[Any] | None]]"
 
-_VERDICTS = {1: "ok", -1: "anomalous", 0: "unreadable"}
+VERDICTS = {1: "ok", -1: "anomalous", 0: "unreadable"}
 
 
 def score(
@@ -115,7 +116,7 @@ def score(
     elif sys.stdout is None:
         raise OSError("standard output is closed; name a file with --output")
     paths = with_pages(list_images(folder))
-    wanted = _Wanted(maps, tuple(map_format or ()), regions, masks, smoothing)
+    wanted = Wanted(maps, tuple(map_format or ()), regions, masks, smoothing)
     wanted.check(folder)
     loaded = load_without_estimator(model, weights, backbone, parameters)
     if score_type:
@@ -127,7 +128,8 @@ def score(
             "fit with --calibration loo"
         )
     level = loaded.parameters["alpha"] if alpha is None else alpha
-    outputs = wanted.open(loaded, paths, folder if folder.is_dir() else folder.parent, level)
+    root, kinds_of = folder if folder.is_dir() else folder.parent, loaded.parameters["score_type"]
+    outputs = wanted.open(loaded.fitted, kinds_of, paths, root, level)
     decider, views = _decider(loaded, alpha, fdr), None if outputs is None else outputs.views
     if use_ray is None:
         batches = loaded.batches(paths, look=views)
@@ -136,8 +138,8 @@ def score(
         batches = _ray_batches(dfm, paths, use_ray, views)
     columns = _columns(loaded, len(paths), batches, decider, outputs)
     if "class" in columns:
-        columns["class"] = [_cell(name) for name in columns["class"]]
-    table = _csv({"path": [_cell(path) for path in paths], **columns})
+        columns["class"] = [cell(name) for name in columns["class"]]
+    table = _csv({"path": [cell(path) for path in paths], **columns})
     if regions is not None:
         assert outputs is not None
         assert outputs.regions is not None
@@ -151,7 +153,7 @@ def score(
 
 
 @dataclass(frozen=True)
-class _Wanted:
+class Wanted:
     """What is asked for beside the table."""
 
     maps: Path | None
@@ -177,8 +179,8 @@ class _Wanted:
             check_output(self.regions)
 
     def open(
-        self, loaded: "LoadedModel", paths: list[str], root: Path, alpha: float
-    ) -> "_Outputs | None":
+        self, fitted: "FittedDFM", score_type: Any, paths: list[str], root: Path, alpha: float
+    ) -> "Outputs | None":
         """Return what writes it, or raise ValueError where the model has no such maps."""
         from pydfm.conformal.calibration import map_range
         from pydfm.conformal.regions import RegionFinder
@@ -191,13 +193,12 @@ class _Wanted:
 
         if self.maps is None and self.regions is None and self.masks is None:
             return None
-        kinds = check_score_types(loaded.parameters["score_type"])
+        kinds = check_score_types(score_type)
         if len(kinds) > 1:
             raise ValueError(
                 f"maps and regions are of one score type, and there are {', '.join(kinds)}; name "
                 "one with --score-type"
             )
-        fitted = loaded.fitted
         fitted.model.check_maps(kinds[0])
         assert fitted.spec is not None
         check_number("--smoothing", self.smoothing, 0, max(fitted.spec.preprocessing.size))
@@ -208,7 +209,7 @@ class _Wanted:
             scale = ColourScale(low, threshold)
             finder = RegionFinder.between(low, threshold)
         geometry = fitted.spec.preprocessing
-        return _Outputs(
+        return Outputs(
             paths,
             geometry,
             Views(geometry),
@@ -221,7 +222,7 @@ class _Wanted:
 
 
 @dataclass(frozen=True)
-class _Outputs:
+class Outputs:
     """What is written of the map of each image."""
 
     paths: list[str]
@@ -270,7 +271,7 @@ def _columns(
     count: int,
     batches: "_Batches",
     decider: "Decider | None",
-    outputs: "_Outputs | None" = None,
+    outputs: "Outputs | None" = None,
 ) -> dict[str, list[str]]:
     """Return the texts of each column of the table, and write the `outputs` of each image.
 
@@ -308,10 +309,10 @@ def _columns(
     if decider is not None:
         final = decider.judge(measured)
         columns["p_value"] = [f"{p:.6g}" for p in final.p_values]
-        columns["verdict"] = [_VERDICTS[int(verdict)] for verdict in final.verdicts]
+        columns["verdict"] = [VERDICTS[int(verdict)] for verdict in final.verdicts]
     else:
         columns["p_value"] = ["" if known else "nan" for known in read]
-        columns["verdict"] = ["" if known else _VERDICTS[0] for known in read]
+        columns["verdict"] = ["" if known else VERDICTS[0] for known in read]
     if names is not None:
         columns["class"] = [str(value) for value in classes]
     return columns
@@ -352,7 +353,7 @@ def _read(
     return pixels
 
 
-def _cell(text: str) -> str:
+def cell(text: str) -> str:
     """Return `text` as a cell that is one line, steers no terminal, and is no formula."""
     return printable("'" + text if text.startswith(("=", "+", "-", "@")) else text)
 

@@ -18,10 +18,16 @@ LEVELS = (0.01, 0.05, 0.1)
 
 def info(
     model: Model,
+    certify: Annotated[
+        bool,
+        typer.Option(
+            "--certify", help="Bound the false-alarm rate of each threshold, with 95 % confidence."
+        ),
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="As JSON, for other programs.")] = False,
 ) -> None:
     """Say what is in a model file: network, images, thresholds, where it came from, sizes."""
-    found = describe_file(model)
+    found = describe_file(model, certify=certify)
     if as_json:
         typer.echo(json.dumps(found, indent=2))
         return
@@ -29,8 +35,8 @@ def info(
         typer.echo(printable(line))
 
 
-def describe_file(path: "Path") -> dict[str, Any]:
-    """Return what is in a model file, as JSON can hold it.
+def describe_file(path: "Path", *, certify: bool = False) -> dict[str, Any]:
+    """Return what is in a model file, as JSON can hold it; with certificates if asked for.
 
     Raises
     ------
@@ -69,6 +75,13 @@ def describe_file(path: "Path") -> dict[str, Any]:
         }
         for layer, grid in zip(found["layers"], spec.grids, strict=True):
             layer["grid"] = [grid.channels, grid.height, grid.width]
+    if certify:
+        from pydfm.conformal.certificate import certify as bound
+
+        kinds = parameters["score_type"]
+        kind = kinds if isinstance(kinds, str) else kinds[0]
+        levels = sorted({*LEVELS, parameters.get("alpha", LEVELS[0])})
+        found["certificates"] = [bound(fitted, kind, level).to_dict() for level in levels]
     if fitted.calibration is not None:
         kinds = parameters["score_type"]
         kind = kinds if isinstance(kinds, str) else kinds[0]
@@ -119,6 +132,8 @@ def _lines(found: dict[str, Any]) -> list[str]:
         for level, thresholds in found.get("thresholds", {}).items():
             each = ", ".join(f"{one:.4g}" for one in thresholds)
             rows.append(("threshold", f"{each} at alpha {level} ({found['score_type']})"))
+    for own in found.get("certificates", ()):
+        rows += [("certificate ", sentence) for sentence in own["sentences"]]
     for step in found["journal"]:
         count = f"{step['n_samples']} images, {step['total']} in all"
         rows.append(("journal", f"{step['when']}  {step['what']}: {count} (pydfm {step['pydfm']})"))

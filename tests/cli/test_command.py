@@ -28,8 +28,8 @@ def test_a_module_with_a_command_is_enough(run, tmp_path, monkeypatch):
         assert b"A rate." in run("hello", "--help").out
         got = run("hello", "--threads", "2", "--skip-unreadable")
         assert got.out.decode() == (
-            "None {'device': None, 'batch_size': 32, 'n_threads': 2, 'on_error': 'skip', "
-            "'max_pixels': None}\n"
+            "None {'device': None, 'runtime': 'auto', 'batch_size': 32, 'n_threads': 2, "
+            "'on_error': 'skip', 'max_pixels': None}\n"
         )
     finally:
         sys.modules.pop("pydfm.cli.hello", None)

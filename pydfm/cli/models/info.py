@@ -72,6 +72,7 @@ def describe_file(path: "Path", *, certify: bool = False) -> dict[str, Any]:
             "weights": spec.weights,
             "sha256": spec.sha256,
             "image_size": list(spec.preprocessing.size),
+            "runtime": spec.runtime,
         }
         for layer, grid in zip(found["layers"], spec.grids, strict=True):
             layer["grid"] = [grid.channels, grid.height, grid.width]
@@ -106,7 +107,8 @@ def _lines(found: dict[str, Any]) -> list[str]:
     if network is not None:
         weights = network["weights"] or "random weights or its own"
         height, width = network["image_size"]
-        rows.append(("network", f"{network['name']}, {weights}, images of {width} x {height}"))
+        size, runtime = f"images of {width} x {height}", network["runtime"]
+        rows.append(("network", f"{network['name']}, {weights}, {size}, fitted in {runtime}"))
         rows.append(("hash", network["sha256"]))
     for layer in found["layers"]:
         grid = " x ".join(map(str, layer["grid"])) if "grid" in layer else "features"

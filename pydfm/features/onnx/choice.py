@@ -1,5 +1,6 @@
 """Which runtime a network gets: torch or onnxruntime. Importing this imports neither."""
 
+import functools
 import importlib.util
 import platform
 import sys
@@ -85,6 +86,7 @@ def _has_gpu() -> bool:
     return torch.cuda.is_available()
 
 
+@functools.cache
 def _may_have_gpu() -> bool:
     with suppress(PackageNotFoundError):
         if version("torch").endswith("+cpu"):

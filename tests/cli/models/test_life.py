@@ -154,8 +154,10 @@ def test_a_file_is_described(run, own, later):
         assert f"\n{line} " in text
     assert "  add: 3 images, " in text
     assert "images can be added and forgotten" in text
+    assert ", fitted in torch\n" in text
     found = json.loads(run("info", own, "--json").out)
     assert found["goes_on"]
+    assert found["network"]["runtime"] == "torch"
     assert [step["what"] for step in found["journal"]] == ["fit", "add"]
     assert found["sizes"]["training state"] > 0
     assert set(found["thresholds"]) == {"0.1"}

@@ -144,3 +144,18 @@ def test_a_session_that_cannot_be_opened_is_told(monkeypatch, tiny_network):
     monkeypatch.setattr(module, "open_session", broken)
     with pytest.raises(ExportError, match=r"^no such operation$"):
         export(tapped(tiny_network))
+
+
+def test_padding_is_joined_with_convolutions(tmp_path):
+    """Else onnxruntime would reorder the maps before and after each, a quarter of its time."""
+    import onnxruntime
+
+    size = Preprocessing(resize=(64, 64), crop=None)
+    graph = export(tapped("efficientnet_lite0", ("stage5",), size))
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    options.optimized_model_filepath = str(tmp_path / "optimized.onnx")
+    onnxruntime.InferenceSession(graph.data, options, providers=["CPUExecutionProvider"])
+    pad = b'"\x03Pad'  # the type of a node, as the file has it
+    assert pad in graph.data
+    assert pad not in (tmp_path / "optimized.onnx").read_bytes()

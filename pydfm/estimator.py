@@ -7,12 +7,12 @@ scores into decisions, `pydfm.io` reads and writes model files.
 
 import copy
 import functools
+import json
 import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,16 +22,18 @@ from sklearn.exceptions import NotFittedError
 from sklearn.utils.validation import _check_feature_names
 
 from pydfm.conformal.calibration import calibration_of, map_range, map_threshold, thresholds
+from pydfm.conformal.certificate import CONFIDENCE, Certificate, certify
 from pydfm.conformal.checks.audit import Audit, AuditInput, audit
 from pydfm.conformal.checks.independence import near_places, warn_of_dependence
 from pydfm.conformal.checks.outliers import FDR
 from pydfm.conformal.checks.outliers import outliers as outliers_among
 from pydfm.conformal.decisions import Assessment, Decider, p_values
 from pydfm.conformal.drift import Drift, DriftTest
+from pydfm.conformal.monitor import EVIDENCE, Monitor
 from pydfm.conformal.recalibration import Recalibration, RecalibrationTask
 from pydfm.conformal.regions import LEAST_AREA, SPREAD, Region, RegionFinder
-from pydfm.features.backbones import AS_SAVED, copy_backbone, family_saved_as, is_name
-from pydfm.features.extractor import Extractor, FeatureSpec, feature_batches
+from pydfm.features.backbones import AS_SAVED, copy_backbone
+from pydfm.features.extractor import Extractor, FeatureSpec, feature_batches, tapped_of
 from pydfm.features.inputs.arrays import FeatureSource, check_finite
 from pydfm.features.inputs.images import ImageError, image_hashes, read_image
 from pydfm.features.inputs.labels import RowLabels, as_labels, find_classes, warn_of_ignored
@@ -49,7 +51,9 @@ from pydfm.features.pictures.intensity import resolve_intensity
 from pydfm.features.presets import resolve_preset
 from pydfm.features.transforms import Preprocessing
 from pydfm.features.views import FactsTaker, Views, image_names
-from pydfm.io.model_file import ModelFile, read_model, write_model
+from pydfm.io.journal import Entry
+from pydfm.io.loading import load_model
+from pydfm.io.model_file import ModelFile, write_model
 from pydfm.model.fitting import RECALIBRATED, FittedDFM, freeze
 from pydfm.model.held_out import HeldOutSample
 from pydfm.model.model import Model
@@ -64,7 +68,6 @@ from pydfm.parameters import (
     draw_seed,
 )
 from pydfm.runtime.checks import check_number, check_share
-from pydfm.runtime.text import printable
 from pydfm.runtime.threads import Lock, PerThread, resolve_threads
 from pydfm.stats.scores import check_score_types
 from pydfm.stats.subspace import Subspace
@@ -73,6 +76,8 @@ if TYPE_CHECKING:
     import torch
     from matplotlib.axes import Axes
     from typing_extensions import Self
+
+    from pydfm.features.taps import Tapped
 
 # Attributes that a copy does not share.
 _OF_THREADS = ("_lock", "_skipped")
@@ -188,13 +193,24 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         (low, high) is for float TIFFs too.
     device : str or torch.device, optional
         Where the network runs. Default: CUDA where there is a GPU, else the CPU.
+    runtime : {"auto", "torch", "onnx"}, default="auto"
+        What the network runs in. "onnx" is onnxruntime (the extra `onnx`), on CPUs: faster than
+        torch, which is not even imported where the network's graph is kept. A graph is exported
+        once, checked (features within 1e-4 of torch's, as a share of the layer's largest) and kept
+        in the user's cache folder, or in ``PYDFM_CACHE``; that takes a second or more. "auto" takes
+        onnxruntime where it is installed, the device is a CPU, the precision float32 and the
+        network has a name, and torch otherwise: graphs of your own modules and files are not kept,
+        since code may change, so they would be exported at each fit and each load; pass "onnx" for
+        those. What cannot be exported runs in torch, with a warning, or with "onnx" is an error.
+        ``feature_spec_.runtime`` is what the fit took. A score in one is within 1e-4 of that in the
+        other.
     precision : {"float32", "bfloat16", "float16"}, default="float32"
         Precision of the network; the statistics are always float64.
     batch_size : int, default=32
         Images per batch.
     n_threads : int, optional
-        Number of threads that read images and compute scores; torch has its own. Default: the
-        number of cores this process may use. Scores do not depend on it.
+        Number of threads that read images and compute scores, and of onnxruntime; torch has its
+        own. Default: the number of cores this process may use. Scores do not depend on it.
     on_error : {"raise", "skip"}, default="raise"
         What happens at an image that cannot be read. With "skip" it is left out of a fit, and its
         score is NaN; a warning counts such images, and ``skipped_`` lists them.
@@ -288,6 +304,12 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         made one.
     left_out_ : list of str
         Names of the images that `fit` left out with `clean`; empty without it.
+    goes_on_ : bool
+        Whether rows can be added and removed: always, but for a model that was loaded from a file
+        without its training state.
+    journal_ : tuple of Entry
+        What the model came from: fit, rows added, forgotten and merged in, calibrations, each with
+        its time and number of images.
     feature_names_in_ : ndarray of shape (D,)
         Names of the features; only where it was fitted on a data frame with names.
 
@@ -298,7 +320,8 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
     Notes
     -----
     A parameter that is set after a fit counts at once if it belongs to decisions or to how things
-    are computed (score_type, alpha, device, batch_size, n_threads, on_error, max_pixels, verbose).
+    are computed (score_type, alpha, device, runtime, batch_size, n_threads, on_error, max_pixels,
+    verbose).
     Any other counts at the next fit; where the model is used before, a warning says so.
     `partial_fit`, `merge` and `forget` change the rows; the model of all rows is computed when it
     is next used.
@@ -325,8 +348,13 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
     >>> rng = np.random.default_rng(0)
     >>> x = rng.normal(size=(500, 4)) @ rng.normal(size=(4, 64))
     >>> dfm = pydfm.DFM().fit(x)
-    >>> bool(dfm.score(rng.normal(size=(1, 64)))[0] > dfm.score(x).max())
+    >>> y = rng.normal(size=(3, 64))
+    >>> bool(dfm.score(y).min() > dfm.score(x).max())
     True
+    >>> dfm.predict(y), dfm.p_value(y).round(3)
+    (array([-1, -1, -1]), array([0.002, 0.002, 0.002]))
+    >>> dfm.partial_fit(x[:100]).n_samples_
+    600
     """
 
     _training: TrainingState | None = None
@@ -335,6 +363,7 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
     # The parameters of the last fit, and those that were set since and count at the next.
     _parameters: Mapping[str, Any] | None = None
     _late: tuple[str, ...] = ()
+    _journal: tuple[Entry, ...] = ()
 
     def __init__(
         self,
@@ -361,6 +390,7 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         augment: str | None = DEFAULTS["augment"],
         intensity: str | tuple[float, float] = DEFAULTS["intensity"],
         device: "str | torch.device | None" = DEFAULTS["device"],
+        runtime: str = DEFAULTS["runtime"],
         precision: str = DEFAULTS["precision"],
         batch_size: int = DEFAULTS["batch_size"],
         n_threads: int | None = DEFAULTS["n_threads"],
@@ -396,6 +426,7 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         self.augment = augment
         self.intensity = intensity
         self.device = device
+        self.runtime = runtime
         self.precision = precision
         self.batch_size = batch_size
         self.n_threads = n_threads
@@ -569,7 +600,8 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         if self.calibration is not None:
             warn_of_dependence(training, resolve_threads(self.n_threads))
         self._check_feature_names(X, reset=True)
-        return self._become(training, fitted, extractor, parameters)
+        n = training.n_samples
+        return self._become(training, fitted, extractor, parameters, (Entry.now("fit", n, n),))
 
     def partial_fit(
         self, X: Any, y: Any = None, *, labels: Any = None, groups: Any = None
@@ -641,7 +673,11 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         )
         if not begun:
             self._check_feature_names(X, reset=True)
-        return self._become(training, None, extractor, parameters)
+        total = training.n_samples
+        journal: tuple[Entry, ...] = (Entry.now("fit", total, total),)
+        if begun:
+            journal = self._with_step("add", total - self.training_.n_samples, total)
+        return self._become(training, None, extractor, parameters, journal)
 
     def merge(self, *others: "DFM") -> "Self":
         """Return the model of all rows that this one and `others` were fitted on.
@@ -677,7 +713,9 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
                     "the names of the features differ in the two models, or their order; models "
                     "to be merged must have the same"
                 )
-        return self._with(parameters, training, None, None)
+        total = training.n_samples
+        journal = self._with_step("merge", total - self.training_.n_samples, total)
+        return self._with(parameters, training, None, None, journal)
 
     def __add__(self, other: "DFM") -> "Self":
         """Return ``self.merge(other)``."""
@@ -760,7 +798,9 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
                 "images, and a model needs at least two; fit again"
             )
         self._warn_of_lost_calibration()
-        return self._become(training, None, self._extractor, self._parameters)
+        total = training.n_samples
+        journal = self._with_step("forget", self.training_.n_samples - total, total)
+        return self._become(training, None, self._extractor, self._parameters, journal)
 
     def recalibrate(self, X: Any, *, labels: Any = None, groups: Any = None) -> Recalibration:
         """Replace the held-out scores by those of later normal images; the model stays.
@@ -817,7 +857,8 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         _check_counts(source, row_labels, row_groups)
         self._report(source)
         recalibrated, found = task.conclude()
-        self._become(self._training, recalibrated, self._extractor, self._parameters)
+        journal = self._with_step("calibrate", source.count, self.n_samples_)
+        self._become(self._training, recalibrated, self._extractor, self._parameters, journal)
         return found
 
     def fit_predict(
@@ -881,6 +922,7 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         training: TrainingState | None = None,
         fitted: FittedDFM | None = None,
         extractor: Extractor | None = None,
+        journal: tuple[Entry, ...] | None = None,
     ) -> "Self":
         """Return an estimator with these parameters and another state.
 
@@ -893,13 +935,15 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         extractor : Extractor, optional
             Its network; default this estimator's where the features are the same, or built again
             when it is first used.
+        journal : tuple of Entry, optional
+            What it came from; default this estimator's.
 
         Returns
         -------
         DFM
             A new one.
         """
-        return self._with(self._values(), training, fitted, extractor)
+        return self._with(self._values(), training, fitted, extractor, journal)
 
     # Scoring
 
@@ -1364,6 +1408,88 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         test = DriftTest(self.fitted_, kind, labelled=labels is not None)
         return test.conclude(self._scored(X, labels, test.measure, (test.n_values,), "drift"))
 
+    def monitor(
+        self,
+        *,
+        evidence: float = EVIDENCE,
+        reference: str | None = None,
+        seed: int = 0,
+        state: Mapping[str, Any] | None = None,
+    ) -> Monitor:
+        """Return an alarm for drift that may be looked at after every image.
+
+        Unlike `drift`, whose test is of one batch, ``monitor.update(X)`` takes images as they come,
+        for as long as they come: ``monitor.evidence`` is how many to 1 it is that the line has
+        changed, and the probability that it reaches `evidence` in an endless run without a change
+        is at most 1 / `evidence`. Verdicts stay as they are. See `pydfm.conformal.monitor`.
+
+        Parameters
+        ----------
+        evidence : float, default=100
+            The evidence at which an alarm is raised.
+        reference : {"calibration", "stream"}, optional
+            What images are compared with: the held-out scores and the images before them, or these
+            alone, which finds no change that is there from the first image on. Default:
+            "calibration" where held-out scores are of one model and class, else "stream".
+        seed : int, default=0
+            Of the numbers that break ties between scores.
+        state : dict, optional
+            What ``monitor.state()`` of the process before gave, to go on from there.
+
+        Returns
+        -------
+        Monitor
+            ``monitor.sentence`` says what it found, ``monitor.changed_at`` where.
+
+        Raises
+        ------
+        ValueError
+            If `evidence` is below 1, the model has no such reference, or `state` is of another
+            model.
+        """
+
+        def score(monitor: Monitor, X: Any) -> NDArray[np.float64]:
+            n_values = len(monitor.names) + 1
+            return self._scored(X, None, monitor.measure, (n_values,), "watch")
+
+        found = Monitor(
+            self.fitted_,
+            self._kind,
+            evidence=evidence,
+            reference=reference,
+            seed=seed,
+            score=score,
+        )
+        if state is not None:
+            found.restore(state)
+        return found
+
+    def certify(self, alpha: float | None = None, *, confidence: float = CONFIDENCE) -> Certificate:
+        """Bound the false-alarm rate of the threshold of a level, with a confidence.
+
+        `alpha` is kept on average over samples of held-out images; this bounds the rate of the
+        threshold that came from this one, says whether the bound is proven, and how many good
+        images are missing for `alpha` as a bound. See `pydfm.conformal.certificate`.
+
+        Parameters
+        ----------
+        alpha : float in (0, 1), optional
+            In place of the parameter.
+        confidence : float in (0, 1), default=0.95
+
+        Returns
+        -------
+        Certificate
+            ``print(certificate)`` says all of it in sentences.
+
+        Raises
+        ------
+        ValueError
+            If a number is out of its range, or the model was fitted without calibration.
+        """
+        level = self.alpha if alpha is None else alpha
+        return certify(self.fitted_, self._kind, level, confidence)
+
     def audit(
         self, X: Any = None, *, labels: Any = None, groups: Any = None, fdr: float = FDR
     ) -> Audit:
@@ -1396,7 +1522,7 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         check_share("fdr", fdr)
         if X is None:
             return audit(self.fitted_, self._kind, self.alpha, self._fitted_images(), fdr)
-        copy_of_this = self._with(self._checked(), None, None, None)
+        copy_of_this = self._with(self._checked(), None, None, None, ())
         if copy_of_this.calibration is None:
             copy_of_this.calibration = DEFAULTS["calibration"]
         copy_of_this.on_error = "skip"
@@ -1445,12 +1571,20 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         inside = [(i, j) for i, j in near if i in names and j in names]
         return AuditInput(names, read, facts, {}, inside)
 
-    def save(self, path: "str | os.PathLike[str]") -> None:
+    def save(self, path: "str | os.PathLike[str]", *, keep: bool | None = None) -> None:
         """Write the fitted model to one file, which `pydfm.load` reads.
 
         The file is safetensors with a JSON header: the subspaces in float64, the held-out scores,
         the parameters, the preprocessing, and name and hash of the weights, but not the weights.
         An older file is replaced atomically.
+
+        Parameters
+        ----------
+        path : path
+        keep : bool, optional
+            Whether the file keeps the training state, `training_`: with it, `partial_fit`,
+            `merge` and `forget` work after `pydfm.load` as before. Default: where it takes no
+            more than the model itself.
 
         Raises
         ------
@@ -1458,6 +1592,8 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
             If `fit` was not called yet.
         OSError
             If the file cannot be written.
+        ValueError
+            If the state is to be kept and there is none, or a file cannot hold it.
         """
         with self._updating:
             names = getattr(self, "feature_names_in_", None)
@@ -1465,8 +1601,87 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
             if fitted.calibration is not None:
                 for kind in check_score_types(self.score_type):
                     fitted.held_out_of(kind)  # some are only computed where they are asked for
-            content = ModelFile(fitted, self._fit_parameters(), names)
-        write_model(path, content)
+            content = ModelFile(
+                fitted, self._fit_parameters(), names, self._training, self.journal_
+            )
+        write_model(path, content, keep)
+
+    def to_torch(
+        self,
+        *,
+        backbone: "str | os.PathLike[str] | torch.nn.Module | None" = None,
+        weights: "str | os.PathLike[str] | None" = AS_SAVED,
+    ) -> "torch.nn.Module":
+        """Return the fitted model as a module of torch: uint8 pixels in, scores and maps out.
+
+        Parameters
+        ----------
+        backbone, weights : optional
+            Where these are now, if elsewhere than at the fit; as in `pydfm.load`.
+
+        Returns
+        -------
+        torch.nn.Module
+            On the CPU. It takes images (N, H, W, 3), uint8, RGB, of any size, and a false-alarm
+            rate, a float64 tensor of shape (); it returns scores (N,), p-values (N,), verdicts
+            (N,), +1 or -1, and maps (N, height, width), as far as the model has them.
+
+        Raises
+        ------
+        ValueError
+            If the model cannot be one module: features, mixtures, folds, relative_mahalanobis.
+        """
+        from pydfm.io.onnx.export import pixel_model
+
+        return pixel_model(self.fitted_, self._tapped(backbone, weights), self._kind)
+
+    def to_onnx(
+        self,
+        path: "str | os.PathLike[str]",
+        *,
+        backbone: "str | os.PathLike[str] | torch.nn.Module | None" = None,
+        weights: "str | os.PathLike[str] | None" = AS_SAVED,
+    ) -> None:
+        """Write the fitted model as one graph of ONNX, from pixels to verdicts and maps.
+
+        Weights, held-out scores and thresholds are inside: onnxruntime alone can run it. The inputs
+        are ``images`` and ``alpha`` of `to_torch`, the second with this model's as default.
+
+        Parameters
+        ----------
+        path : path
+        backbone, weights : optional
+            As in `to_torch`.
+
+        Raises
+        ------
+        ImportError
+            If onnx is not installed (the extra `onnx`).
+        ValueError
+            As `to_torch`; or if the network cannot be exported.
+        OSError
+            If the file cannot be written.
+        """
+        from pydfm.io.onnx.export import write_onnx
+
+        fitted, kind = self.fitted_, self._kind
+        parameters = {name: repr(value) for name, value in self._fit_parameters().items()}
+        about = {"model": fitted.model.summary(), "parameters": json.dumps(parameters)}
+        if fitted.spec is not None:
+            about["sha256"] = fitted.spec.sha256
+        tapped = self._tapped(backbone, weights)
+        write_onnx(path, fitted, tapped, kind, float(self.alpha), about)
+
+    def _tapped(self, backbone: Any, weights: Any) -> "Tapped":
+        """Return the network with taps, on the CPU."""
+        spec = self.feature_spec_
+        if spec is None:
+            raise ValueError(
+                "the model was fitted on features, and an export begins with images; fit it on "
+                "images"
+            )
+        own = self.backbone if backbone is None and spec.needs_module else backbone
+        return tapped_of(spec, backbone=own, weights=weights)
 
     # Fitted attributes
 
@@ -1492,7 +1707,8 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         if self._training is None:
             raise ValueError(
                 "the model was loaded from a file, which does not hold the training state that "
-                "rows are added to or removed from; fit again"
+                "rows are added to or removed from; fit again, and keep it by save(keep=True), or "
+                "`pydfm fit --keep`"
             )
         return self._training
 
@@ -1584,6 +1800,16 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         return self.model_.image_score
 
     @property
+    def goes_on_(self) -> bool:  # noqa: D102
+        self._check_fitted()
+        return self._training is not None
+
+    @property
+    def journal_(self) -> tuple[Entry, ...]:  # noqa: D102
+        self._check_fitted()
+        return self._journal
+
+    @property
     def classes_(self) -> NDArray[Any]:  # noqa: D102
         if self.model_.classes is None:
             raise AttributeError("the model has no classes: it was fitted without labels")
@@ -1657,11 +1883,16 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         fitted: FittedDFM | None,
         extractor: Extractor | None,
         parameters: Mapping[str, Any] | None,
+        journal: tuple[Entry, ...],
     ) -> "Self":
         """Take up another state, all at once."""
         self._training, self._fitted, self._extractor = training, fitted, extractor
-        self._parameters, self._late = parameters, ()
+        self._parameters, self._late, self._journal = parameters, (), journal
         return self
+
+    def _with_step(self, what: str, n_samples: int, total: int) -> tuple[Entry, ...]:
+        """Return the journal with one more step."""
+        return (*self._journal, Entry.now(what, n_samples, total))
 
     @property
     def _updating(self) -> Lock:
@@ -1679,6 +1910,7 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         training: TrainingState | None,
         fitted: FittedDFM | None,
         extractor: Extractor | None,
+        journal: tuple[Entry, ...] | None,
     ) -> "Self":
         """Return an estimator with other parameters and another state; see `with_state`."""
         # A subclass may have parameters of its own.
@@ -1690,7 +1922,8 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
             extractor = self._extractor if self._extractor.spec == state.spec else None
         if hasattr(self, "feature_names_in_"):
             other.feature_names_in_ = self.feature_names_in_
-        return other._become(training, fitted, extractor, dict(parameters))
+        journal = self._journal if journal is None else journal
+        return other._become(training, fitted, extractor, dict(parameters), journal)
 
     def _fit_parameters(self) -> dict[str, Any]:
         """Return the parameters of the fitted model: those set since that count at once, too."""
@@ -1806,6 +2039,8 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
             tokens=self.tokens,
             random_state=seed,
             device=self.device,
+            runtime=self.runtime,
+            n_threads=self.n_threads,
             progress=self.verbose,
             intensity=resolve_intensity(self.intensity, source.look_at(), self.max_pixels),
         )
@@ -1817,11 +2052,14 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
                 f"X holds images, but the model was fitted on features (N, {self.n_features_in_}); "
                 "fit it on images, or pass features"
             )
-        if self._extractor is None or not self._extractor.runs_on(self.device):
+        asked: dict[str, Any] = {
+            "runtime": self.runtime,
+            "device": self.device,
+            "n_threads": self.n_threads,
+        }
+        if self._extractor is None or not self._extractor.serves(**asked):
             own = self.backbone if spec.needs_module else None
-            self._extractor = Extractor.rebuild(
-                spec, backbone=own, device=self.device, progress=self.verbose
-            )
+            self._extractor = Extractor.rebuild(spec, backbone=own, progress=self.verbose, **asked)
         return self._extractor
 
     def _settings(self, extractor: Extractor | None, seed: int) -> Settings:
@@ -2089,12 +2327,14 @@ def load(
     weights: "str | os.PathLike[str] | None" = AS_SAVED,
     device: "str | torch.device | None" = None,
     n_threads: int | None = None,
+    runtime: str | None = None,
 ) -> DFM:
-    """Read a model that `DFM.save` wrote; its scores are the same to the bit.
+    """Read a model that `DFM.save` wrote; with the same packages its scores have the same bits.
 
     Parameters
     ----------
     path : path
+        The file.
     backbone : path or torch.nn.Module, optional
         Needed where the model was fitted with a module of your own or a TorchScript file, whose
         code would run: a model file must not choose it.
@@ -2102,6 +2342,8 @@ def load(
         Where the weights are now, if elsewhere than when the model was fitted.
     device, n_threads : optional
         As for `DFM`.
+    runtime : {"auto", "torch", "onnx"}, optional
+        As for `DFM`; default that of the file, "torch" in files of before.
 
     Returns
     -------
@@ -2116,62 +2358,18 @@ def load(
         If it is not a whole model file of a known format, or the network's weights are not those
         it was fitted with.
     """
-    content = read_model(path)
-    if content.fitted.spec is None and (backbone is not None or weights != AS_SAVED):
-        raise ValueError(
-            f"'{os.fspath(path)}' was fitted on features and has no network; leave backbone and "
-            "weights out"
-        )
-    if content.fitted.calibration == "kfold" and not content.fitted.held_out.folds:
-        warnings.warn(
-            f"'{os.fspath(path)}' holds scores of rows that were held out in folds, but not the "
-            "models of the folds, as files of before: it calls more normal images anomalous than "
-            "alpha says; fit again",
-            stacklevel=2,
-        )
-    parameters = _without_code(os.fspath(path), content, backbone)
-    moved: dict[str, Any] = {} if backbone is None else {"backbone": backbone}
-    moved |= {} if weights == AS_SAVED else {"weights": weights}
-    dfm = DFM(**{**parameters, **moved, "device": device, "n_threads": n_threads})
-    extractor, spec = None, content.fitted.spec
-    if spec is not None:
-        for name, file in spec.needed_files(backbone, weights).items():
-            if not Path(file).is_file():
-                raise FileNotFoundError(
-                    f"'{os.fspath(path)}' needs the file '{file}', which is not there; pass as "
-                    f"{name} where it is now"
-                )
-        extractor = Extractor.rebuild(spec, backbone=backbone, weights=weights, device=device)
-    if content.feature_names is not None:
-        dfm.feature_names_in_ = content.feature_names
-    return dfm.with_state(fitted=content.fitted, extractor=extractor)
-
-
-def _without_code(path: str, content: ModelFile, backbone: Any) -> dict[str, Any]:
-    """Return the parameters in a file, which must not choose a network whose code would run.
-
-    Raises
-    ------
-    ValueError
-        If it names such a network for its features, and the caller passes none.
-    """
-    parameters, spec = dict(content.parameters), content.fitted.spec
-    if backbone is not None:
-        return parameters
-    if spec is not None and family_saved_as(spec.backbone).runs_code:
-        raise ValueError(
-            f"'{path}' names the TorchScript file '{printable(str(spec.backbone))}', "
-            "whose code would run; if you trust it, pass it as backbone"
-        )
-    own = parameters.get("backbone")
-    if isinstance(own, str) and family_saved_as(own).runs_code and not is_name(own):
-        del parameters["backbone"]
-        warnings.warn(
-            f"'{path}' has backbone='{printable(own)}', which its features do not come from, and "
-            "whose code would run at the next fit of images; set it again if you trust it",
-            stacklevel=3,
-        )
-    return parameters
+    loaded = load_model(
+        path,
+        backbone=backbone,
+        weights=weights,
+        device=device,
+        n_threads=n_threads,
+        runtime=runtime,
+    )
+    dfm = DFM(**loaded.parameters)
+    if loaded.feature_names is not None:
+        dfm.feature_names_in_ = loaded.feature_names
+    return dfm.with_state(loaded.training, loaded.fitted, loaded.extractor, loaded.journal)
 
 
 def _check_counts(source: _Source, *each: RowLabels | None) -> None:

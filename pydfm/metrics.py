@@ -71,6 +71,13 @@ def evaluate(scores: ArrayLike, labels: ArrayLike) -> dict[str, float]:
     ----------
     .. [1] D. Hendrycks, K. Gimpel, "A Baseline for Detecting Misclassified and Out-of-Distribution
        Examples in Neural Networks", 2017, arXiv:1610.02136.
+
+    Examples
+    --------
+    >>> import pydfm
+    >>> found = pydfm.evaluate([0.1, 0.4, 0.3, 2.0, 0.2], [0, 0, 1, 1, 0])
+    >>> {name: round(value, 3) for name, value in found.items() if name != "aupr_in"}
+    {'auroc': 0.833, 'aupr': 0.833, 'f1_max': 0.8, 'threshold': 0.3, 'fpr95': 0.333}
     """
     from sklearn.metrics import (
         average_precision_score,
@@ -113,6 +120,14 @@ def pixel_auroc(maps: Maps, masks: Maps) -> float:
     ------
     ValueError
         If shapes differ, a score is not finite, or all pixels are of one kind.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from pydfm.metrics import pixel_auroc
+    >>> maps = np.array([[[0.0, 1.0], [2.0, 3.0]]])  # (N, H, W)
+    >>> pixel_auroc(maps, maps >= 2)
+    1.0
     """
     good, bad, _ = _pixels(maps, masks)
     bad.sort()
@@ -151,6 +166,14 @@ def aupro(maps: Maps, masks: Maps, max_fpr: float = 0.3) -> float:
     ValueError
         If shapes differ, a score is not finite, all pixels are of one kind, or `max_fpr` is out of
         range.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from pydfm.metrics import aupro
+    >>> maps = np.array([[[0.0, 1.0], [2.0, 3.0]]])  # (N, H, W)
+    >>> aupro(maps, maps >= 2)
+    1.0
     """
     if not 0 < max_fpr <= 1:
         raise ValueError(f"max_fpr is {max_fpr!r}; it must be above 0 and at most 1")

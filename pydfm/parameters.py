@@ -12,6 +12,7 @@ from typing import Any, Final, Literal
 import numpy as np
 
 from pydfm.features.backbones import describe_backbones
+from pydfm.features.onnx.choice import RUNTIMES
 from pydfm.features.pictures.intensity import check_intensity
 from pydfm.features.presets import PRESETS
 from pydfm.runtime.checks import (
@@ -470,6 +471,18 @@ PARAMETERS: Final[dict[str, Parameter]] = {
             "Where the network runs; default: a GPU where there is one.",
             Option(help="cpu, cuda, ...; default: a GPU where there is one."),
             saved=False,
+        ),
+        Parameter(
+            "runtime",
+            "auto",
+            "runtime",
+            _one_of(RUNTIMES),
+            "What the network runs in: onnxruntime or torch; default: onnxruntime where it can.",
+            Option(
+                _choice(RUNTIMES),
+                help="What the network runs in: torch, onnx (on CPUs; the extra onnx), or auto "
+                "(onnx where it is installed, of a network with a name).",
+            ),
         ),
         Parameter(
             "precision",

@@ -28,6 +28,14 @@ settings.register_profile(
 settings.load_profile("pydfm")
 
 
+@pytest.fixture(scope="session", autouse=True)
+def graphs(tmp_path_factory):
+    """The folder of graphs that are exported, which the tests and their processes share."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYDFM_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 @pytest.fixture
 def run_python(tmp_path):
     """Run code in an interpreter of its own, away from the source tree, which has no core."""

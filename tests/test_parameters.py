@@ -33,7 +33,8 @@ SIGNATURE = {
     if name != "self"
 }
 AT_ONCE = {"score_type", "alpha", "device", "batch_size", "n_threads", "on_error", "verbose"} | {
-    "max_pixels"
+    "max_pixels",
+    "runtime",
 }
 
 # A value of each parameter that is none, and another one that is.
@@ -50,6 +51,7 @@ BAD = {
     "top_share": 1.5,
     "tokens": -1,
     "augment": "flip",
+    "runtime": "tensorrt",
     "precision": "float64",
     "intensity": "11bit",
     "batch_size": 0,
@@ -81,6 +83,7 @@ OTHER = {
     "image_size": 32,
     "mean": 0.5,
     "std": [0.5, 0.5, 0.5],
+    "runtime": "torch",
     "precision": "bfloat16",
     "intensity": "12bit",
     "calibration": "kfold",

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from scipy.stats import spearmanr
 
-from benchmarks.calibration import models, populations
+from benchmarks.calibration import lines, models, populations
 from benchmarks.calibration.plot import reliability
 from benchmarks.calibration.rates import (
     HEADER,
@@ -87,6 +87,14 @@ def _models(_, quick, __):
     return {"models": ("Every kind of model", Table(models.HEADER, rows))}
 
 
+def _lines(_, quick, __):
+    rows = []
+    for found in lines.measure_lines(5 if quick else 100, 1000 if quick else 10_000):
+        rows.append(found)
+        print(found, file=sys.stderr)
+    return {"lines": ("The alarm for drift", Table(lines.HEADER, rows))}
+
+
 def _cifar(data, quick, panels):
     rows, pool = [], populations.cifar(data)
     d = pool.features.shape[1]
@@ -155,6 +163,7 @@ _SECTIONS = {
     "synthetic": _synthetic,
     "kinds": _kinds,
     "models": _models,
+    "lines": _lines,
     "cifar": _cifar,
     "glassfiber": _glassfiber,
 }

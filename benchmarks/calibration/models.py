@@ -11,7 +11,7 @@ from benchmarks.calibration.rates import LEVELS, fit_layers, rate
 from benchmarks.report import verdict
 from pydfm import DFM
 from pydfm.conformal.calibration import calibration_of
-from pydfm.conformal.checks.noise import uncertain_noise
+from pydfm.conformal.checks.likelihoods import unsteady_likelihood
 from pydfm.features.grid import Grid
 
 KINDS = ("fre", "mahalanobis", "nll", "ppca")
@@ -57,7 +57,7 @@ class Model:
         else:
             dfm = DFM(**parameters).fit(draw.rows, labels=draw.labels, groups=draw.groups)
         n_units = calibration_of(dfm.fitted_, self.kinds[0]).n_units.min()
-        told = {k for k in self.kinds if uncertain_noise(dfm.fitted_, k, LEVELS[-1])}
+        told = {k for k in self.kinds if unsteady_likelihood(dfm.fitted_, k, LEVELS[-1])}
         return dfm.p_value(draw.fresh, labels=draw.fresh_labels), n_units, told
 
 

@@ -20,7 +20,6 @@ namespace pydfm {
 namespace {
 
 constexpr double kEps = std::numeric_limits<double>::epsilon();
-constexpr double kInfinity = std::numeric_limits<double>::infinity();
 
 // Rows to a block.
 constexpr Index kBlockRows = 64;

@@ -291,9 +291,10 @@ Eigenpairs divide_and_conquer(const Vector<double>& diagonal, const Vector<doubl
                  off_diagonal[middle - 1], threads);
   };
   for (Index n_blocks = n_leaves / 2; n_blocks > 1; n_blocks /= 2) {
-    const bool small = n / n_blocks <= kSmall;
-    parallel_for(n_blocks, small ? n_threads : 1,
-                 [&](Index block) { merge(block, n_blocks, small ? 1 : n_threads).in_place(); });
+    const bool all_small = n / n_blocks <= kSmall;
+    parallel_for(n_blocks, all_small ? n_threads : 1, [&](Index block) {
+      merge(block, n_blocks, all_small ? 1 : n_threads).in_place();
+    });
   }
 
   if (n_leaves == 1) {

@@ -162,23 +162,23 @@ class Block {
 
   // Rows of which class c may be the nearest, unless they are measured already.
   void find_near(std::size_t c, std::vector<Index>& some) {
-    Eigen::Array<bool, Eigen::Dynamic, 1> near = Eigen::Array<bool, Eigen::Dynamic, 1>::Zero(n());
+    Eigen::Array<bool, Eigen::Dynamic, 1> wanted = Eigen::Array<bool, Eigen::Dynamic, 1>::Zero(n());
     for (std::size_t t = 0; t < types_.size(); ++t) {
       const double rest = std::abs(scorers_[c]->value(types_[t], Energies{}));
       const auto least = least_.row(static_cast<Index>(t)).transpose().array();
       // Never far where a number is not one.
       const Eigen::ArrayXd low = low_scores(c, types_[t]);
-      near = near || !(low > least + kScoreSlack * least.abs() + kExactSlack * rest);
+      wanted = wanted || !(low > least + kScoreSlack * least.abs() + kExactSlack * rest);
       if (held_out_ == nullptr) continue;
       for (Index i = 0; i < n(); ++i) {
-        if (near[i] || std::isinf(low[i])) continue;  // measured already
+        if (wanted[i] || std::isinf(low[i])) continue;  // measured already
         const double slack = kScoreSlack * std::abs(low[i]) + kExactSlack * rest;
-        near[i] = may_decide(c, i, low[i] - slack);
+        wanted[i] = may_decide(c, i, low[i] - slack);
       }
     }
     some.clear();
     for (Index i = 0; i < n(); ++i) {
-      if (near[i]) some.push_back(i);
+      if (wanted[i]) some.push_back(i);
     }
   }
 

@@ -78,8 +78,8 @@ void eigenvalues_are_counted() {
     }
     for (const double value : p.e) {
       const auto above = (t.array() > value).count();
-      const auto near = ((t.array() - value).abs() < 1e-6 * value).count();
-      check(std::abs(downdate.count(value) - above) <= near, p.name + ", count at an eigenvalue");
+      const auto close = ((t.array() - value).abs() < 1e-6 * value).count();
+      check(std::abs(downdate.count(value) - above) <= close, p.name + ", count at an eigenvalue");
     }
     check_at_most(std::abs(downdate.largest(1e-14) - t[0]), 2e-10 * t[0], p.name + ", largest");
   }

@@ -85,8 +85,7 @@ class Record:
     def _append(self, fields: Sequence[str]) -> None:
         if self._path is None:
             return
-        named = {"encoding": "utf-8", "errors": "surrogateescape"}
-        with self._path.open("a", newline="", **named) as file:
+        with self._path.open("a", newline="", encoding="utf-8", errors="surrogateescape") as file:
             csv.writer(file, lineterminator="\n").writerow(fields)
 
 

@@ -1,7 +1,8 @@
 """The program: its commands, exit codes, errors and warnings.
 
-Exit codes: 0 done, 2 wrong usage or input (one line on stderr), 130 stopped by Ctrl-C, 141 standard
-output was closed by its reader (`| head`). Nothing heavy is imported before a command runs.
+Exit codes: 0 done, 1 what `pydfm score --fail-on` names was found, 2 wrong usage or input (one line
+on stderr), 130 stopped by Ctrl-C, 141 standard output was closed by its reader (`| head`). Nothing
+heavy is imported before a command runs.
 """
 
 import inspect

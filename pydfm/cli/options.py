@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from pydfm.estimator import DFM
+    from pydfm.io.loading import LoadedModel
 
 Model = Annotated[Path, typer.Argument(metavar="MODEL", help="A file that `pydfm fit` wrote.")]
 MovedWeights = Annotated[
@@ -23,13 +24,36 @@ MovedBackbone = Annotated[
     typer.Option(help="The TorchScript file that it was fitted with, whose code runs."),
 ]
 # Options in place of what the file has.
-RUNTIME = {"device": "", "batch_size": "", "n_threads": "", "on_error": "", "max_pixels": ""}
+RUNTIME = {
+    "device": "",
+    "runtime": "",
+    "batch_size": "",
+    "n_threads": "",
+    "on_error": "",
+    "max_pixels": "",
+}
 Fdr = Annotated[
     float | None,
     typer.Option(
         help="False discovery rate: share of good images among those that are flagged as unlike "
         "the others; default: 0.05."
     ),
+]
+Folder = Annotated[Path, typer.Argument(metavar="FOLDER", help="A folder, or one image.")]
+NewModel = Annotated[
+    Path,
+    typer.Option(
+        "--output",
+        "-o",
+        help="The model file to write; it may be MODEL, which is then kept as MODEL.previous.",
+    ),
+]
+Classes = Annotated[
+    bool, typer.Option("--classes", help="The subfolders of FOLDER are classes, as at the fit.")
+]
+Groups = Annotated[
+    str | None,
+    typer.Option(metavar="folders|REGEX", help="What belongs together, as for `pydfm fit`."),
 ]
 Ray = Annotated[
     int | None,
@@ -42,17 +66,63 @@ def load_model(
 ) -> "DFM":
     """Return the model of images in the file `model`, with the `parameters` that are not None."""
     from pydfm.estimator import load
+
+    network, given = _divided(weights, parameters)
+    dfm = load(model, backbone=backbone, **network)
+    if dfm.feature_spec_ is None:
+        raise _of_features(model)
+    dfm.set_params(**given)
+    return dfm
+
+
+def load_without_estimator(
+    model: Path, weights: str | None, backbone: str | None, parameters: dict[str, Any]
+) -> "LoadedModel":
+    """Return the same as `load_model`, without what takes long to import."""
+    from pydfm.io.loading import load_model
+
+    network, given = _divided(weights, parameters)
+    loaded = load_model(model, backbone=backbone, **network)
+    if loaded.extractor is None:
+        raise _of_features(model)
+    return loaded.with_parameters(**given)
+
+
+def _divided(
+    weights: str | None, parameters: dict[str, Any]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return what is needed to load a network, and the other `parameters` that are given."""
     from pydfm.parameters import none_or
 
-    moved: dict[str, Any] = {} if weights is None else {"weights": none_or(weights)}
-    # The file has neither device nor threads, and the device is needed to load.
-    machine = {name: parameters.pop(name) for name in ("device", "n_threads")}
-    dfm = load(model, backbone=backbone, **machine, **moved)
-    if dfm.feature_spec_ is None:
-        raise ValueError(f"'{model}' was fitted on features, not on images; use it from Python")
     given = {name: value for name, value in parameters.items() if value is not None}
-    dfm.set_params(**given, verbose=True)
-    return dfm
+    network = {name: given.pop(name, None) for name in ("device", "runtime", "n_threads")}
+    network |= {} if weights is None else {"weights": none_or(weights)}
+    return network, {**given, "verbose": True}
+
+
+def _of_features(model: Path) -> ValueError:
+    return ValueError(f"'{model}' was fitted on features, not on images; use it from Python")
+
+
+def write_changed(dfm: "DFM", output: Path) -> None:
+    """Write a model that a command has changed; what it replaces is kept for `pydfm undo`."""
+    from pydfm.runtime.files import keep_previous
+
+    keep_previous(output)
+    # It goes on as before, where it can.
+    dfm.save(output, keep=True if dfm.goes_on_ else None)
+
+
+def threshold_text(dfm: "DFM") -> str:
+    """Return the level and the threshold of a model in words."""
+    level = f"alpha {dfm.alpha:g}"
+    try:
+        threshold = dfm.threshold_
+    except AttributeError:  # without calibration, or with one for each fold
+        return level
+    if isinstance(threshold, float):
+        return f"{level}: anomalous above {threshold:.4g}"
+    return f"{level}: anomalous above {', '.join(f'{own:.4g}' for own in threshold)}"
 
 
 def parse_groups(text: str) -> "str | Callable[[str], str]":

@@ -1,1 +1,1 @@
-"""Held-out scores in, p-values, thresholds, verdicts and drift out."""
+"""Held-out scores in, p-values, thresholds, verdicts, drift and certificates out."""

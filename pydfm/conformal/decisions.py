@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from pydfm import _core
 from pydfm.conformal.calibration import Calibration, calibration_of, few_held_out
-from pydfm.conformal.checks.noise import uncertain_noise
+from pydfm.conformal.checks.likelihoods import unsteady_likelihood
 from pydfm.features.inputs.labels import by_class
 from pydfm.model.fitting import FittedDFM
 from pydfm.model.held_out import FoldModel
@@ -80,7 +80,9 @@ class Decider:
         Parameters
         ----------
         fitted : FittedDFM
+            With held-out scores.
         score_type : str
+            The type of the scores that decide.
         alpha : float in (0, 1)
             Share of normal images that may be called anomalous.
         fdr : float in (0, 1), optional
@@ -120,7 +122,7 @@ class Decider:
         if fdr is None:
             warned_of = few_held_out(calibration, alpha)
             if calibration.tails is None:
-                warned_of += uncertain_noise(fitted, score_type, alpha)
+                warned_of += unsteady_likelihood(fitted, score_type, alpha)
         held_out = calibration.for_core(alpha)
         folds = fitted.held_out.folds
         return cls(score_type, calibration, folds, alpha, fdr, held_out, tuple(warned_of))

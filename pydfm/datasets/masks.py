@@ -21,6 +21,7 @@ def load_masks(category: Category, size: tuple[int, int] | Preprocessing) -> NDA
     Parameters
     ----------
     category : Category
+        Whose test images they are of.
     size : (int, int) or Preprocessing
         Height and width of the score maps, or the preprocessing of the images.
         Masks are resized by nearest neighbour, and then cropped as the images are.

@@ -1,18 +1,22 @@
 """Features of images: preprocessing and backbone in one, described by a FeatureSpec."""
 
 import os
+import warnings
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pydfm.features.backbones import AS_SAVED, family_saved_as, load_network
+from pydfm.features.backbones import AS_SAVED, Family, Network, family_saved_as, load_network
 from pydfm.features.grid import Grid
 from pydfm.features.inputs.arrays import FeatureSource
 from pydfm.features.inputs.sources import Batch, ImageSource, Look
+from pydfm.features.onnx.choice import takes_onnx
+from pydfm.features.onnx.network import OnnxBackbone
+from pydfm.features.onnx.store import key_of, read_graph, write_graph
 from pydfm.features.transforms import Preprocessing
 from pydfm.runtime.checks import check_integer
 from pydfm.runtime.threads import resolve_threads
@@ -21,6 +25,7 @@ if TYPE_CHECKING:
     import torch
 
     from pydfm.features.network import Backbone
+    from pydfm.features.taps import Tapped
 
 # Indices of rows in their source, their features (B, D), and the pixels of images.
 FeatureBatch: TypeAlias = tuple[slice | list[int], NDArray[Any], NDArray[Any] | None]
@@ -59,6 +64,9 @@ class FeatureSpec:
         Order of the sides of the layers' maps.
     tokens : int or None
         Number of tokens before those of patches; None where it was seen.
+    runtime : {"torch", "onnx"}
+        What the network ran in at the fit. Specifications that differ in nothing else are equal,
+        since features agree.
     """
 
     backbone: str
@@ -73,6 +81,7 @@ class FeatureSpec:
     sha256: str
     layout: str = "auto"
     tokens: int | None = None
+    runtime: str = field(default="torch", compare=False)
 
     @property
     def n_features(self) -> int:
@@ -120,18 +129,31 @@ class Extractor:
         Everything that the features depend on.
     """
 
-    def __init__(self, backbone: "Backbone", spec: FeatureSpec) -> None:
+    def __init__(
+        self, backbone: "Backbone | OnnxBackbone", spec: FeatureSpec, runtime: str = "auto"
+    ) -> None:
         self.spec = spec
         self._backbone = backbone
+        self._asked = runtime
 
     @property
     def device(self) -> str:
         """Device that the backbone runs on, such as "cpu" or "cuda"."""
         return str(self._backbone.device)
 
-    def runs_on(self, device: "str | torch.device | None") -> bool:
-        """Whether the backbone runs on the device that `device`, a parameter of `DFM`, names."""
-        return self._backbone.runs_on(device)
+    @property
+    def runtime(self) -> str:
+        """What the backbone runs in, "torch" or "onnx"."""
+        return self._backbone.runtime
+
+    def serves(
+        self, runtime: str, device: "str | torch.device | None", n_threads: int | None
+    ) -> bool:
+        """Whether the backbone runs as these parameters of `DFM` say."""
+        if runtime not in (self._asked, self.runtime) or not self._backbone.runs_on(device):
+            return False
+        own = self._backbone.n_threads
+        return own is None or own == resolve_threads(n_threads)
 
     @classmethod
     def build(
@@ -152,10 +174,10 @@ class Extractor:
         intensity: str | tuple[float, float] | None = None,
         layout: str = "auto",
         tokens: int | None = None,
+        runtime: str = "auto",
+        n_threads: int | None = None,
     ) -> "Extractor":
         """Build an extractor from the parameters of a `DFM`; see there."""
-        from pydfm.features.network import Backbone
-
         # Wrong parameters raise before anything is downloaded.
         Preprocessing().with_changes(image_size, mean, std)
         network = load_network(
@@ -164,15 +186,14 @@ class Extractor:
         preprocessing = replace(
             network.preprocessing.with_changes(image_size, mean, std), intensity=intensity
         )
-        ready = Backbone(
+        ready = _ready(
             network,
             preprocessing,
-            spatial=spatial,
-            pool=pool,
+            {"spatial": spatial, "pool": pool, "layout": layout, "tokens": tokens},
             device=device,
             precision=precision,
-            layout=layout,
-            tokens=tokens,
+            runtime=runtime,
+            n_threads=n_threads,
         )
         return cls(
             ready,
@@ -189,7 +210,9 @@ class Extractor:
                 sha256=network.sha256,
                 layout=layout,
                 tokens=tokens,
+                runtime=ready.runtime,
             ),
+            runtime,
         )
 
     @classmethod
@@ -201,8 +224,12 @@ class Extractor:
         weights: "str | os.PathLike[str] | None" = AS_SAVED,
         device: "str | torch.device | None" = None,
         progress: bool = False,
+        runtime: str = "auto",
+        n_threads: int | None = None,
     ) -> "Extractor":
         """Build the extractor that `spec` describes once more.
+
+        Where its graph is kept, neither torch nor the weights are needed.
 
         Parameters
         ----------
@@ -211,7 +238,7 @@ class Extractor:
         backbone, weights : optional
             Their place today, if it is not the one in `spec`. A module of the caller's must be
             passed.
-        device, progress
+        device, progress, runtime, n_threads
             As for `build`.
 
         Raises
@@ -219,44 +246,33 @@ class Extractor:
         ValueError
             If these are not the weights that `spec` was made with.
         """
-        from pydfm.features.network import Backbone
-
-        if backbone is None:
-            backbone = family_saved_as(spec.backbone).restore(spec.backbone)
-        if weights == AS_SAVED:
-            # A file that contains its weights may have moved.
-            own = isinstance(backbone, str | os.PathLike) and spec.weights == spec.backbone
-            weights = os.fspath(backbone) if own else spec.weights  # type: ignore[arg-type]
-        network = load_network(
-            backbone,
-            weights,
-            spec.layers,
-            random_state=spec.random_state,
-            progress=progress,
-        )
-        if network.sha256 != spec.sha256:
-            raise ValueError(
-                f"weights: those of {network.name} ({network.weights or 'random or its own'}) are "
-                f"not the ones the model was fitted with (sha256 {network.sha256[:12]}, not "
-                f"{spec.sha256[:12]}); pass those, or fit again"
-            )
-        ready = Backbone(
+        settings = {
+            "spatial": spec.spatial,
+            "pool": spec.pool,
+            "layout": spec.layout,
+            "tokens": spec.tokens,
+        }
+        if backbone is None and weights == AS_SAVED:
+            kept = _kept(spec, settings, device, runtime, n_threads)
+            if kept is not None:
+                return cls(kept, spec, runtime)
+        network = _loaded(spec, backbone, weights, progress=progress)
+        ready = _ready(
             network,
             spec.preprocessing,
-            spatial=spec.spatial,
-            pool=spec.pool,
+            settings,
             device=device,
             precision=spec.precision,
-            layout=spec.layout,
+            runtime=runtime,
+            n_threads=n_threads,
             known=spec.grids,
-            tokens=spec.tokens,
         )
         if ready.grids != spec.grids:
             raise ValueError(
                 f"backbone is {network.name}, whose layers give {_sizes(ready.grids)} per image, "
                 f"and not {_sizes(spec.grids)} as at the fit; pass that of the fit, or fit again"
             )
-        return cls(ready, spec)
+        return cls(ready, spec, runtime)
 
     def with_rotations(
         self, features: NDArray[np.float32], pixels: NDArray[Any]
@@ -328,7 +344,7 @@ class Extractor:
 
         A GPU works on the next batches while one is used.
         """
-        ahead = _AHEAD if self._backbone.device.type == "cuda" else 0
+        ahead = _AHEAD if self.device.startswith("cuda") else 0
         begun: deque[tuple[Batch, Callable[[], tuple[NDArray[np.float32], bool]]]] = deque()
         for batch in batches:
             begun.append((batch, self._backbone.start(batch.pixels)))
@@ -337,6 +353,140 @@ class Extractor:
                 yield batch, *wait()
         for batch, wait in begun:
             yield batch, *wait()
+
+
+def _has_name(family: Family) -> bool:
+    """Whether its networks are told by a name and their weights, so that a graph can be kept."""
+    return not family.in_memory and not family.runs_code
+
+
+def tapped_of(
+    spec: FeatureSpec,
+    *,
+    backbone: "str | os.PathLike[str] | torch.nn.Module | None" = None,
+    weights: "str | os.PathLike[str] | None" = AS_SAVED,
+) -> "Tapped":
+    """Return the network that `spec` describes, with taps, on the CPU and in float32.
+
+    Parameters
+    ----------
+    spec, backbone, weights
+        As for `Extractor.rebuild`.
+
+    Raises
+    ------
+    ValueError
+        If these are not the weights that `spec` was made with.
+    """
+    from pydfm.features.network import tap_on_cpu
+
+    return tap_on_cpu(
+        _loaded(spec, backbone, weights),
+        spec.preprocessing,
+        known=spec.grids,
+        spatial=spec.spatial,
+        pool=spec.pool,
+        layout=spec.layout,
+        tokens=spec.tokens,
+    )
+
+
+def _loaded(spec: FeatureSpec, backbone: Any, weights: Any, *, progress: bool = False) -> Network:
+    """Return the network of `spec`, once its weights are found to be those of the fit."""
+    if backbone is None:
+        backbone = family_saved_as(spec.backbone).restore(spec.backbone)
+    if weights == AS_SAVED:
+        # A file that contains its weights may have moved.
+        own = isinstance(backbone, str | os.PathLike) and spec.weights == spec.backbone
+        weights = os.fspath(backbone) if own else spec.weights
+    network = load_network(
+        backbone, weights, spec.layers, random_state=spec.random_state, progress=progress
+    )
+    if network.sha256 != spec.sha256:
+        raise ValueError(
+            f"weights: those of {network.name} ({network.weights or 'random or its own'}) are not "
+            f"the ones the model was fitted with (sha256 {network.sha256[:12]}, not "
+            f"{spec.sha256[:12]}); pass those, or fit again"
+        )
+    return network
+
+
+def _ready(
+    network: Network,
+    preprocessing: Preprocessing,
+    settings: dict[str, Any],
+    *,
+    device: "str | torch.device | None",
+    precision: str,
+    runtime: str,
+    n_threads: int | None,
+    known: Sequence[Grid] | None = None,
+) -> "Backbone | OnnxBackbone":
+    """Return `network` ready to use, in torch or onnxruntime."""
+    named = _has_name(network.family)
+    if not takes_onnx(runtime, device, precision, named=named):
+        from pydfm.features.network import Backbone
+
+        return Backbone(
+            network, preprocessing, device=device, precision=precision, known=known, **settings
+        )
+    key = key_of(
+        network.family,
+        backbone=network.backbone,
+        sha256=network.sha256,
+        layers=network.layers,
+        preprocessing=preprocessing,
+        settings=settings,
+    )
+    graph = read_graph(key) if named else None
+    if graph is None:
+        from pydfm.features.network import Backbone, tap_on_cpu
+        from pydfm.features.onnx.export import ExportError, export
+
+        tapped = tap_on_cpu(network, preprocessing, known=known, **settings)
+        try:
+            graph = export(tapped)
+        except ExportError as error:
+            if runtime == "onnx":
+                raise ValueError(
+                    f"runtime is 'onnx', and {network.name} cannot be exported to ONNX ({error}); "
+                    "pass runtime='torch', or 'auto'"
+                ) from error
+            warnings.warn(
+                f"{network.name} could not be exported to ONNX ({error}); it runs in torch, as "
+                "with runtime='torch'",
+                stacklevel=5,
+            )
+            return Backbone.of(tapped)
+        if named and not tapped.taps.unsure:
+            write_graph(key, graph)
+    return OnnxBackbone(graph, resolve_threads(n_threads), by_choice=runtime == "onnx")
+
+
+def _kept(
+    spec: FeatureSpec,
+    settings: dict[str, Any],
+    device: "str | torch.device | None",
+    runtime: str,
+    n_threads: int | None,
+) -> OnnxBackbone | None:
+    """Return the network of `spec` from its graph, if that is what is asked for and is kept."""
+    family = family_saved_as(spec.backbone)
+    named = _has_name(family)
+    if not named or not takes_onnx(runtime, device, spec.precision, named=named):
+        return None
+    key = key_of(
+        family,
+        backbone=spec.backbone,
+        sha256=spec.sha256,
+        layers=spec.layers,
+        preprocessing=spec.preprocessing,
+        settings=settings,
+    )
+    graph = read_graph(key)
+    if graph is None or graph.grids != spec.grids:
+        return None
+    return OnnxBackbone(graph, resolve_threads(n_threads), by_choice=runtime == "onnx")
 
 
 def _sizes(grids: Sequence[Grid]) -> str:
@@ -432,7 +582,9 @@ def _image_features(
         return
     from pydfm.features.cache import Checkpoint
 
-    cache = Checkpoint(checkpoint, asdict(extractor.spec), source)
+    settings = asdict(extractor.spec)
+    del settings["runtime"]  # features of one may be continued with those of the other
+    cache = Checkpoint(checkpoint, settings, source)
     for places, features in cache.read(source):
         yield places, features, None
     n_skipped = len(source.skipped)

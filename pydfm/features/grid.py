@@ -61,6 +61,25 @@ class Grid:
         across = _interpolation(size[1], self.width, self.reach[1])
         return _interpolated(maps, down, across)
 
+    def matrices(
+        self, size: Sequence[int], reach: tuple[float, float] = (1.0, 1.0)
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Return matrices that interpolate: down (size[0], height) and across (size[1], width).
+
+        ``down @ map @ across.T`` is what `enlarge` returns; with the `reach` of another grid and
+        its height and width as size, what `resample` does.
+        """
+        found = []
+        for length, cells, own, theirs in zip(
+            size, (self.height, self.width), self.reach, reach, strict=True
+        ):
+            before, after, share = _interpolation(length, cells, own / theirs)
+            matrix, places = np.zeros((length, cells)), np.arange(length)
+            np.add.at(matrix, (places, before), 1 - share)
+            np.add.at(matrix, (places, after), share)
+            found.append(matrix)
+        return found[0], found[1]
+
     def resample(self, maps: NDArray[np.floating], other: "Grid") -> NDArray[np.float64]:
         """Return `maps` (N, height, width) interpolated at the positions of `other`."""
         down = _interpolation(other.height, self.height, self.reach[0] / other.reach[0])

@@ -10,14 +10,12 @@ from typing import Any, Final, cast
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
 
 from pydfm.features.backbones import Network
-from pydfm.features.backbones.layers import parts_of
-from pydfm.features.backbones.tokens import as_map, token_grid
 from pydfm.features.grid import Grid
+from pydfm.features.taps import Tapped, Taps, tap
 from pydfm.features.transforms import Preprocessing
-from pydfm.runtime.checks import check_choice, check_integer
+from pydfm.runtime.checks import check_choice
 
 PRECISIONS: Final = ("float32", "bfloat16", "float16")
 LAYOUTS: Final = ("auto", "channels_first", "channels_last")
@@ -58,7 +56,12 @@ class Backbone:
         Device that the network runs on.
     grids : tuple of Grid
         Shape of each layer's features, in the order of their columns.
+    runtime : str
+        "torch".
     """
+
+    runtime = "torch"
+    n_threads = None  # torch's own, of the process
 
     def __init__(
         self,
@@ -76,37 +79,43 @@ class Backbone:
         _survive_fork()
         check_choice("layout", layout, LAYOUTS)
         check_choice("precision", precision, PRECISIONS)
-        kernels = _kernels(pool, network.layers, spatial)
-        self.device = _resolve_device(device)
-        self._dtype: torch.dtype = getattr(torch, precision)
+        tapped = tap(
+            network,
+            preprocessing,
+            spatial=spatial,
+            pool=pool,
+            device=resolve_device(device),
+            dtype=getattr(torch, precision),
+            layout=layout,
+            known=known,
+            tokens=tokens,
+        )
+        self._take(tapped)
+
+    @classmethod
+    def of(cls, tapped: Tapped) -> "Backbone":
+        """Return a backbone of a network that has its taps already."""
+        backbone = cls.__new__(cls)
+        backbone._take(tapped)
+        return backbone
+
+    def _take(self, tapped: Tapped) -> None:
+        _survive_fork()
+        self.device = tapped.example.device
+        self.grids = tapped.grids
+        self._dtype = tapped.example.dtype
         self._copies = _stream(self.device)
         shape = (1, 3, 1, 1)
+        preprocessing = tapped.preprocessing
         self._mean = torch.tensor(preprocessing.mean, device=self.device).view(shape)
         self._std = torch.tensor(preprocessing.std, device=self.device).view(shape)
-
-        network.family.set_size(network.module, preprocessing.size)
-        module = network.module.to(self.device, self._dtype)
-        taps = _Taps(network, kernels, preprocessing.size, average=spatial == "mean")
-        taps.layout, taps.prefix = layout, tokens
-        if known is not None:
-            taps.known = dict(zip(network.layers, known, strict=True))
-        taps.eval()
-        example = torch.zeros((2, 3, *preprocessing.size), dtype=self._dtype, device=self.device)
-        example = example.contiguous(memory_format=torch.channels_last)
-        if not isinstance(module, torch.jit.ScriptModule):
-            taps.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        with torch.inference_mode():
-            taps(example)
-            if layout == "auto" and taps.settle(example, network.family.set_size):
-                taps(example)
-        self.grids = tuple(taps.grids[layer] for layer in network.layers)
-        self._features = _traced(taps, example)
+        self._features = _traced(tapped.taps, tapped.example)
         # Hooks, and perhaps the network's own code, keep what they find in the module.
-        self._alone = threading.RLock() if self._features is taps else nullcontext()
+        self._alone = threading.RLock() if self._features is tapped.taps else nullcontext()
 
     def runs_on(self, device: "str | torch.device | None") -> bool:
         """Whether this is where a backbone built with `device` would run."""
-        wanted = _resolve_device(device)
+        wanted = resolve_device(device)
         return wanted.type == self.device.type and wanted.index in (None, self.device.index)
 
     def __call__(self, pixels: NDArray[Any]) -> NDArray[np.float32]:
@@ -187,256 +196,23 @@ class Backbone:
         return wait
 
 
-class _Taps(nn.Module):
-    """The pooled, flattened and concatenated outputs of some layers of a network.
-
-    Parameters
-    ----------
-    network : Network
-        Its module gets hooks.
-    kernels : dict of int
-        Kernel of the pooling of each layer.
-    size : (int, int)
-        Height and width of the images in pixels.
-    average : bool
-        Average maps over all positions.
-    """
-
-    def __init__(
-        self, network: Network, kernels: dict[str, int], size: tuple[int, int], *, average: bool
-    ) -> None:
-        super().__init__()
-        self.network = network.module
-        self._to_map = network.family.to_map
-        self._size = size
-        self.grids: dict[str, Grid] = {}
-        self._kernels = kernels
-        self._average = average
-        self.layout = "auto"
-        self.prefix: int | None = None
-        self._token_grids: dict[str, tuple[int, int, int]] = {}
-        self._parts: dict[str, list[torch.Tensor]] = {}
-        self.known: dict[str, Grid] = {}
-        self._last: dict[str, bool] = {}
-        self._settled: dict[str, bool] = {}
-        self._shapes: dict[str, tuple[int, ...]] = {}
-        self._probes = False
-        self._n_images = 0
-        self._found: dict[str, torch.Tensor] = {}
-        for layer in kernels:
-            if layer != "output":
-                for part in parts_of(layer):
-                    self.network.get_submodule(part).register_forward_hook(self._hook(layer, part))
-
-    def _hook(self, layer: str, part: str) -> Any:
-        n_parts = len(parts_of(layer))
-
-        def keep(_module: nn.Module, _inputs: Any, output: Any) -> None:
-            if n_parts > 1:
-                parts = self._parts.setdefault(layer, [])
-                parts.append(output.clone())  # a later layer may change it in place
-                if len(parts) < n_parts:
-                    return
-                output = _mean(layer, parts)
-            self._found[layer] = self._flat(layer, output)
-
-        return keep
-
-    def _flat(self, layer: str, output: Any) -> torch.Tensor:
-        output = self._to_map(self.network, layer, output, self._size)
-        if isinstance(output, torch.Tensor) and output.ndim == 3:
-            if not _jit.is_tracing():
-                self._token_grids[layer] = token_grid(
-                    self.network, layer, int(output.shape[1]), self._size, self.prefix
-                )
-            output = as_map(output, *self._token_grids[layer])
-        if not isinstance(output, torch.Tensor) or output.ndim < 2:
-            raise ValueError(
-                f"layer '{layer}' returns {type(output).__name__}; features can be taken only from "
-                "layers that return a tensor (B, ...)"
-            )
-        if not _jit.is_tracing():
-            if output.shape[0] != self._n_images:
-                raise ValueError(
-                    f"layer '{layer}' gives {output.shape[0]} rows for {self._n_images} images; "
-                    "features can be taken only from layers that give one for each"
-                )
-            self._shapes[layer] = tuple(int(side) for side in output.shape[1:])
-            if self._probes:
-                return output.flatten(1)
-        if output.ndim == 4:
-            if not _jit.is_tracing():
-                self._last[layer] = self._is_last(layer)
-            if self._last[layer]:
-                output = output.permute(0, 3, 1, 2)
-        kernel = self._kernels[layer]
-        # The run before the trace has checked the sizes. Within the trace such a check would look
-        # as if it depended on the data.
-        fits = _jit.is_tracing() or (output.ndim == 4 and kernel <= min(output.shape[2:]))
-        if kernel > 1 and not fits:
-            shape = " x ".join(str(side) for side in output.shape[1:])
-            raise ValueError(
-                f"pool is {kernel}; layer '{layer}' gives {shape} per image, which it does not "
-                "fit: pass a smaller one, or one for each layer"
-            )
-        pooled: torch.Tensor = output
-        if kernel > 1:
-            pooled = nn.functional.avg_pool2d(output, kernel)
-        elif self._average and output.ndim == 4:
-            pooled = output.mean(dim=(2, 3), keepdim=True)
-        if not _jit.is_tracing():
-            self.grids[layer] = _grid(pooled, output, kernel)
-        # A copy where nothing was computed, since a later layer may change the output in place.
-        flat: torch.Tensor = pooled.flatten(1)
-        return flat.clone() if pooled is output else flat
-
-    def _is_last(self, layer: str) -> bool:
-        shape = self._shapes[layer]
-        if layer in self._settled:
-            return self._settled[layer]
-        if layer in self.known:
-            ends = [side == self.known[layer].channels for side in (shape[0], shape[2])]
-            if ends[0] != ends[1]:
-                return ends[1]
-        return _is_last(layer, shape, self._size, self.layout)
-
-    def settle(self, example: torch.Tensor, set_size: Any) -> bool:
-        """Tell the order of layers that could have either, by images of another aspect ratio.
-
-        Returns
-        -------
-        bool
-            Whether there are any; the network then has to run on `example` again.
-        """
-        height, width = self._size
-        shapes = {
-            layer: shape
-            for layer, shape in self._shapes.items()
-            if len(shape) == 3
-            and shape[1:] != (1, 1)
-            and layer not in self.known
-            and _has_aspect(*shape[:2], self._size)
-            and _has_aspect(*shape[1:], self._size)
-        }
-        if not shapes:
-            return False
-        other = (height, width // 2 if width > 63 else 2 * width)
-        found: dict[str, tuple[int, ...]] = {}
-        self._probes, size, self._size = True, self._size, other
-        try:
-            set_size(self.network, other)
-            self(example.new_zeros((2, 3, *other)))
-            found = dict(self._shapes)
-        except Exception:  # a network may take images of one size only, and raise anything
-            found = {}
-        finally:
-            self._probes, self._size = False, size
-            set_size(self.network, size)
-        for layer, shape in shapes.items():
-            changed = [a != b for a, b in zip(shape, found.get(layer, shape), strict=False)]
-            self._settled[layer] = changed == [False, True, False]
-            if sum(changed) != 1 or changed[0]:
-                sides = " x ".join(str(side) for side in shape)
-                warnings.warn(
-                    f"layers has '{layer}', which gives {sides} per image: channels may come first "
-                    "or last, and are taken to come first; pass layout",
-                    stacklevel=4,
-                )
-        return True
-
-    def forward(self, batch: torch.Tensor) -> torch.Tensor:
-        self._found.clear()
-        self._parts.clear()
-        if not _jit.is_tracing():
-            self._n_images = int(batch.shape[0])
-        output = self.network(batch)
-        if "output" in self._kernels:
-            self._found["output"] = self._flat("output", output)
-        for layer in self._kernels:
-            if layer not in self._found:
-                raise ValueError(f"layer '{layer}' does not run when the backbone does")
-        return torch.cat([self._found.pop(layer) for layer in self._kernels], dim=1)
-
-
-def _mean(layer: str, parts: Sequence[torch.Tensor]) -> torch.Tensor:
-    """Return the mean of the outputs of some submodules, which together are a layer."""
-    if not _jit.is_tracing() and len({part.shape for part in parts}) > 1:
-        shapes = ", ".join(" x ".join(map(str, part.shape[1:])) for part in parts)
-        raise ValueError(
-            f"layers has '{layer}', whose parts cannot be averaged: they give {shapes} per image; "
-            "join layers that give the same"
-        )
-    return torch.stack(list(parts)).mean(dim=0)
-
-
-def _is_last(layer: str, shape: Sequence[int], size: tuple[int, int], layout: str) -> bool:
-    """Whether the map of a layer, of this `shape` without the batch, has its channels last.
-
-    Raises
-    ------
-    ValueError
-        If neither the first nor the last two sides have the aspect ratio of images of this `size`.
-    """
-    if layout != "auto":
-        return layout == "channels_last"
-    if _has_aspect(shape[1], shape[2], size):
-        return False
-    if _has_aspect(shape[0], shape[1], size):
-        return True
-    if shape[1] == shape[2]:  # pooled to a square
-        return False
-    sides = " x ".join(str(side) for side in shape)
-    raise ValueError(
-        f"layers has '{layer}', which gives {sides} per image of {size[0]} x {size[1]} pixels, "
-        "whose aspect ratio no two neighbouring sides have; pass layout='channels_first' or "
-        "'channels_last', or name another layer"
+def tap_on_cpu(
+    network: Network, preprocessing: Preprocessing, *, layout: str = "auto", **options: Any
+) -> Tapped:
+    """Return `network` with taps on the CPU, in float32; the options are those of `Backbone`."""
+    _survive_fork()
+    check_choice("layout", layout, LAYOUTS)
+    return tap(
+        network,
+        preprocessing,
+        device=torch.device("cpu"),
+        dtype=torch.float32,
+        layout=layout,
+        **options,
     )
 
 
-def _has_aspect(height: int, width: int, size: tuple[int, int]) -> bool:
-    """Whether a map has the aspect ratio of images, but for a cell or 15 % that borders cost."""
-    wanted = height * size[1] / size[0]
-    off = abs(wanted - width)
-    return off <= max(1.0, size[1] / size[0]) or off <= 0.15 * max(wanted, width)
-
-
-def _grid(pooled: torch.Tensor, output: torch.Tensor, kernel: int) -> Grid:
-    """Return the shape of the features `pooled` from the `output` of a layer."""
-    if output.ndim != 4:
-        return Grid(int(output.flatten(1).shape[1]), 1, 1)
-    _, channels, height, width = (int(side) for side in pooled.shape)
-    reach = tuple(
-        kernel * cells / int(side) if cells > 1 or kernel > 1 else 1.0
-        for cells, side in zip((height, width), output.shape[2:], strict=True)
-    )
-    return Grid(channels, height, width, reach=(reach[0], reach[1]))
-
-
-def _kernels(
-    pool: int | Sequence[int] | None, layers: Sequence[str], spatial: str
-) -> dict[str, int]:
-    """Return the pooling kernel of each layer."""
-    if pool is None:
-        return dict.fromkeys(layers, 1)
-    if spatial == "mean":
-        raise ValueError(
-            f"pool is {pool!r}, and spatial is 'mean', which averages over the whole map; pass "
-            "one of the two"
-        )
-    if isinstance(pool, Sequence):
-        if len(pool) != len(layers):
-            raise ValueError(
-                f"pool has {len(pool)} kernels for {len(layers)} layers; give one for each, or one "
-                "for all"
-            )
-        return {
-            layer: check_integer("pool", kernel, 1)
-            for layer, kernel in zip(layers, pool, strict=True)
-        }
-    return dict.fromkeys(layers, check_integer("pool", pool, 1))
-
-
-def _traced(taps: _Taps, example: torch.Tensor) -> Any:
+def _traced(taps: Taps, example: torch.Tensor) -> Any:
     """Return `taps` traced, frozen and optimised, or as they are if they cannot be traced.
 
     TorchScript is deprecated, but works in every torch from 2.4 on. Only this function has to
@@ -461,7 +237,7 @@ def _traced(taps: _Taps, example: torch.Tensor) -> Any:
             reason = str(caught[0].message).split(". ")[0]
     warnings.warn(
         f"the backbone could not be traced with TorchScript ({reason}); it runs as it is",
-        stacklevel=4,
+        stacklevel=5,
     )
     return taps
 
@@ -485,7 +261,7 @@ def _survive_fork() -> None:
         _process = os.getpid()
 
 
-def _resolve_device(device: "str | torch.device | None") -> torch.device:
+def resolve_device(device: "str | torch.device | None") -> torch.device:
     """Return `device`, checked, or the default where it is None."""
     if device is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")

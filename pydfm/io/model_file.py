@@ -1,6 +1,7 @@
 """One file for a fitted model: safetensors with a JSON header, never pickle. Format 1, frozen.
 
-Tensors: those of `pydfm.io.tensors`. Metadata: one entry, ``pydfm``, a JSON object with
+Tensors: those of `pydfm.io.tensors` and, where rows can be added and removed, `pydfm.io.state`.
+Metadata: one entry, ``pydfm``, a JSON object with
 
 - ``format``: 1;
 - ``pydfm``: the version that wrote the file;
@@ -11,6 +12,8 @@ Tensors: those of `pydfm.io.tensors`. Metadata: one entry, ``pydfm``, a JSON obj
 - ``features``: the feature specification, or null for a model of features;
 - ``feature_names``: only of a model fitted on a data frame with names;
 - ``left_out``: only of a model that images were left out of, their names;
+- ``state``: only where the file keeps the training state, the description of its tensors;
+- ``journal``: what the model came from, step by step; files of before have none;
 - ``sha256``: the hash of all of the above and of the tensors, since a flipped bit would otherwise
   change scores without an error.
 """
@@ -34,9 +37,12 @@ from numpy.typing import NDArray
 from pydfm import __version__
 from pydfm.features.backbones import family_saved_as
 from pydfm.features.extractor import FeatureSpec
+from pydfm.features.onnx.choice import RUNTIMES
 from pydfm.features.pictures.intensity import check_intensity
 from pydfm.features.transforms import MOST_SIDE, Preprocessing
 from pydfm.io.fields import fields, integer, items, numbers, pair, text
+from pydfm.io.journal import Entry, entry_from
+from pydfm.io.state import STATE, state_from_tensors, state_to_tensors
 from pydfm.io.tensors import (
     FOLD,
     HELD_OUT,
@@ -51,6 +57,7 @@ from pydfm.io.tensors import (
 )
 from pydfm.model.fitting import RECALIBRATED, FittedDFM
 from pydfm.model.model import Model
+from pydfm.model.training import TrainingState
 from pydfm.parameters import (
     CALIBRATIONS,
     DEFAULTS,
@@ -79,20 +86,36 @@ class ModelFile:
     parameters : dict
         Parameters of the estimator; those that cannot be written are missing after a read.
     feature_names : ndarray of shape (D,) or None
+    training : TrainingState or None
+        What rows can be added to and removed from.
+    journal : tuple of Entry
     """
 
     fitted: FittedDFM
     parameters: dict[str, Any]
     feature_names: NDArray[Any] | None = None
+    training: TrainingState | None = None
+    journal: tuple[Entry, ...] = ()
 
 
-def write_model(path: "str | os.PathLike[str]", content: ModelFile) -> None:
+def write_model(
+    path: "str | os.PathLike[str]", content: ModelFile, keep: bool | None = None
+) -> None:
     """Write a fitted model to `path`, atomically.
+
+    Parameters
+    ----------
+    path : path
+    content : ModelFile
+    keep : bool, optional
+        Whether the file holds the training state; default where it takes no more than the model.
 
     Raises
     ------
     OSError
         If the file cannot be written.
+    ValueError
+        If the state is to be kept, and there is none or a file cannot hold it.
     """
     fitted = content.fitted
     described, tensors = model_to_tensors(fitted.model)
@@ -100,6 +123,8 @@ def write_model(path: "str | os.PathLike[str]", content: ModelFile) -> None:
     if fitted.calibration is not None:
         held_out, scores = held_out_to_tensors(fitted.held_out, fitted.model)
         tensors |= scores
+    state, rows = _kept_state(content.training, tensors, keep)
+    tensors |= rows
     header = {
         "format": FORMAT,
         "pydfm": __version__,
@@ -113,10 +138,47 @@ def write_model(path: "str | os.PathLike[str]", content: ModelFile) -> None:
         header["feature_names"] = list(content.feature_names)
     if fitted.left_out:
         header["left_out"] = list(fitted.left_out)
+    if state is not None:
+        header["state"] = state
+    if content.journal:
+        header["journal"] = [asdict(entry) for entry in content.journal]
     header["sha256"] = _digest(header, tensors)
     # One entry only: safetensors writes several in any order.
     metadata = {"pydfm": json.dumps(header, default=_plain)}
     write_file(path, safetensors.numpy.save(tensors, metadata))
+
+
+def _kept_state(
+    training: TrainingState | None, tensors: Tensors, keep: bool | None
+) -> tuple[dict[str, Any] | None, Tensors]:
+    """Return the description and the tensors of the state that a file is to hold, or nothing."""
+    if keep is False:
+        return None, {}
+    if training is None:
+        if keep:
+            raise ValueError(
+                "keep is True, but the model came from a file without its training state; fit again"
+            )
+        return None, {}
+    try:
+        state, rows = state_to_tensors(training)
+    except TypeError as error:
+        if keep:
+            raise ValueError(f"the file cannot keep the training state: {error}") from error
+        return None, {}
+    size, most = (sum(own.nbytes for own in each.values()) for each in (rows, tensors))
+    return (state, rows) if keep or size <= most else (None, {})
+
+
+def part_sizes(path: "str | os.PathLike[str]") -> dict[str, int]:
+    """Return the bytes that parts of a model file take: its model, held-out scores and state."""
+    sizes = {"model": 0, "held-out scores": 0, "training state": 0}
+    with safetensors.safe_open(path, framework="np") as file:
+        for name in file.keys():  # noqa: SIM118 (it is no mapping)
+            part = "model" if name.startswith(LAYER) else "held-out scores"
+            part = "training state" if name.startswith(STATE) else part
+            sizes[part] += file.get_tensor(name).nbytes
+    return {**sizes, "file": Path(path).stat().st_size}
 
 
 def read_model(path: "str | os.PathLike[str]") -> ModelFile:
@@ -158,8 +220,17 @@ def read_model(path: "str | os.PathLike[str]") -> ModelFile:
         listed = items("its left_out", header.get("left_out", []))
         left_out = tuple(text("a name it left out", one) for one in listed)
         fitted = FittedDFM(spec, model, calibration, held_out, left_out)
-        # A file without a preset was fitted before there were any, as what is now "paper".
-        parameters = {"preset": "paper", **fields("its parameters", header["parameters"])}
+        training = None
+        if "state" in header:
+            training = state_from_tensors(header["state"], _under(tensors, STATE), spec, model)
+        steps = items("its journal", header.get("journal", []))
+        journal = tuple(entry_from(step) for step in steps)
+        # A file without them was written before there were any, and ran as these say.
+        parameters = {
+            "preset": "paper",
+            "runtime": "torch",
+            **fields("its parameters", header["parameters"]),
+        }
         unknown = sorted(set(parameters) - set(PARAMETERS))
         if unknown:
             raise ValueError(f"it has the unknown parameter {unknown[0]!r}; update pydfm")
@@ -183,6 +254,8 @@ def read_model(path: "str | os.PathLike[str]") -> ModelFile:
         fitted,
         parameters,
         None if names is None else np.asarray(names, dtype=object),
+        training,
+        journal,
     )
 
 
@@ -277,6 +350,7 @@ def _feature_spec(described: Any) -> FeatureSpec:
         ("spatial", own["spatial"], SPATIAL_FORMS),
         ("precision", own["precision"], PRECISIONS),
         ("layout", layout, LAYOUTS),
+        ("runtime", own.get("runtime", "torch"), RUNTIMES[1:]),
     ):
         check_choice(f"the {name} of its features", value, choices)
     backbone = text("the backbone of its features", own["backbone"])
@@ -294,6 +368,7 @@ def _feature_spec(described: Any) -> FeatureSpec:
         sha256=sha256,
         layout=layout,
         tokens=tokens,
+        runtime=own.get("runtime", "torch"),
     )
 
 

@@ -184,7 +184,9 @@ def check_claims(header: Any, shapes: Mapping[str, Sequence[int]], *, recalibrat
     for name, shape in shapes.items():
         prefix, _, kind = name.rpartition(".")
         fits = name.startswith((LAYER, HELD_OUT, FOLD))
-        if name.startswith(HELD_OUT):
+        if name.startswith("state."):  # whose own sizes are checked as it is read
+            fits = len(shape) <= 2 and (len(shape) < 2 or shape[1] <= max(widest, total))
+        elif name.startswith(HELD_OUT):
             fits = recalibrated or (len(shape) > 0 and shape[-1] <= n_samples)
         elif kind == "mean":  # of no more classes or Gaussians than rows, of patches too
             fits = fits and len(shape) == 2 and shape[1] <= widest and shape[0] <= n_samples * total

@@ -168,9 +168,11 @@ class TrainingState:
         Parameters
         ----------
         features : ndarray of shape (N, D)
+            The rows.
         labels : ndarray of shape (N,), optional
             Unused where the covariance is "global".
         n_threads : int
+            Of the core.
         groups : ndarray of shape (N,), optional
             Rows of a class that share a group are left out together.
         hashes : ndarray of shape (N,), optional
@@ -211,7 +213,7 @@ class TrainingState:
         if settings.split:
             held = draw_folds(own_units, N_PARTS, settings.random_state) == N_PARTS - 1
             if held.any():
-                sample = self.held or settings.held_sample()
+                sample = self.held or self.empty_sample("held")
                 away = rows.pick(held)
                 sample = sample.add(away.rows, away.places, away.classes, away.units)
                 state, rows = replace(state, held=sample), rows.pick(~held)
@@ -245,15 +247,13 @@ class TrainingState:
             if len(own.rows) == 0:
                 continue
             if folds is not None:
-                sample = fold_rows.get((i, fold)) or settings.held_sample(self._positions(i))
+                sample = fold_rows.get((i, fold)) or self.empty_sample("fold_rows", i)
                 fold_rows[i, fold] = sample.add(own.rows, own.places, own.classes, own.units)
             if settings.density == "gmm":
-                sample = mixture_rows.get((i, fold)) or RowSample(
-                    sys.maxsize, settings.random_state, settings.cell_bytes
-                )
+                sample = mixture_rows.get((i, fold)) or self.empty_sample("mixture_rows", i)
                 mixture_rows[i, fold] = sample.add(own.rows, own.places, own.classes, own.units)
             for c, part in self._by_cell(own):
-                cell = cells.get((i, fold, c)) or self._new_cell(i)
+                cell = cells.get((i, fold, c)) or self.empty_cell(i)
                 cells[i, fold, c] = cell.add(
                     part.rows,
                     part.classes,
@@ -271,7 +271,7 @@ class TrainingState:
         if settings.held_out != "loo" or settings.max_bytes is None:
             return False
         for i in range(len(self.layers)):
-            n_features, positions = self._n_features(i), self._positions(i)
+            n_features, positions = self.n_columns(i), self._positions(i)
             if fits_memory(n_features, settings.cell_bytes):
                 continue
             most = most_kept(n_features, settings.cell_bytes)
@@ -285,7 +285,7 @@ class TrainingState:
     def _in_folds(self, n_threads: int) -> "TrainingState":
         """Return the state with its rows, all of which are kept, held out in folds."""
         settings = self.settings
-        needed = max(scatter_bytes(self._n_features(i)) for i in range(len(self.layers)))
+        needed = max(scatter_bytes(self.n_columns(i)) for i in range(len(self.layers)))
         if settings.how is not None:
             warn_of_folds(
                 f"max_memory leaves {settings.max_bytes:.3g} bytes for a layer, and the exact "
@@ -369,7 +369,7 @@ class TrainingState:
             return self, other
         folded = self.settings.held_out != other.settings.held_out
         for (i, _, c), cell in self.cells.items():
-            most, n_features = self.settings.cell_bytes, self._n_features(i)
+            most, n_features = self.settings.cell_bytes, self.n_columns(i)
             theirs = other.cells.get((i, 0, c))
             n_kept = cell.n_kept + (0 if theirs is None else theirs.n_kept)
             folded |= not fits_memory(n_features, most) and n_kept > most_kept(n_features, most)
@@ -555,8 +555,8 @@ class TrainingState:
         grid = self.layers[layer].grid
         return grid.positions if grid is not None and self._patch(layer) else 1
 
-    def _n_features(self, layer: int) -> int:
-        """Return the number of features of those rows."""
+    def n_columns(self, layer: int) -> int:
+        """Return the number of features of the rows of a layer's model: of an image, or a patch."""
         columns = self.layers[layer].columns
         return int(columns.stop - columns.start) // self._positions(layer)
 
@@ -577,10 +577,17 @@ class TrainingState:
             part = rows if len(places) == len(rows.rows) else rows.pick(places)
             yield c, part._replace(classes=np.zeros(len(places), dtype=np.intp))
 
-    def _new_cell(self, layer: int) -> Accumulator:
+    def empty_sample(self, name: str, layer: int = 0) -> RowSample:
+        """Return an empty sample with the limits of "fold_rows", "mixture_rows" or "held"."""
+        if name == "mixture_rows":
+            return RowSample(sys.maxsize, self.settings.random_state, self.settings.cell_bytes)
+        return self.settings.held_sample(self._positions(layer) if name == "fold_rows" else 1)
+
+    def empty_cell(self, layer: int) -> Accumulator:
+        """Return what the rows of a class, in a layer, are added to."""
         of_class = bool(self.labelled) and not self.settings.tied
         sample = self.settings.cell_sample(
-            self._n_features(layer), self._positions(layer), of_class=of_class
+            self.n_columns(layer), self._positions(layer), of_class=of_class
         )
         return Accumulator(sample, self.settings.cell_bytes)
 

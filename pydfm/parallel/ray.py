@@ -46,6 +46,7 @@ def fit(
     Parameters
     ----------
     dataset : ray.data.Dataset
+        The rows.
     dfm : DFM, optional
         Its parameters are those of the model; default ``DFM()``.
     column : str, optional
@@ -122,9 +123,10 @@ def score(
     Parameters
     ----------
     dataset : ray.data.Dataset
+        The rows.
     dfm : DFM
         Fitted.
-    column, batch_size, n_workers, num_cpus, num_gpus
+    column : str, optional
         As in `fit`.
     label : str, optional
         A column of labels, under whose classes rows are scored.
@@ -135,6 +137,8 @@ def score(
         `alpha` of the model) of its first score type.
     output : str, optional
         A folder or an URL that Parquet files are written to as scores come.
+    batch_size, n_workers, num_cpus, num_gpus
+        As in `fit`.
 
     Returns
     -------

@@ -9,7 +9,15 @@ from typing import Any, Literal
 from pydfm import __version__, _core
 from pydfm.runtime.threads import available_cores
 
-_PACKAGES = ("numpy", "scikit-learn", "torch", "torchvision", "safetensors", "pillow")
+_PACKAGES = (
+    "numpy",
+    "scikit-learn",
+    "torch",
+    "torchvision",
+    "onnxruntime",
+    "safetensors",
+    "pillow",
+)
 
 
 def show_config(mode: Literal["stdout", "dicts"] = "stdout") -> dict[str, Any] | None:
@@ -25,10 +33,17 @@ def show_config(mode: Literal["stdout", "dicts"] = "stdout") -> dict[str, Any] |
     dict or None
         Versions of pydfm, Python and the packages it needs; the instruction set that the core was
         loaded for and those this processor runs; the threads that ``n_threads=None`` stands for;
-        and the GPU, where there is one.
+        the GPU, where there is one; and what ``runtime="auto"`` takes for networks with names.
+
+    Examples
+    --------
+    >>> import pydfm
+    >>> sorted(pydfm.show_config("dicts"))
+    ['core', 'gpu', 'n_threads', 'packages', 'platform', 'pydfm', 'python']
     """
     if mode not in ("stdout", "dicts"):
         raise ValueError(f"mode is {mode!r}; it must be 'stdout' or 'dicts'")
+    gpu = _gpu()
     config = {
         "pydfm": __version__,
         "python": platform.python_version(),
@@ -40,7 +55,8 @@ def show_config(mode: Literal["stdout", "dicts"] = "stdout") -> dict[str, Any] |
             "compiler": _core.compiler,
         },
         "n_threads": available_cores(),
-        "gpu": _gpu(),
+        "gpu": gpu,
+        "runtime": "onnx" if gpu is None and _version("onnxruntime") else "torch",
         "packages": {name: _version(name) for name in _PACKAGES},
     }
     if mode == "dicts":

@@ -89,6 +89,45 @@ def write_file(path: "str | os.PathLike[str]", data: bytes, *, tidy: bool = True
         raise
 
 
+def previous_of(path: "str | os.PathLike[str]") -> Path:
+    """Return where `keep_previous` keeps the file at `path`: beside it, NAME.previous."""
+    path = Path(path).resolve()
+    return path.with_name(f"{path.name}.previous")
+
+
+def keep_previous(path: "str | os.PathLike[str]") -> None:
+    """Keep a copy of the file at `path`, which is about to be replaced, where there is one.
+
+    Raises
+    ------
+    OSError
+        If it cannot be written.
+    """
+    if Path(path).is_file():
+        write_file(previous_of(path), Path(path).read_bytes())
+
+
+def swap_with_previous(path: "str | os.PathLike[str]") -> None:
+    """Put back what `keep_previous` kept of the file at `path`, and keep that one in its place.
+
+    Raises
+    ------
+    FileNotFoundError
+        If nothing was kept.
+    OSError
+        If it cannot be written.
+    """
+    previous = previous_of(path)
+    if not previous.is_file():
+        raise FileNotFoundError(
+            f"there is no '{previous}', which commands that replace '{path}' leave beside it; it "
+            "cannot be undone"
+        )
+    old, new = previous.read_bytes(), Path(path).read_bytes()
+    write_file(path, old)
+    write_file(previous, new)
+
+
 def remove_litter(folder: "str | os.PathLike[str]") -> None:
     """Delete the temporary files that killed processes left in `folder`.
 

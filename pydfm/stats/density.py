@@ -152,8 +152,8 @@ class Density:
                 rows, self._classes(n_threads), score_types=inputs, n_threads=n_threads
             )
             each = [
-                self._value(kind, {SCORES[kind].inputs[0]: own}, rows, n_threads)
-                for kind, own in zip(score_types, found, strict=True)
+                self._value(kind, {SCORES[kind].inputs[0]: own}, rows, theirs, n_threads)
+                for kind, own, theirs in zip(score_types, found, nearest, strict=True)
             ]
             return np.stack(each), nearest
         scores = np.full((len(score_types), len(rows)), np.inf, dtype=np.float32)
@@ -165,9 +165,8 @@ class Density:
         return scores, nearest
 
     def judges(self, score_type: str) -> bool:
-        """Whether `judge` has this score type: one of several Gaussian classes, of one input."""
-        several = len(self.subspaces) > 1 and self.mixtures is None
-        return several and SCORES[score_type].inputs == (score_type,)
+        """Whether `judge` has this score type: one of Gaussian classes, of one input."""
+        return self.mixtures is None and SCORES[score_type].inputs == (score_type,)
 
     def judge(
         self,
@@ -234,7 +233,8 @@ class Density:
             needed = tuple(dict.fromkeys(name for k in score_types for name in SCORES[k].inputs))
             found = _core.score(rows, subspace.scorer, score_types=needed, n_threads=n_threads)
             of = dict(zip(needed, found, strict=True))
-        return np.stack([self._value(kind, of, rows, n_threads) for kind in score_types])
+        own = np.full(len(rows), c)
+        return np.stack([self._value(kind, of, rows, own, n_threads) for kind in score_types])
 
     def _mixture_scores(self, c: int, rows: Any, n_threads: int) -> dict[str, NDArray[np.float32]]:
         """Return the core's scores (N,) of the mixture of class `c`."""
@@ -250,14 +250,27 @@ class Density:
         return {kind: own.clip(-most, most).astype(np.float32) for kind, own in of.items()}
 
     def _value(
-        self, kind: str, of: Mapping[str, NDArray[np.float32]], rows: Any, n_threads: int
+        self,
+        kind: str,
+        of: Mapping[str, NDArray[np.float32]],
+        rows: Any,
+        classes: NDArray[np.integer[Any]],
+        n_threads: int,
     ) -> NDArray[np.float32]:
-        """Return the score (N,) that the registry makes of the core's scores."""
+        """Return the score (N,) that the registry makes of the core's scores under `classes`."""
         score = SCORES[kind]
-        inputs = [of[name] for name in score.inputs]
+        inputs: list[NDArray[Any]] = [of[name] for name in score.inputs]
         if score.background:
             assert self.background is not None
             inputs += list(self.background.score(rows, list(score.inputs), n_threads))
+            if "mahalanobis" in score.inputs:
+                # Two numbers of like size: what float32 rounds off would be left of them.
+                i = score.inputs.index("mahalanobis")
+                inputs[len(score.inputs) + i] = self.background.mahalanobis(rows, n_threads)
+                inputs[i] = np.empty(len(rows))
+                for c, places in by_class(classes.astype(np.intp)):
+                    own = self.subspaces[c].mahalanobis(rows[places], n_threads)
+                    inputs[i][places] = own
         return np.asarray(score.value(*inputs), dtype=np.float32)
 
 

@@ -31,6 +31,8 @@ from pydfm.stats.scores import CORE_SCORES
 
 # Held-out residuals are computed for about this many bytes at once.
 _RESIDUAL_BYTES = 32 << 20
+# Rows of a class are copied by so many bytes at once.
+_COPY_BYTES = 32 << 20
 
 _Float64 = NDArray[np.float64]
 
@@ -156,8 +158,10 @@ class Held:
     Attributes
     ----------
     rows : ndarray of shape (n, D)
+    means : ndarray of shape (C, D)
+        Of the classes.
     mean : ndarray of shape (D,)
-        What is subtracted from each row to give its deviation from its class's mean.
+        Of all rows.
     classes, units : ndarray of shape (n,)
         Rows of one class and one unit are left out together; all rows of such a unit are there.
     class_sizes : ndarray of shape (C,)
@@ -165,10 +169,26 @@ class Held:
     """
 
     rows: Rows
+    means: _Float64
     mean: _Float64
     classes: NDArray[np.intp]
     units: NDArray[np.intp]
     class_sizes: NDArray[np.intp]
+
+    def coordinates(self, axes: _Float64, n_threads: int) -> _Float64:
+        """Return coordinates (n, r) along `axes` (r, D) of rows less the means of their classes."""
+        if len(self.means) == 1:
+            return _core.coordinates(self.rows, self.means[0], axes, n_threads=n_threads)
+        found = np.empty((len(self.rows), len(axes)))
+        step = max(1, _COPY_BYTES // self.rows[:1].nbytes)
+        for c in np.unique(self.classes):
+            places = np.flatnonzero(self.classes == c)
+            for first in range(0, len(places), step):
+                some = places[first : first + step]
+                found[some] = _core.coordinates(
+                    self.rows[some], self.means[c], axes, n_threads=n_threads
+                )
+        return found
 
 
 def score_held_out(
@@ -213,8 +233,9 @@ def score_held_out(
     if of_gram:
         coordinates = gram_coordinates(model.eigenvalues, axes)
     else:
-        coordinates = _core.coordinates(held.rows, held.mean, axes, n_threads=n_threads)
+        coordinates = held.coordinates(axes, n_threads)
     if of_gram and reduce is not None:
+        # Any mean will do: the vectors of positive eigenvalues sum to zero over each class.
         axes = _core.components_from_gram(
             held.rows, held.mean, model.eigenvalues, axes, n_threads=n_threads
         )

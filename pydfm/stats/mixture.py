@@ -70,8 +70,7 @@ def fit_mixture(
     random_state : int
         Seed of the first assignment of rows to Gaussians (k-means).
     """
-    from sklearn.exceptions import ConvergenceWarning
-    from sklearn.mixture import GaussianMixture
+    from threadpoolctl import threadpool_limits
 
     more = ", and a larger max_memory more rows" if len(features) < subspace.n_samples else ""
     z = np.concatenate(
@@ -83,21 +82,9 @@ def fit_mixture(
     n_rows, k = z.shape
     sizes = np.sqrt(subspace.explained_variance)
     z /= sizes
-    best, least = None, np.inf
-    for order in range(1, _MOST_GAUSSIANS + 1):
-        for kind in ("full", "diag"):
-            if n_rows < order * (k + 1 if kind == "full" else 2):
-                continue
-            model = GaussianMixture(order, covariance_type=kind, random_state=random_state)
-            with warnings.catch_warnings():
-                # An order that does not settle has a worse criterion, or is good enough.
-                warnings.simplefilter("ignore", ConvergenceWarning)
-                try:
-                    criterion = model.fit(z).bic(z)
-                except ValueError:  # a covariance that has collapsed
-                    continue
-            if criterion < least:
-                best, least = model, criterion
+    # scikit-learn's products are numpy's, which would take all processors.
+    with threadpool_limits(n_threads):
+        best = _best_mixture(z, random_state)
     if best is None:
         raise ValueError(
             f"density is 'gmm', and a class has n_samples={n_rows}, too few for a mixture; "
@@ -121,3 +108,27 @@ def fit_mixture(
             )
         )
     return Mixture(best.weights_ / best.weights_.sum(), tuple(gaussians), n_rows)
+
+
+def _best_mixture(z: NDArray[np.float64], random_state: int) -> Any:
+    """Return the mixture (scikit-learn's) of the least BIC, or None where rows are too few."""
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.mixture import GaussianMixture
+
+    n_rows, k = z.shape
+    best, least = None, np.inf
+    for order in range(1, _MOST_GAUSSIANS + 1):
+        for kind in ("full", "diag"):
+            if n_rows < order * (k + 1 if kind == "full" else 2):
+                continue
+            model = GaussianMixture(order, covariance_type=kind, random_state=random_state)
+            with warnings.catch_warnings():
+                # An order that does not settle has a worse criterion, or is good enough.
+                warnings.simplefilter("ignore", ConvergenceWarning)
+                try:
+                    criterion = model.fit(z).bic(z)
+                except ValueError:  # a covariance that has collapsed
+                    continue
+            if criterion < least:
+                best, least = model, criterion
+    return best

@@ -40,6 +40,31 @@ class Taken(NamedTuple):
         return Taken(self.places[which], self.rows[which], self.tags[which], self.units[which])
 
 
+class StoredSample(NamedTuple):
+    """What a sample holds, beside its limits.
+
+    Attributes
+    ----------
+    rows : ndarray of shape (n, ...) or None
+        None where there are none.
+    places, tags, units : ndarray of shape (n,)
+    numbers : ndarray of shape (n,)
+        In [0, 1]; the lowest stay.
+    size : int
+        Largest number of rows, of the type of these.
+    dropped : bool
+        Whether some rows that came are not kept.
+    """
+
+    rows: Rows | None
+    places: NDArray[np.intp]
+    tags: NDArray[np.intp]
+    units: NDArray[np.intp]
+    numbers: NDArray[np.float64]
+    size: int
+    dropped: bool
+
+
 class RowSample:
     """An immutable random sample of at most `size` of the rows that were added.
 
@@ -99,6 +124,45 @@ class RowSample:
         """Return a sample of no rows, with the same limits."""
         return RowSample(*self._limits)
 
+    def stored(self) -> StoredSample:
+        """Return what the sample holds, in the order in which it does."""
+        rows = self._rows(self._slots) if self.n_rows else None
+        own = (self._places, self._tags, self._units, self._numbers)
+        return StoredSample(rows, *own, self._size, self._dropped)
+
+    def restored(self, stored: StoredSample) -> "RowSample":
+        """Return the sample with these limits that `stored` came from.
+
+        Raises
+        ------
+        ValueError
+            If a sample with these limits cannot hold as many rows.
+        """
+        other = self.emptied()
+        other._dropped = stored.dropped
+        if stored.rows is not None:
+            fits = other._limited(stored.rows)
+            if not len(stored.rows) <= stored.size <= fits._size:
+                raise ValueError(
+                    f"a sample of at most {fits._size} rows has {len(stored.rows)} of {stored.size}"
+                )
+            other = fits
+            other._size = stored.size
+            other._chunks = (stored.rows,)
+            other._slots = np.arange(len(stored.rows))
+            other._places, other._tags = stored.places, stored.tags
+            other._units, other._numbers = stored.units, stored.numbers
+        return other
+
+    def _limited(self, rows: NDArray[Any]) -> "RowSample":
+        """Return a copy with the limits of rows of this type, where they are the first."""
+        other = copy.copy(self)
+        if not other._chunks and other._max_bytes is not None:
+            fit = other._max_bytes // (rows.itemsize * max(math.prod(rows.shape[1:]), 1))
+            other._size = max(min(other._size, fit), other._least)
+            other._most_gone = max(min(other._size // 2, fit - other._size), 0)
+        return other
+
     def add(
         self,
         rows: NDArray[Any],
@@ -126,11 +190,7 @@ class RowSample:
 
     def _with_rows(self, new_rows: Taken, numbers: NDArray[np.float64]) -> "RowSample":
         places, rows, tags, units = new_rows
-        other = copy.copy(self)
-        if not other._chunks and other._max_bytes is not None:
-            fit = other._max_bytes // (rows.itemsize * max(math.prod(rows.shape[1:]), 1))
-            other._size = max(min(other._size, fit), other._least)
-            other._most_gone = max(min(other._size // 2, fit - other._size), 0)
+        other = self._limited(rows)
         kept = self.n_rows
         stay = np.arange(kept + len(rows))
         if len(stay) > other._size:

@@ -54,8 +54,8 @@ class Score:
         Whether a whole image has a map of it: only the residual, a sum over the features, does.
     signed : bool
         Whether it may be negative, so that a mean says nothing of its scale.
-    noise : bool
-        Whether the noise variance scales it, which few rows leave uncertain.
+    constants : bool
+        Whether logarithms of fitted variances, which few rows leave uncertain, are part of it.
     """
 
     name: str
@@ -67,7 +67,7 @@ class Score:
     increasing: bool = True
     has_maps: bool = False
     signed: bool = False
-    noise: bool = False
+    constants: bool = False
 
     def __post_init__(self) -> None:
         if self.has_maps and (self.inputs != ("fre",) or self.value is not _same):
@@ -79,14 +79,20 @@ class Score:
     def error_bound(self, *inputs: NDArray[Any]) -> NDArray[np.float64]:
         """Return a bound (N,) of the error of scores with these inputs, to first order.
 
-        By differences: each input is moved by `CORE_ERROR`, and the changes are added up.
+        By differences: each input is moved by `CORE_ERROR`, and the changes are added up. Where a
+        class is compared with the background, mahalanobis is computed in float64, so that
+        `CORE_ERROR` is that of the difference.
         """
         values = [np.asarray(given, dtype=np.float64) for given in inputs]
         at = np.asarray(self.value(*values))
         total = np.zeros(at.shape)
         for i, given in enumerate(values):
+            if self.background and self.inputs[i % len(self.inputs)] == "mahalanobis":
+                continue
             moved = [*values[:i], given + CORE_ERROR * np.abs(given), *values[i + 1 :]]
             total += np.abs(np.asarray(self.value(*moved)) - at)
+        if self.background:
+            total += CORE_ERROR * np.abs(at)
         return total
 
 
@@ -106,13 +112,14 @@ SCORES: Final[dict[str, Score]] = {
             "the negative log-likelihood (mahalanobis + sum ln lambda_i + k ln 2 pi) / 2, in nats",
             ("nll",),
             signed=True,
+            constants=True,
         ),
         Score(
             "ppca",
             "the negative log-likelihood under probabilistic PCA, in nats, which weighs both",
             ("ppca",),
             signed=True,
-            noise=True,
+            constants=True,
         ),
         Score(
             "relative_mahalanobis",

@@ -39,6 +39,10 @@ from pydfm.stats.sketch import FrequentDirections
 
 _EPS = float(np.finfo(np.float64).eps)
 
+# Rows less the means of their classes are copied by so many bytes at once, but by no fewer columns.
+_COPY_BYTES = 32 << 20
+_LEAST_COLUMNS = 256
+
 _Pairs = tuple[NDArray[np.float64], NDArray[np.float64]]
 
 
@@ -106,6 +110,17 @@ class Subspace:
             parts.append(scores)
         return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
 
+    def mahalanobis(self, features: NDArray[Any], n_threads: int) -> NDArray[np.float64]:
+        """Mahalanobis scores (N,) of `features` (N, D) in float64, for differences of them."""
+        parts = []
+        for _, rows in blocks(features):
+            step = max(1, _COPY_BYTES // (8 * max(len(self.components), 1)))
+            for first in range(0, len(rows), step):
+                some = rows[first : first + step]
+                z = _core.coordinates(some, self.mean, self.components, n_threads=n_threads)
+                parts.append((np.square(z) / self.explained_variance).sum(axis=1))
+        return np.concatenate(parts) if parts else np.zeros(0)
+
 
 @dataclass(frozen=True)
 class Spectrum:
@@ -146,8 +161,7 @@ class Spectrum:
         counts = np.bincount(classes)
         if len(counts) > 1:
             means = class_means(kept, classes)
-            centred, _ = _centred(kept, classes, means)
-            products = _core.gram(centred, n_threads=n_threads)[1]
+            products = _class_gram(kept, classes, means, n_threads)
         else:
             mean, products = _core.gram(kept, n_threads=n_threads)
             means = mean[None]
@@ -158,6 +172,13 @@ class Spectrum:
     def of_gram(self) -> bool:
         """Whether the eigenpairs are those of the Gram matrix."""
         return self.rows.scatter is None
+
+    @property
+    def mean(self) -> NDArray[np.float64]:
+        """The mean (D,) of all rows."""
+        mean: NDArray[np.float64]
+        mean = self.means[0] if len(self.means) == 1 else np.average(self.means, 0, self.counts)
+        return mean
 
     def fit(
         self,
@@ -187,10 +208,9 @@ class Spectrum:
         else:
             products = self.products
             if self.of_gram:
-                kept, classes = self.rows.kept[0][:2]
-                rows, mean = _centred(kept, classes, self.means)
-            elif len(self.means) == 1:
-                mean = self.means[0]
+                rows = self.rows.kept[0].rows
+            if self.of_gram or len(self.means) == 1:
+                mean = self.mean
         wanted = None if whole or energy is not None else n_components
         pairs = leading_eigenpairs(products, wanted, n_threads)
         shared = fit_subspace(
@@ -314,7 +334,7 @@ class SubspaceFit:
             positive = values > 0
             values = values[positive]
             vectors = _core.components_from_gram(
-                own.rows, spectrum.means[0], values, vectors[positive], n_threads=n_threads
+                own.rows, spectrum.mean, values, vectors[positive], n_threads=n_threads
             )
         return self._score_held_out((values, vectors), rows, False, n_threads, None)[0]
 
@@ -328,7 +348,9 @@ class SubspaceFit:
     ) -> tuple[NDArray[np.float64], NDArray[np.float32] | None]:
         spectrum = self.spectrum
         held = Held(
-            *_centred(kept.rows, kept.classes, spectrum.means),
+            rows=kept.rows,
+            means=spectrum.means,
+            mean=spectrum.mean,
             classes=kept.classes,
             units=kept.units,
             class_sizes=spectrum.counts,
@@ -345,16 +367,21 @@ class SubspaceFit:
         )
 
 
-def _centred(
-    rows: Rows, classes: NDArray[np.intp], means: NDArray[np.float64]
-) -> tuple[Rows, NDArray[np.float64]]:
-    """Return rows and a mean whose differences are the deviations of `rows` from their classes.
+def _class_gram(
+    rows: Rows, classes: NDArray[np.intp], means: NDArray[np.float64], n_threads: int
+) -> NDArray[np.float64]:
+    """Return the Gram matrix (N, N) of rows less the means of their classes.
 
-    For one class the core subtracts the mean as it reads the rows.
+    The sum over blocks of features, so that no copy of all rows is made.
     """
-    if len(means) == 1:
-        return rows, means[0]
-    return rows - means[classes], np.zeros(rows.shape[1])
+    n, n_features = rows.shape
+    gram = np.zeros((n, n))
+    step = max(_LEAST_COLUMNS, _COPY_BYTES // (8 * n))
+    for first in range(0, n_features, step):
+        own = slice(first, first + step)
+        centred = rows[:, own] - means[classes, own]
+        gram += _core.gram(centred, n_threads=n_threads)[1]
+    return gram
 
 
 def fit_subspace(

@@ -9,6 +9,8 @@ from measured import config, root, sets  # noqa: F401 (fixtures)
 import pydfm
 from pydfm.cli import main as cli
 
+NETWORK_COMMANDS = ("score", "eval", "report", "add", "forget", "calibrate", "merge", "diff")
+
 
 @pytest.fixture(scope="session")
 def script(tmp_path_factory):
@@ -40,11 +42,7 @@ def run(capfdbinary, script):
 
     def run(*arguments):
         given = [os.fspath(argument) for argument in arguments]
-        if (
-            given[:1] in (["score"], ["eval"], ["report"])
-            and given[1:]
-            and "--backbone" not in given
-        ):
+        if given[:1] and given[0] in NETWORK_COMMANDS and given[1:] and "--backbone" not in given:
             file = Path(given[1])
             if file.is_file() and os.fsencode(script) in file.read_bytes():
                 given[2:2] = ["--backbone", os.fspath(script)]

@@ -32,7 +32,7 @@ def test_config_help_and_version_are_printed(run):
     [
         (
             (),
-            r"needed: fit, score, report, audit, eval, benchmark, demo, weights or config \(see",
+            r"needed: fit, info, .*, score, watch, .*, certify, .*, weights or config",
         ),
         (("fits",), r"No such command 'fits'.* \(see pydfm --help\)"),
         (("--colour",), r"No such option: --colour \(see pydfm --help\)"),
@@ -274,10 +274,19 @@ def test_commands_are_listed_in_their_order(run):
     listed = re.findall(r"^  (\w+) ", shown, re.MULTILINE)
     assert listed == [
         "fit",
+        "info",
+        "add",
+        "forget",
+        "calibrate",
+        "merge",
+        "undo",
         "score",
+        "watch",
         "report",
         "audit",
+        "diff",
         "eval",
+        "certify",
         "benchmark",
         "demo",
         "weights",

@@ -71,6 +71,19 @@ CALLS = {
     "score_nearest": lambda many, scorer, n: _core.score_nearest(
         many[:2000], [scorer] * 20, score_types=["fre"], n_threads=n
     ),
+    "judge": lambda many, scorer, n: _core.judge(
+        many[:2000],
+        _core.Classes([scorer] * 20, n_threads=n),
+        _core.HeldOutScores(
+            scores=np.tile(np.arange(3, dtype=np.float32), 20),
+            weights=np.tile(np.arange(3.0, -1, -1), 20),
+            starts=np.arange(0, 61, 3),
+            n_units=np.full(20, 3.0),
+            thresholds=np.full(20, 1.0),
+        ),
+        score_type="fre",
+        n_threads=n,
+    ),
     "leave_groups_out": lambda many, _, n: _core.leave_groups_out(
         many[:1000, :1000].astype(np.float64),
         np.linspace(3e3, 1e3, 1000),

@@ -11,7 +11,16 @@ from pydfm.runtime.threads import available_cores
 
 def test_the_configuration_tells_what_runs_where():
     got = pydfm.show_config("dicts")
-    assert set(got) == {"pydfm", "python", "platform", "core", "n_threads", "gpu", "packages"}
+    assert set(got) == {
+        "pydfm",
+        "python",
+        "platform",
+        "core",
+        "n_threads",
+        "gpu",
+        "runtime",
+        "packages",
+    }
     assert got["pydfm"] == pydfm.__version__
     assert got["core"]["instruction_set"] in got["core"]["supported"]
     assert got["core"]["supported"][0] == "baseline"
@@ -19,6 +28,7 @@ def test_the_configuration_tells_what_runs_where():
     assert got["core"]["compiler"]
     assert got["n_threads"] == available_cores()
     assert (got["gpu"] is None) == (not torch.cuda.is_available())
+    assert got["runtime"] == ("onnx" if got["gpu"] is None else "torch")
     assert got["packages"]["torch"].partition("+")[0] == torch.__version__.partition("+")[0]
     assert all(got["packages"].values())
 

@@ -1,3 +1,5 @@
+import pickle
+
 import numpy as np
 import pytest
 from fits import fit_classes
@@ -12,6 +14,8 @@ from reference import (
     references,
     tied_references,
 )
+
+from pydfm.stats import density as density_module
 
 KINDS = list(SCORE_TYPES)
 
@@ -163,3 +167,22 @@ def test_equal_rows_and_missing_directions_are_told():
         fit(np.repeat(np.eye(3), 4, axis=0), np.repeat(np.arange(3), 4), 0.9, covariance="tied")
     with pytest.warns(UserWarning, match="variance in 4 directions only: 4 components are kept"):
         fit(falling_rows(50, 20, rank=4), None, 9)
+
+
+def test_the_subspace_of_all_rows_is_fitted_once_and_only_when_it_is_read(monkeypatch):
+    rows, labels = labelled_rows((20, 20, 20))
+    fitted, fit_all = [], density_module.fit_background
+    monkeypatch.setattr(
+        density_module,
+        "fit_background",
+        lambda *given, **options: fitted.append(1) or fit_all(*given, **options),
+    )
+    density = fit_classes(rows, labels).density
+    density.score(rows, ["fre", "mahalanobis", "nll", "ppca"], 2)
+    assert fitted == []
+    density.score(rows, ["relative_mahalanobis"], 2)
+    together = density.background
+    assert fitted == [1]
+    assert together.n_samples == len(rows)
+    assert pickle.loads(pickle.dumps(density)).background.n_samples == len(rows)
+    assert fitted == [1]

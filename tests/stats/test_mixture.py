@@ -4,6 +4,9 @@ from fits import fit_classes
 from reference import SCORE_TYPES, assert_scores_close, falling_rows, labelled_rows, two_blobs
 from scipy.stats import multivariate_normal
 from sklearn.mixture import GaussianMixture
+from threadpoolctl import threadpool_info
+
+from pydfm.stats.mixture import fit_mixture
 
 KINDS = list(SCORE_TYPES)
 
@@ -55,3 +58,18 @@ def test_mixtures_of_classes():
         pytest.raises(ValueError, match="'gmm', and a class has n_samples=1, too few"),
     ):
         fit(rows[:80], np.repeat([0, 1], [79, 1]), 0.9, density="gmm")
+
+
+def test_a_mixture_is_fitted_in_the_threads_that_were_asked_for(monkeypatch):
+    seen, fit_of = set(), GaussianMixture.fit
+    before = [pool["num_threads"] for pool in threadpool_info()]
+
+    def watched(self, z):
+        seen.update(pool["num_threads"] for pool in threadpool_info())
+        return fit_of(self, z)
+
+    monkeypatch.setattr(GaussianMixture, "fit", watched)
+    rows = two_blobs(200)
+    fit_mixture(fit(rows).subspaces[0], rows, random_state=0, n_threads=1)
+    assert seen == {1}
+    assert [pool["num_threads"] for pool in threadpool_info()] == before

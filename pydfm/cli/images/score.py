@@ -3,10 +3,10 @@
 import csv
 import io
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 import typer
 
@@ -18,6 +18,7 @@ from pydfm.cli.options import (
     MovedWeights,
     Ray,
     load_model,
+    load_without_estimator,
     ray_data_set,
 )
 
@@ -28,11 +29,17 @@ if TYPE_CHECKING:
     from pydfm.conformal.regions import RegionFinder
     from pydfm.estimator import DFM
     from pydfm.features.transforms import Preprocessing
-    from pydfm.features.views import View, Views
+    from pydfm.features.views import Views
+    from pydfm.io.loading import LoadedModel
+    from pydfm.model.fitting import FittedDFM
+    from pydfm.model.row_scores import RowScores
     from pydfm.reports.coco import RegionFile
     from pydfm.reports.drawing.heatmaps import MapFiles
 
-_VERDICTS = {1: "ok", -1: "anomalous", 0: "unreadable"}
+# As `DFM.batches` yields them.
+_Batches: TypeAlias = "Iterator[tuple[Any, NDArray[Any], NDArray[Any] | None]]"
+
+VERDICTS = {1: "ok", -1: "anomalous", 0: "unreadable"}
 
 
 def score(
@@ -82,6 +89,13 @@ def score(
         float,
         typer.Option(help="Standard deviation of a Gaussian that smooths maps, in pixels."),
     ] = 0.0,
+    fail_on: Annotated[
+        str | None,
+        typer.Option(
+            metavar="anomalous",
+            help="End with exit code 1 if an image is anomalous (0: none is; 2: an error).",
+        ),
+    ] = None,
     use_ray: Ray = None,
     weights: MovedWeights = None,
     backbone: MovedBackbone = None,
@@ -95,19 +109,34 @@ def score(
     from pydfm.runtime.files import check_output, write_file
     from pydfm.runtime.text import cell
 
+    if fail_on not in (None, "anomalous"):
+        raise ValueError(f"--fail-on is {fail_on!r}; it must be 'anomalous'")
     if output is not None:
         check_output(output)
     elif sys.stdout is None:
         raise OSError("standard output is closed; name a file with --output")
     paths = with_pages(list_images(folder))
-    wanted = _Wanted(maps, tuple(map_format or ()), regions, masks, smoothing)
+    wanted = Wanted(maps, tuple(map_format or ()), regions, masks, smoothing)
     wanted.check(folder)
-    dfm = load_model(model, weights, backbone, parameters)
+    loaded = load_without_estimator(model, weights, backbone, parameters)
     if score_type:
-        dfm.set_params(score_type=score_type[0] if len(score_type) == 1 else tuple(score_type))
-    level = dfm.alpha if alpha is None else alpha
-    outputs = wanted.open(dfm, folder if folder.is_dir() else folder.parent, level)
-    columns = _columns(dfm, paths, use_ray, _decider(dfm, alpha, fdr), outputs)
+        kinds = score_type[0] if len(score_type) == 1 else tuple(score_type)
+        loaded = loaded.with_parameters(score_type=kinds)
+    if fail_on is not None and loaded.fitted.calibration is None:
+        raise ValueError(
+            "--fail-on is given, but the model was fitted without calibration and does not decide; "
+            "fit with --calibration loo"
+        )
+    level = loaded.parameters["alpha"] if alpha is None else alpha
+    root, kinds_of = folder if folder.is_dir() else folder.parent, loaded.parameters["score_type"]
+    outputs = wanted.open(loaded.fitted, kinds_of, paths, root, level)
+    decider, views = _decider(loaded, alpha, fdr), None if outputs is None else outputs.views
+    if use_ray is None:
+        batches = loaded.batches(paths, look=views)
+    else:
+        dfm = load_model(model, weights, backbone, parameters)
+        batches = _ray_batches(dfm, paths, use_ray, views)
+    columns = _columns(loaded, len(paths), batches, decider, outputs)
     if "class" in columns:
         columns["class"] = [cell(name) for name in columns["class"]]
     table = _csv({"path": [cell(path) for path in paths], **columns})
@@ -119,10 +148,12 @@ def score(
         sys.stdout.write(table)
     else:
         write_file(output, table.encode("utf-8", "surrogateescape"))
+    if fail_on is not None and "anomalous" in columns["verdict"]:
+        raise typer.Exit(1)
 
 
 @dataclass(frozen=True)
-class _Wanted:
+class Wanted:
     """What is asked for beside the table."""
 
     maps: Path | None
@@ -147,10 +178,13 @@ class _Wanted:
         if self.regions is not None:
             check_output(self.regions)
 
-    def open(self, dfm: "DFM", root: Path, alpha: float) -> "_Outputs | None":
+    def open(
+        self, fitted: "FittedDFM", score_type: Any, paths: list[str], root: Path, alpha: float
+    ) -> "Outputs | None":
         """Return what writes it, or raise ValueError where the model has no such maps."""
         from pydfm.conformal.calibration import map_range
         from pydfm.conformal.regions import RegionFinder
+        from pydfm.features.views import Views
         from pydfm.reports.coco import RegionFile
         from pydfm.reports.drawing.heatmaps import MapFiles
         from pydfm.reports.drawing.scale import ColourScale
@@ -159,22 +193,26 @@ class _Wanted:
 
         if self.maps is None and self.regions is None and self.masks is None:
             return None
-        kinds = check_score_types(dfm.score_type)
+        kinds = check_score_types(score_type)
         if len(kinds) > 1:
             raise ValueError(
                 f"maps and regions are of one score type, and there are {', '.join(kinds)}; name "
                 "one with --score-type"
             )
-        dfm.model_.check_maps(kinds[0])
-        assert dfm.feature_spec_ is not None
-        check_number("--smoothing", self.smoothing, 0, max(dfm.feature_spec_.preprocessing.size))
+        fitted.model.check_maps(kinds[0])
+        assert fitted.spec is not None
+        check_number("--smoothing", self.smoothing, 0, max(fitted.spec.preprocessing.size))
         formats = self.map_formats or ("png",)
         finder = scale = None
         if "png" in formats or self.regions is not None or self.masks is not None:
-            low, threshold = map_range(dfm.fitted_, alpha)
+            low, threshold = map_range(fitted, alpha)
             scale = ColourScale(low, threshold)
             finder = RegionFinder.between(low, threshold)
-        return _Outputs(
+        geometry = fitted.spec.preprocessing
+        return Outputs(
+            paths,
+            geometry,
+            Views(geometry),
             self.smoothing,
             finder,
             None if self.maps is None else MapFiles(root, self.maps, scale, formats),
@@ -184,9 +222,12 @@ class _Wanted:
 
 
 @dataclass(frozen=True)
-class _Outputs:
+class Outputs:
     """What is written of the map of each image."""
 
+    paths: list[str]
+    geometry: "Preprocessing"
+    views: "Views"
     smoothing: float
     finder: "RegionFinder | None"
     maps: "MapFiles | None"
@@ -194,39 +235,43 @@ class _Outputs:
     regions: "RegionFile | None"
 
     def add(
-        self,
-        paths: list[str],
-        maps: "NDArray[Any]",
-        pixels: "NDArray[Any]",
-        views: "list[View]",
-        preprocessing: "Preprocessing",
+        self, places: "Sequence[int]", scored: "RowScores", kind: str, pixels: "NDArray[Any]"
     ) -> None:
         """Write files, and keep regions, of a batch."""
+        maps = scored.maps(kind, self.geometry.size, self.smoothing)
+        paths, views = [self.paths[i] for i in places], self.views.take(places)
         if self.maps is not None:
             self.maps.write_maps(paths, maps, pixels)
         if self.finder is None:
             return
         for path, own, view in zip(paths, maps, views, strict=True):
-            window = preprocessing.window(*view.size)
+            window = self.geometry.window(*view.size)
             if self.regions is not None:
                 self.regions.add(path, view.size, self.finder.find(own, window, view.size))
             if self.masks is not None:
                 self.masks.write_mask(path, self.finder.mask(own, window, view.size))
 
 
-def _decider(dfm: "DFM", alpha: float | None, fdr: float | None) -> "Decider | None":
+def _decider(loaded: "LoadedModel", alpha: float | None, fdr: float | None) -> "Decider | None":
     """Return what decides; None for a model that has no held-out scores."""
-    if alpha is None and fdr is None and dfm.calibration_ is None:
+    from pydfm.conformal.decisions import Decider
+    from pydfm.stats.scores import check_score_types
+
+    if alpha is None and fdr is None and loaded.fitted.calibration is None:
         return None
-    return dfm.decider(alpha=alpha, fdr=fdr)
+    if alpha is not None and fdr is not None:
+        raise ValueError("alpha and fdr are both given; one of them decides, so pass one")
+    (kind, *_) = check_score_types(loaded.parameters["score_type"])
+    level = loaded.parameters["alpha"] if alpha is None else alpha
+    return Decider.of(loaded.fitted, kind, alpha=level, fdr=fdr)
 
 
 def _columns(
-    dfm: "DFM",
-    paths: list[str],
-    n_workers: int | None,
+    loaded: "LoadedModel",
+    count: int,
+    batches: "_Batches",
     decider: "Decider | None",
-    outputs: "_Outputs | None" = None,
+    outputs: "Outputs | None" = None,
 ) -> dict[str, list[str]]:
     """Return the texts of each column of the table, and write the `outputs` of each image.
 
@@ -234,22 +279,17 @@ def _columns(
     """
     import numpy as np
 
-    from pydfm.features.views import Views
     from pydfm.runtime.threads import resolve_threads
     from pydfm.stats.scores import check_score_types
 
-    fitted, n_threads = dfm.fitted_, resolve_threads(dfm.n_threads)
-    kinds = check_score_types(dfm.score_type)
+    fitted, chosen = loaded.fitted, loaded.parameters["score_type"]
+    n_threads, kinds = resolve_threads(loaded.parameters["n_threads"]), check_score_types(chosen)
     fitted.model.check_scores(kinds)
-    scores = np.full((len(kinds), len(paths)), np.nan, dtype=np.float32)
-    measured = np.full((3, len(paths)), np.nan)
-    classes = np.full(len(paths), "", dtype=object)
-    read = np.zeros(len(paths), dtype=bool)
-    views = None
-    if outputs is not None:
-        assert fitted.spec is not None
-        views = Views(fitted.spec.preprocessing)
-    batches = _batches(dfm, paths, n_workers, views)
+    scores = np.full((len(kinds), count), np.nan, dtype=np.float32)
+    measured = np.full((3, count), np.nan)
+    classes = np.full(count, "", dtype=object)
+    read = np.zeros(count, dtype=bool)
+    names = None if fitted.model.classes is None else np.array(fitted.model.classes)
     for places, features, pixels in batches:
         # Each of the following takes from it what the others have computed.
         scored = fitted.score(features, n_threads)
@@ -257,38 +297,29 @@ def _columns(
         if decider is not None:
             measured[:, places] = decider.measure(scored)
         scores[:, places] = scored.scores(kinds)
-        if fitted.model.classes is not None:
-            classes[places] = dfm.classes_[scored.nearest(kinds[0])]
+        if names is not None:
+            classes[places] = names[scored.nearest(kinds[0])]
         if outputs is not None:
-            assert fitted.spec is not None
             assert pixels is not None
-            assert views is not None
-            geometry = fitted.spec.preprocessing
-            maps = scored.maps(kinds[0], geometry.size, outputs.smoothing)
-            outputs.add([paths[i] for i in places], maps, pixels, views.take(places), geometry)
-    names = ["score"] if isinstance(dfm.score_type, str) else kinds
+            outputs.add(places, scored, kinds[0], pixels)
+    titles = ["score"] if isinstance(chosen, str) else kinds
     columns = {
-        name: [f"{value:.9g}" for value in own] for name, own in zip(names, scores, strict=True)
+        title: [f"{value:.9g}" for value in own] for title, own in zip(titles, scores, strict=True)
     }
     if decider is not None:
         final = decider.judge(measured)
         columns["p_value"] = [f"{p:.6g}" for p in final.p_values]
-        columns["verdict"] = [_VERDICTS[int(verdict)] for verdict in final.verdicts]
+        columns["verdict"] = [VERDICTS[int(verdict)] for verdict in final.verdicts]
     else:
         columns["p_value"] = ["" if known else "nan" for known in read]
-        columns["verdict"] = ["" if known else _VERDICTS[0] for known in read]
-    if fitted.model.classes is not None:
+        columns["verdict"] = ["" if known else VERDICTS[0] for known in read]
+    if names is not None:
         columns["class"] = [str(value) for value in classes]
     return columns
 
 
-def _batches(
-    dfm: "DFM", paths: list[str], n_workers: int | None, views: "Views | None"
-) -> "Iterator[tuple[Any, NDArray[Any], NDArray[Any] | None]]":
-    """Yield places, features and pixels of the images that can be read; see `DFM.batches`."""
-    if n_workers is None:
-        yield from dfm.batches(paths, look=views)
-        return
+def _ray_batches(dfm: "DFM", paths: list[str], n_workers: int, views: "Views | None") -> "_Batches":
+    """Yield what `DFM.batches` yields, with features from the workers of a Ray cluster."""
     import numpy as np
 
     from pydfm.features.transforms import stack

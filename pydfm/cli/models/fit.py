@@ -51,6 +51,14 @@ def fit(
         bool,
         typer.Option("--dry-run", help="With --clean: list what would be left out; write nothing."),
     ] = False,
+    keep: Annotated[
+        bool | None,
+        typer.Option(
+            "--keep/--slim",
+            help="Keep in the file what images can be added to and forgotten from, or not; "
+            "default: where it takes no more than the model.",
+        ),
+    ] = None,
     use_ray: Ray = None,
     **parameters: Any,
 ) -> None:
@@ -95,7 +103,7 @@ def fit(
         )
         return
     assert output is not None
-    dfm.save(output)
+    dfm.save(output, keep=keep)
     if checkpoint is not None:
         from pydfm.features.cache import delete_checkpoint
 

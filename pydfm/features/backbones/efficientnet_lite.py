@@ -178,7 +178,9 @@ def _build(name: str) -> Any:
                     images, self.weight, self.bias, stride, around, 1, self.groups
                 )
             (top, left), (high, wide) = (n // 2 for n in needed), needed
-            padded = nn.functional.pad(images, (left, wide - left, top, high - top))
+            # Its value is given, since onnxruntime joins only such a padding with a convolution.
+            sides = (left, wide - left, top, high - top)
+            padded = nn.functional.pad(images, sides, value=0.0)
             return nn.functional.conv2d(padded, self.weight, self.bias, stride, 0, 1, self.groups)
 
     def norm(channels: int) -> nn.Module:

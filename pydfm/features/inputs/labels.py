@@ -218,9 +218,21 @@ class ClassCodes:
     def __init__(self) -> None:
         self._codes: dict[Any, int] = {}
 
+    @classmethod
+    def of(cls, labels: Sequence[Any]) -> "ClassCodes":
+        """Return the numbers of different `labels` that appeared in this order."""
+        codes = cls()
+        codes._codes = {label: c for c, label in enumerate(labels)}
+        return codes
+
     def __len__(self) -> int:
         """Return the number of classes."""
         return len(self._codes)
+
+    @property
+    def labels(self) -> list[Any]:
+        """Labels of the classes, in the order of their numbers."""
+        return list(self._codes)
 
     def encode(self, labels: NDArray[Any]) -> NDArray[np.intp]:
         """Return the numbers (N,) of `labels` (N,); new labels get new numbers.

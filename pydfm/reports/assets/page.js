@@ -89,10 +89,10 @@ function isWanted(card) {
   const name = factsOf(card).name.toLowerCase();
   if (!name.includes(byId("search").value.trim().toLowerCase())) return false;
   const wanted = byId("filter").value;
-  const mark = marks.get(card.dataset.index) || "none";
+  const own = marks.get(card.dataset.index) || "none";
   if (wanted === "anomalous") return card.classList.contains("anomalous");
   if (wanted === "normal") return !card.classList.contains("anomalous");
-  if (["good", "bad", "none"].includes(wanted)) return mark === wanted;
+  if (["good", "bad", "none"].includes(wanted)) return own === wanted;
   if (wanted === "errors") return ["missed", "alarm"].includes(factsOf(card).group);
   return wanted === "all" || factsOf(card).group === wanted;
 }

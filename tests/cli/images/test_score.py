@@ -20,6 +20,7 @@ from pydfm import _core
 from pydfm.features.extractor import Extractor
 from pydfm.features.inputs.images import list_images
 from pydfm.features.transforms import Preprocessing
+from pydfm.io.loading import LoadedModel
 from pydfm.reports.drawing.scale import colours
 
 
@@ -61,16 +62,18 @@ def test_options_that_are_not_given_are_those_of_the_file(
     (tmp_path / "1.png").write_bytes(b"no picture")
     dfm = pydfm.load(model, backbone=script).set_params(on_error="skip", batch_size=7)
     dfm.save(tmp_path / "kept.pydfm")
-    loaded = []
-    load = pydfm.estimator.load
+    used = []
+    batches = LoadedModel.batches
     monkeypatch.setattr(
-        pydfm.estimator, "load", lambda *a, **k: loaded.append(load(*a, **k)) or loaded[-1]
+        LoadedModel,
+        "batches",
+        lambda model, *a, **k: used.append(model.parameters) or batches(model, *a, **k),
     )
     got = run("score", tmp_path / "kept.pydfm", tmp_path)
     assert (got.code, len(read_rows(got.out))) == (0, 2)
-    assert (loaded[0].batch_size, loaded[0].on_error) == (7, "skip")
+    assert (used[0]["batch_size"], used[0]["on_error"]) == (7, "skip")
     run("score", tmp_path / "kept.pydfm", tmp_path, "--batch-size", "2")
-    assert (loaded[1].batch_size, loaded[1].on_error) == (2, "skip")
+    assert (used[1]["batch_size"], used[1]["on_error"]) == (2, "skip")
 
 
 @pytest.mark.filterwarnings("default:.*images were skipped")

@@ -8,7 +8,7 @@ from fits import trained
 from reference import falling_rows
 
 import pydfm
-from pydfm.conformal.checks.noise import uncertain_noise
+from pydfm.conformal.checks.likelihoods import unsteady_likelihood
 from pydfm.features.grid import Grid
 from pydfm.model.fitting import freeze
 
@@ -28,7 +28,7 @@ def told(n_rows, n_features, **parameters):
 )
 def test_the_rate_is_told_where_few_rows_make_the_noise_variance(shape, n_components):
     (message,), found = told(*shape, n_components=n_components)
-    assert "whose noise variance changes so much" in message
+    assert "and the fitted variances change so much" in message
     expected = float(message.split(" that about ")[1].split(" %")[0]) / 100
     assert not 0.05 <= found <= 0.2
     assert expected == pytest.approx(found, abs=0.08)
@@ -52,6 +52,6 @@ def test_the_layer_is_named():
     layers = (("one", Grid(2000, 1, 1)), ("two", Grid(2000, 1, 1)))
     state = trained(rows, layers=layers, image_score="sum", n_components=0.9)
     fitted = freeze(state, n_threads=2)
-    (message,) = uncertain_noise(fitted, "ppca", 0.1)
-    assert "noise variance of the layer 'one' changes so much" in message
-    assert uncertain_noise(fitted, "fre", 0.1) == []
+    (message,) = unsteady_likelihood(fitted, "ppca", 0.1)
+    assert "fitted variances of the layer 'one' change so much" in message
+    assert unsteady_likelihood(fitted, "fre", 0.1) == []

@@ -1,0 +1,152 @@
+"""The command ``pydfm info``."""
+
+import json
+import warnings
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from pydfm.cli.command import Command
+from pydfm.cli.options import Model
+from pydfm.runtime.text import printable
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+LEVELS = (0.01, 0.05, 0.1)
+
+
+def info(
+    model: Model,
+    certify: Annotated[
+        bool,
+        typer.Option(
+            "--certify", help="Bound the false-alarm rate of each threshold, with 95 % confidence."
+        ),
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON, for other programs.")] = False,
+) -> None:
+    """Say what is in a model file: network, images, thresholds, where it came from, sizes."""
+    found = describe_file(model, certify=certify)
+    if as_json:
+        typer.echo(json.dumps(found, indent=2))
+        return
+    for line in _lines(found):
+        typer.echo(printable(line))
+
+
+def describe_file(path: "Path", *, certify: bool = False) -> dict[str, Any]:
+    """Return what is in a model file, as JSON can hold it; with certificates if asked for.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        As `pydfm.load`. The network is not needed.
+    """
+    from pydfm.conformal.calibration import calibration_of
+    from pydfm.io.model_file import part_sizes, read_model
+
+    content = read_model(path)
+    fitted, parameters = content.fitted, content.parameters
+    spec, own = fitted.spec, fitted.model
+    found: dict[str, Any] = {
+        "file": str(path),
+        "network": None,
+        "layers": [
+            {"name": layer.name, "components": [len(s.components) for s in layer.density.subspaces]}
+            for layer in own.layers
+        ],
+        "classes": own.classes,
+        "images": own.n_samples,
+        "left_out": len(fitted.left_out),
+        "calibration": fitted.calibration,
+        "goes_on": content.training is not None,
+        "parameters": parameters,
+        "journal": [asdict(step) for step in content.journal],
+        "sizes": part_sizes(path),
+    }
+    if spec is not None:
+        found["network"] = {
+            "name": spec.backbone,
+            "weights": spec.weights,
+            "sha256": spec.sha256,
+            "image_size": list(spec.preprocessing.size),
+            "runtime": spec.runtime,
+        }
+        for layer, grid in zip(found["layers"], spec.grids, strict=True):
+            layer["grid"] = [grid.channels, grid.height, grid.width]
+    if certify:
+        from pydfm.conformal.certificate import certify as bound
+
+        kinds = parameters["score_type"]
+        kind = kinds if isinstance(kinds, str) else kinds[0]
+        levels = sorted({*LEVELS, parameters.get("alpha", LEVELS[0])})
+        found["certificates"] = [bound(fitted, kind, level).to_dict() for level in levels]
+    if fitted.calibration is not None:
+        kinds = parameters["score_type"]
+        kind = kinds if isinstance(kinds, str) else kinds[0]
+        calibration = calibration_of(fitted, kind)
+        n_units = [int(n) for n in calibration.n_units]
+        found |= {"score_type": kind, "groups": n_units, "smallest_alpha": 1 / (min(n_units) + 1)}
+        if not calibration.in_folds:
+            levels = sorted({*LEVELS, parameters.get("alpha", LEVELS[0])})
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", UserWarning)  # of levels that are too small
+                found["thresholds"] = {
+                    f"{level:g}": [calibration.threshold(level, c) for c in range(len(n_units))]
+                    for level in levels
+                    if level >= found["smallest_alpha"]
+                }
+    return found
+
+
+def _lines(found: dict[str, Any]) -> list[str]:
+    rows = [("file", found["file"])]
+    network = found["network"]
+    if network is not None:
+        weights = network["weights"] or "random weights or its own"
+        height, width = network["image_size"]
+        size, runtime = f"images of {width} x {height}", network["runtime"]
+        rows.append(("network", f"{network['name']}, {weights}, {size}, fitted in {runtime}"))
+        rows.append(("hash", network["sha256"]))
+    for layer in found["layers"]:
+        grid = " x ".join(map(str, layer["grid"])) if "grid" in layer else "features"
+        counts = layer["components"]
+        few = counts[0] if len(set(counts)) == 1 else f"{min(counts)} to {max(counts)}"
+        rows.append(("layer", f"{layer['name']}: {grid}, {few} components"))
+    left_out = f", {found['left_out']} left out" if found["left_out"] else ""
+    rows.append(("images", f"{found['images']}{left_out}"))
+    if found["classes"] is not None:
+        rows.append(("classes", ", ".join(map(str, found["classes"]))))
+    if found["calibration"] is None:
+        rows.append(("calibration", "none: it scores, and does not decide"))
+    else:
+        counts = found["groups"]
+        rows.append(
+            (
+                "calibration",
+                f"{found['calibration']}, {sum(counts)} held-out images or groups; the smallest "
+                f"false-alarm rate is {100 * found['smallest_alpha']:.2g} %",
+            )
+        )
+        for level, thresholds in found.get("thresholds", {}).items():
+            each = ", ".join(f"{one:.4g}" for one in thresholds)
+            rows.append(("threshold", f"{each} at alpha {level} ({found['score_type']})"))
+    for own in found.get("certificates", ()):
+        rows += [("certificate ", sentence) for sentence in own["sentences"]]
+    for step in found["journal"]:
+        count = f"{step['n_samples']} images, {step['total']} in all"
+        rows.append(("journal", f"{step['when']}  {step['what']}: {count} (pydfm {step['pydfm']})"))
+    sizes = [f"{name} {size / 1e6:.2f} MB" for name, size in found["sizes"].items()]
+    rows.append(("sizes", ", ".join(sizes)))
+    goes = (
+        "images can be added and forgotten"
+        if found["goes_on"]
+        else ("the training state is not kept: images cannot be added or forgotten")
+    )
+    rows.append(("state", goes))
+    return [f"{name:<12}{value}" for name, value in rows]
+
+
+COMMAND = Command("info", info, order=11)

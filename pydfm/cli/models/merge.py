@@ -1,0 +1,43 @@
+"""The command ``pydfm merge``."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from pydfm.cli.command import Command
+from pydfm.cli.options import (
+    RUNTIME,
+    MovedBackbone,
+    MovedWeights,
+    NewModel,
+    load_model,
+    threshold_text,
+    write_changed,
+)
+
+
+def merge(
+    models: Annotated[
+        list[Path], typer.Argument(metavar="MODELS", help="Two or more files of models.")
+    ],
+    output: NewModel,
+    weights: MovedWeights = None,
+    backbone: MovedBackbone = None,
+    **parameters: Any,
+) -> None:
+    """Join models: the result is that of all their images, as if they had been fitted together."""
+    from pydfm.runtime.files import check_output
+
+    if len(models) < 2:
+        raise ValueError(f"one model is named, '{models[0]}'; name two or more to be merged")
+    check_output(output)
+    first, *others = (load_model(path, weights, backbone, dict(parameters)) for path in models)
+    counts = [dfm.n_samples_ for dfm in (first, *others)]
+    merged = first.merge(*others)
+    write_changed(merged, output)
+    typer.echo(f"{output}: {' + '.join(map(str, counts))} = {merged.n_samples_} images")
+    typer.echo(f"now     {threshold_text(merged)}")
+
+
+COMMAND = Command("merge", merge, order=15, optional=RUNTIME)

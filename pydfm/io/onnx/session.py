@@ -1,0 +1,95 @@
+"""A graph that `pydfm.io.onnx.export` wrote, in onnxruntime. Torch is not imported."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from pydfm.features.inputs.images import read_image
+from pydfm.features.pictures.intensity import is_deep
+from pydfm.features.pictures.orientation import upright
+from pydfm.features.transforms import as_8_bit
+
+
+class OnnxModel:
+    """An exported model, ready to score images.
+
+    Parameters
+    ----------
+    path : path
+    n_threads : int, optional
+        Threads of one run; default onnxruntime's.
+
+    Attributes
+    ----------
+    outputs : tuple of str
+        What it gives: "score", and as the model has them "p_value", "verdict" and "map".
+    metadata : dict of str to str
+        What the file says of the model.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    ImportError
+        If onnxruntime is not installed.
+    ValueError
+        If it is not a graph that pydfm exported.
+    """
+
+    def __init__(self, path: "str | os.PathLike[str]", n_threads: int | None = None) -> None:
+        if not Path(path).is_file():
+            raise FileNotFoundError(f"there is no file '{os.fspath(path)}'")
+        try:
+            import onnxruntime
+        except ImportError as error:
+            raise ImportError(
+                f"'{os.fspath(path)}' is scored by onnxruntime; install it with `pip install "
+                "'pydfm[onnx]'`"
+            ) from error
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3
+        if n_threads is not None:
+            options.intra_op_num_threads = n_threads
+        try:
+            self._session = onnxruntime.InferenceSession(
+                os.fspath(path), options, providers=["CPUExecutionProvider"]
+            )
+        except Exception as error:  # onnxruntime's have no common class
+            reason = str(error).splitlines()[0]
+            raise ValueError(f"'{os.fspath(path)}' is no graph of ONNX ({reason})") from error
+        self.metadata = dict(self._session.get_modelmeta().custom_metadata_map)
+        if "pydfm" not in self.metadata:
+            raise ValueError(f"'{os.fspath(path)}' is not an export of pydfm")
+        self.outputs = tuple(json.loads(self.metadata["pydfm"])["outputs"])
+
+    def run(self, images: NDArray[np.uint8], alpha: float | None = None) -> dict[str, NDArray[Any]]:
+        """Return what the model says of images (N, H, W, 3), uint8, by the names of `outputs`."""
+        given: dict[str, Any] = {"images": images}
+        if alpha is not None and "verdict" in self.outputs:
+            given["alpha"] = np.float64(alpha)
+        return dict(zip(self.outputs, self._session.run(list(self.outputs), given), strict=True))
+
+
+def read_pixels(path: "str | os.PathLike[str]", max_pixels: int | None = None) -> NDArray[np.uint8]:
+    """Return an image file as an export takes it: (H, W, 3), uint8, upright, RGB.
+
+    Raises
+    ------
+    ImageError
+        If it cannot be read.
+    ValueError
+        If it has more than 8 bits.
+    """
+    pixels: NDArray[np.uint8] = read_image(os.fspath(path), _as_rgb, max_pixels)
+    return pixels
+
+
+def _as_rgb(image: Any) -> NDArray[np.uint8]:
+    if not isinstance(image, Image.Image) or is_deep(image):
+        raise ValueError("it has more than 8 bits, and an export takes 8; score it by pydfm")
+    return np.asarray(as_8_bit(upright(image)).convert("RGB"))

@@ -1,0 +1,194 @@
+"""Commands by which a model goes on: info, add, forget, calibrate, merge, diff, undo."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+from command_line import OPTIONS, assert_error, names
+from PIL import Image
+
+import pydfm
+
+
+@pytest.fixture
+def later(tmp_path):
+    """Three more pictures."""
+    folder = tmp_path / "later"
+    folder.mkdir()
+    rng = np.random.default_rng(7)
+    for i in range(3):
+        pixels = rng.integers(0, 256, (48, 40, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f"later{i}.png")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def kept(script, picture_folder, tmp_path_factory):
+    """A model file that keeps its training state."""
+    path = tmp_path_factory.mktemp("kept") / "model.pydfm"
+    dfm = pydfm.DFM(3, backbone=script, image_size=40, device="cpu", n_threads=2, alpha=0.1)
+    dfm.fit(picture_folder).save(path, keep=True)
+    return path
+
+
+@pytest.fixture
+def own(kept, tmp_path):
+    """A copy of the model's file."""
+    path = tmp_path / "own.pydfm"
+    shutil.copy(kept, path)
+    return path
+
+
+def load(path, script):
+    return pydfm.load(path, backbone=script, device="cpu")
+
+
+def test_added_images_are_as_if_they_had_been_fitted(run, own, later, script, picture_folder):
+    want = load(own, script).partial_fit(later)
+    got = run("add", own, later, "-o", own)
+    assert (got.code, got.err) == (0, "")
+    assert b"own.pydfm: 3 images added to " in got.out
+    after = load(own, script)
+    assert np.array_equal(after.score(picture_folder), want.score(picture_folder))
+    assert [step.what for step in after.journal_] == ["fit", "add"]
+
+
+def test_what_was_added_is_forgotten_and_undone(run, own, later, script, picture_folder):
+    before = own.read_bytes()
+    count = load(own, script).n_samples_
+    assert run("add", own, later, "-o", own).code == 0
+    added = own.read_bytes()
+    got = run("forget", own, later, "-o", own)
+    assert got.code == 0, got.err
+    assert f"3 of {count + 3} images forgotten".encode() in got.out
+    forgotten = load(own, script)
+    np.testing.assert_allclose(
+        forgotten.score(picture_folder), pydfm.load(own, backbone=script).score(picture_folder)
+    )
+    assert forgotten.n_samples_ == count
+    assert run("undo", own).code == 0
+    assert own.read_bytes() == added
+    assert b"images, forget of " in run("undo", own).out
+    assert own.read_bytes() != added
+    assert own.read_bytes() != before
+    assert names(own.parent) == ["later", "own.pydfm", "own.pydfm.previous"]
+
+
+def test_an_image_that_is_not_in_the_model_is_refused(run, own, later, kept):
+    assert_error(run("forget", own, later, "-o", own), "none of those the model was fitted on")
+    assert own.read_bytes() == kept.read_bytes()
+    assert not own.with_name("own.pydfm.previous").exists()
+
+
+def test_there_must_be_something_to_undo(run, own):
+    assert_error(run("undo", own), r"there is no '.*own.pydfm.previous', .* cannot be undone")
+    own.with_name("own.pydfm.previous").write_bytes(b"nothing")
+    before = own.read_bytes()
+    assert_error(run("undo", own), "not a model file of pydfm")
+    assert own.read_bytes() == before
+
+
+def test_marks_of_a_page_choose_what_is_added(run, own, later, script, tmp_path):
+    marks = tmp_path / "marks.csv"
+    marks.write_text(
+        "path,mark,verdict,score,p_value\nlater0.png,good,anomalous,1,0.1\n"
+        f"{later / 'later1.png'},bad,anomalous,2,0.1\nlater2.png,good,ok,1,0.5\n"
+    )
+    got = run("add", own, later, "--marks", marks, "-o", own)
+    assert got.code == 0, got.err
+    assert b"2 images added" in got.out
+    assert b"1 marked as bad are left as they are" in got.out
+    for text, says in (
+        ("path,mark\nother.png,good\n", "--marks has 'other.png', which is no image of"),
+        ("path,mark\nlater0.png,fine\n", "a mark is 'good' or 'bad'"),
+        ("path,mark\nlater0.png,bad\n", "marks no image as good"),
+        ("a,b\n1,2\n", "has no columns 'path' and 'mark'"),
+    ):
+        marks.write_text(text)
+        assert_error(run("add", own, later, "--marks", marks, "-o", own), says)
+    assert_error(run("add", own, later, "--marks", tmp_path / "no", "-o", own), "No such file")
+
+
+def test_a_slim_file_says_that_it_cannot_go_on(run, own, later, script, tmp_path):
+    load(own, script).save(own, keep=False)
+    before = own.read_bytes()
+    for command in ("add", "forget"):
+        result = run(command, own, later, "-o", tmp_path / "new")
+        assert_error(result, "does not hold the training state .*pydfm fit --keep")
+    assert_error(run("merge", own, own, "-o", tmp_path / "new"), "does not hold the training state")
+    assert own.read_bytes() == before
+    got = run("calibrate", own, later, "-o", own, "--alpha", "0.25")
+    assert got.code == 0, got.err
+    assert b"promised 25 % false alarms, found " in got.out
+    assert b"% of 3 images (95 % interval " in got.out
+    assert load(own, script).calibration_ == "recalibrated"
+
+
+def test_merged_models_are_that_of_all_images(run, own, script, tmp_path):
+    got = run("merge", own, own, "-o", tmp_path / "both.pydfm")
+    assert got.code == 0, got.err
+    count = load(own, script).n_samples_
+    assert f"{count} + {count} = {2 * count} images".encode() in got.out
+    assert_error(run("merge", own, "-o", tmp_path / "x"), "name two or more")
+
+
+def test_a_difference_is_told_by_image(run, own, later, picture_folder, tmp_path):
+    new = tmp_path / "new.pydfm"
+    assert run("add", own, later, "-o", new).code == 0
+    got = run("diff", own, new, picture_folder)
+    assert got.code == 0, got.err
+    text = got.out.decode()
+    assert "rank correlation of the scores: " in text
+    assert " verdicts differ" in text
+    same = run("diff", own, own, picture_folder).out.decode()
+    assert "correlation of the scores: 1.000\n0 of " in same
+
+
+def test_a_file_is_described(run, own, later):
+    assert run("add", own, later, "-o", own).code == 0
+    got = run("info", own)
+    assert (got.code, got.err) == (0, "")
+    text = got.out.decode()
+    for line in ("network", "layer", "images", "calibration", "threshold", "journal", "sizes"):
+        assert f"\n{line} " in text
+    assert "  add: 3 images, " in text
+    assert "images can be added and forgotten" in text
+    assert ", fitted in torch\n" in text
+    found = json.loads(run("info", own, "--json").out)
+    assert found["goes_on"]
+    assert found["network"]["runtime"] == "torch"
+    assert [step["what"] for step in found["journal"]] == ["fit", "add"]
+    assert found["sizes"]["training state"] > 0
+    assert set(found["thresholds"]) == {"0.1"}
+    assert_error(run("info", later), "there is no model file")
+
+
+def test_a_full_disk_keeps_the_old_model(run, own, later, monkeypatch):
+    before = own.read_bytes()
+    from pydfm.io import model_file
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(model_file, "write_file", full)
+    assert_error(run("add", own, later, "-o", own), "No space left on device")
+    assert own.read_bytes() == before
+
+
+def test_a_fit_keeps_its_state_or_not(run, later, script, tmp_path):
+    for option, goes_on in (("--keep", True), ("--slim", False)):
+        path = tmp_path / option
+        got = run("fit", later, "-o", path, "--backbone", script, *OPTIONS, option)
+        assert got.code == 0, got.err
+        assert json.loads(run("info", path, "--json").out)["goes_on"] is goes_on
+
+
+def test_scripts_can_fail_on_anomalous_images(run, model, later, picture_folder):
+    code = run("score", model, later, "--fail-on", "anomalous").code
+    verdicts = run("score", model, later).out
+    assert code == (1 if b",anomalous" in verdicts else 0)
+    got = run("score", model, picture_folder, "--fail-on", "anomalous", "--alpha", "0.9")
+    assert got.code == 1
+    assert b",anomalous" in got.out
+    assert_error(run("score", model, later, "--fail-on", "ok"), "it must be 'anomalous'")

@@ -39,7 +39,7 @@ def show_config(mode: Literal["stdout", "dicts"] = "stdout") -> dict[str, Any] |
     --------
     >>> import pydfm
     >>> sorted(pydfm.show_config("dicts"))
-    ['core', 'gpu', 'n_threads', 'packages', 'platform', 'pydfm', 'python']
+    ['core', 'gpu', 'n_threads', 'packages', 'platform', 'pydfm', 'python', 'runtime']
     """
     if mode not in ("stdout", "dicts"):
         raise ValueError(f"mode is {mode!r}; it must be 'stdout' or 'dicts'")

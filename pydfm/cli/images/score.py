@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 import typer
 
 from pydfm.cli.command import Command
+from pydfm.cli.images.exported import export_columns
 from pydfm.cli.options import (
     RUNTIME,
     Model,
@@ -118,6 +119,16 @@ def score(
     paths = with_pages(list_images(folder))
     wanted = Wanted(maps, tuple(map_format or ()), regions, masks, smoothing)
     wanted.check(folder)
+    if model.suffix.lower() == ".onnx":
+        others = (score_type, fdr, maps, regions, masks, use_ray, weights, backbone)
+        if any(one is not None for one in others) or smoothing:
+            raise ValueError(
+                f"'{model}' is an export, which gives scores, p-values and verdicts; of the "
+                "options, leave all out but --output, --alpha, --threads, --max-pixels, "
+                "--skip-unreadable and --fail-on"
+            )
+        _write(export_columns(model, paths, alpha, parameters), paths, output, fail_on)
+        return
     loaded = load_without_estimator(model, weights, backbone, parameters)
     if score_type:
         kinds = score_type[0] if len(score_type) == 1 else tuple(score_type)
@@ -139,11 +150,21 @@ def score(
     columns = _columns(loaded, len(paths), batches, decider, outputs)
     if "class" in columns:
         columns["class"] = [cell(name) for name in columns["class"]]
-    table = _csv({"path": [cell(path) for path in paths], **columns})
     if regions is not None:
         assert outputs is not None
         assert outputs.regions is not None
         write_file(regions, outputs.regions.text().encode())
+    _write(columns, paths, output, fail_on)
+
+
+def _write(
+    columns: dict[str, list[str]], paths: list[str], output: Path | None, fail_on: str | None
+) -> None:
+    """Write the table, and end as `--fail-on` says."""
+    from pydfm.runtime.files import write_file
+    from pydfm.runtime.text import cell
+
+    table = _csv({"path": [cell(path) for path in paths], **columns})
     if output is None:
         sys.stdout.write(table)
     else:

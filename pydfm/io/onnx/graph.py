@@ -5,7 +5,9 @@ standardised maps, the held-out scores. `pydfm.io.onnx.export` writes it as a gr
 
 Images are resized as Pillow does: by a triangle filter as wide as a pixel of the result, first
 across, then down, each time rounded to 8 bits. Here both are products with matrices of weights, in
-float64, which give the same pixels. Projections are float32, as in the core, and p-values float64.
+float64, which give the same pixels; but where an image becomes lower and not narrower, Pillow goes
+down first, and a fifth of the pixels differ by one of 255 levels. Projections are float32, as in the
+core, and p-values float64.
 """
 
 import math

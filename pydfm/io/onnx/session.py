@@ -71,7 +71,7 @@ class OnnxModel:
         """Return what the model says of images (N, H, W, 3), uint8, by the names of `outputs`."""
         given: dict[str, Any] = {"images": images}
         if alpha is not None and "verdict" in self.outputs:
-            given["alpha"] = np.float64(alpha)
+            given["alpha"] = np.array(alpha, dtype=np.float64)
         return dict(zip(self.outputs, self._session.run(list(self.outputs), given), strict=True))
 
 

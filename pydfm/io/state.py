@@ -173,10 +173,11 @@ def _check_of(state: TrainingState, model: Model) -> None:
     classes, _ = state.classes()
     if classes != model.classes:
         raise ValueError(f"its state has the classes {classes}, and its model {model.classes}")
-    for i, _ in enumerate(state.layers):
-        for fold in range(state.settings.n_folds):
-            if not any(key[:2] == (i, fold) for key in state.cells) and fold == 0:
-                raise ValueError(f"its state has no rows of the layer {i}")
+    for i, layer in enumerate(state.layers):
+        own = [cell.n_samples for key, cell in state.cells.items() if key[0] == i]
+        positions = state.n_samples and sum(own) // state.n_samples
+        if sum(own) != positions * state.n_samples or positions < 1:
+            raise ValueError(f"its state has {sum(own)} rows of the layer '{layer.name}'")
 
 
 def _settings(described: Any) -> Settings:

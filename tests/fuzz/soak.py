@@ -59,7 +59,7 @@ class Soaked:
 
 def soak(files, kills, folder, seed=0, arguments=()):
     """Run one in `folder`, and return a Soaked."""
-    folder = Path(folder)
+    folder = Path(folder).resolve()  # and away from a source tree, which has no core
     rng, began = random.Random(seed), time.monotonic()
     model, script = _make_model(folder)
     inbox, results, made = folder / "inbox", folder / "results.csv", folder / "made"
@@ -71,7 +71,7 @@ def soak(files, kills, folder, seed=0, arguments=()):
     words = ["watch", model, inbox, "-o", results, "--backbone", script, "--settle", "0.2"]
     command = [sys.executable, "-m", "pydfm", *map(os.fspath, words), *arguments]
     log = (folder / "log.txt").open("ab")
-    process = subprocess.Popen(command, stdout=log, stderr=log)
+    process = subprocess.Popen(command, stdout=log, stderr=log, cwd=folder)
     soaked = Soaked(files, 0, 0, 0, kills, 0, 0.0)
     tail, seen, sent, slow = _Tail(results), set(), 0, []
     most = min(_MOST_THERE, files // 5)
@@ -97,7 +97,7 @@ def soak(files, kills, folder, seed=0, arguments=()):
                 time.sleep(rng.uniform(0, 0.3))
                 process.send_signal(signal.SIGKILL)
                 process.wait()
-                process = subprocess.Popen(command, stdout=log, stderr=log)
+                process = subprocess.Popen(command, stdout=log, stderr=log, cwd=folder)
                 soaked.memory.clear()
             if not at and len(seen) % 50 < 25 and soaked.latencies:
                 _weigh(process.pid, len(seen), files, soaked.memory)

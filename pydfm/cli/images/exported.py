@@ -30,7 +30,6 @@ def export_columns(
     from pydfm.features.inputs.images import ImageError
     from pydfm.io.onnx.session import OnnxModel, read_pixels
     from pydfm.runtime.checks import check_share
-    from pydfm.runtime.threads import resolve_threads
 
     for name in ("device", "batch_size", "runtime"):
         if parameters.get(name) is not None:
@@ -38,7 +37,7 @@ def export_columns(
                 f"--{name.replace('_', '-')} is given, and '{model}' is an export, which runs in "
                 "onnxruntime, image by image; leave it out"
             )
-    exported = OnnxModel(model, resolve_threads(parameters["n_threads"]))
+    exported = OnnxModel(model, parameters["n_threads"])
     decides = "verdict" in exported.outputs
     if alpha is not None:
         check_share("alpha", alpha)

@@ -135,7 +135,7 @@ def _check(graph: Graph, tapped: Tapped, whole: nn.Module) -> None:
     with torch.inference_mode():
         want = whole(torch.from_numpy(pixels)).numpy()
     try:
-        session = open_session(graph, 1)
+        session = open_session(graph.data, 1)
         found = [session.run(None, {"pixels": own})[0] for own in (pixels, pixels[:1])]
     except Exception as error:  # of onnxruntime, whose exceptions have no common class
         raise ExportError(_first_line(error)) from error

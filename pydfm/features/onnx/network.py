@@ -47,7 +47,7 @@ class OnnxBackbone:
         self.n_threads = n_threads
         self._graph = graph
         self._by_choice = by_choice
-        self._session: Any = open_session(graph, n_threads)
+        self._session: Any = open_session(graph.data, n_threads)
         _backbones.add(self)
 
     def runs_on(self, device: Any) -> bool:
@@ -67,7 +67,7 @@ class OnnxBackbone:
             Returns the features (B, D), and whether all of them are finite.
         """
         if self._session is None:  # after a fork, where torch has one thread, too
-            self._session = open_session(self._graph, 1)
+            self._session = open_session(self._graph.data, 1)
         (found,) = self._session.run(None, {"pixels": as_shares(pixels)})
         features: NDArray[np.float32] = found
         finite = bool(np.isfinite(features).all())
@@ -98,8 +98,8 @@ def _prepare_forks() -> None:
         os.register_at_fork(after_in_child=_begin_fork)
 
 
-def open_session(graph: Graph, n_threads: int) -> Any:
-    """Return a session of onnxruntime that runs a graph.
+def open_session(model: bytes | str, n_threads: int) -> Any:
+    """Return a session of onnxruntime that runs a graph, or the graph in a file.
 
     Raises
     ------
@@ -115,7 +115,7 @@ def open_session(graph: Graph, n_threads: int) -> Any:
     options.log_severity_level = 3  # errors, which are raised too
     # Threads that wait must not keep a core from those that decode images.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    return onnxruntime.InferenceSession(graph.data, options, providers=["CPUExecutionProvider"])
+    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
 
 def as_shares(pixels: NDArray[Any]) -> NDArray[np.float32]:

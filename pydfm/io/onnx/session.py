@@ -10,9 +10,11 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pydfm.features.inputs.images import read_image
+from pydfm.features.onnx.network import open_session
 from pydfm.features.pictures.intensity import is_deep
 from pydfm.features.pictures.orientation import upright
 from pydfm.features.transforms import as_8_bit
+from pydfm.runtime.threads import resolve_threads
 
 
 class OnnxModel:
@@ -22,7 +24,7 @@ class OnnxModel:
     ----------
     path : path
     n_threads : int, optional
-        Threads of one run; default onnxruntime's.
+        Threads of one run; default all cores that this process may use.
 
     Attributes
     ----------
@@ -45,20 +47,14 @@ class OnnxModel:
         if not Path(path).is_file():
             raise FileNotFoundError(f"there is no file '{os.fspath(path)}'")
         try:
-            import onnxruntime
+            import onnxruntime  # noqa: F401 (or an error that says how to get it)
         except ImportError as error:
             raise ImportError(
                 f"'{os.fspath(path)}' is scored by onnxruntime; install it with `pip install "
                 "'pydfm[onnx]'`"
             ) from error
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3
-        if n_threads is not None:
-            options.intra_op_num_threads = n_threads
         try:
-            self._session = onnxruntime.InferenceSession(
-                os.fspath(path), options, providers=["CPUExecutionProvider"]
-            )
+            self._session = open_session(os.fspath(path), resolve_threads(n_threads))
         except Exception as error:  # onnxruntime's have no common class
             reason = str(error).splitlines()[0]
             raise ValueError(f"'{os.fspath(path)}' is no graph of ONNX ({reason})") from error

@@ -157,7 +157,7 @@ class Monitor:
                 f"{_odds(self.level)})"
             )
         found = self.change
-        shown = "" if len(self.names) == 1 else f", of {found.tracker}"
+        shown = "" if len(self.names) == 1 else f" of {found.tracker}"
         return (
             f"the line has changed at image {found.image:,} (evidence {_odds(self.highest)} to 1): "
             f"scores{shown} are {'higher' if found.higher else 'lower'} than before; seen at image "

@@ -58,7 +58,8 @@ def add(
         groups=None if groups is None else parse_groups(groups),
     )
     write_changed(dfm, output)
-    typer.echo(f"{output}: {dfm.n_samples_ - before} images added to {before}")
+    added = dfm.n_samples_ - before
+    typer.echo(f"{output}: {added} image{'s' if added > 1 else ''} added to {before}")
     typer.echo(f"before  {old}")
     typer.echo(f"now     {threshold_text(dfm)}")
     if n_bad:

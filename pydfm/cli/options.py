@@ -12,6 +12,8 @@ from pydfm.runtime.text import printable
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from numpy.typing import NDArray
+
     from pydfm.estimator import DFM
     from pydfm.io.loading import LoadedModel
 
@@ -23,6 +25,7 @@ MovedBackbone = Annotated[
     str | None,
     typer.Option(help="The TorchScript file that it was fitted with, whose code runs."),
 ]
+VERDICTS = {1: "ok", -1: "anomalous", 0: "unreadable"}
 # Options in place of what the file has.
 RUNTIME = {
     "device": "",
@@ -104,13 +107,28 @@ def _of_features(model: Path) -> ValueError:
     return ValueError(f"'{model}' was fitted on features, not on images; use it from Python")
 
 
-def write_changed(dfm: "DFM", output: Path) -> None:
-    """Write a model that a command has changed; what it replaces is kept for `pydfm undo`."""
+def write_changed(dfm: "DFM", output: Path, done: str, before: str | None = None) -> None:
+    """Write a model that a command has changed, and say what was done, and its thresholds.
+
+    What it replaces is kept for `pydfm undo`.
+
+    Parameters
+    ----------
+    dfm : DFM
+    output : Path
+    done : str
+    before : str, optional
+        The thresholds before the change; see `threshold_text`.
+    """
     from pydfm.runtime.files import keep_previous
 
     keep_previous(output)
     # It goes on as before, where it can.
     dfm.save(output, keep=True if dfm.goes_on_ else None)
+    say(f"{output}: {done}")
+    if before is not None:
+        say(f"before  {before}")
+    say(f"now     {threshold_text(dfm)}")
 
 
 def threshold_text(dfm: "DFM") -> str:
@@ -125,9 +143,18 @@ def threshold_text(dfm: "DFM") -> str:
     return f"{level}: anomalous above {', '.join(f'{own:.4g}' for own in threshold)}"
 
 
-def parse_groups(text: str) -> "str | Callable[[str], str]":
-    """Return the groups that an option names: "folders", or a function of the path."""
-    if text == "folders":
+def labels_of(folder: Path, paths: list[str], classes: bool) -> "NDArray[Any] | None":
+    """Return the subfolders of `folder` that images lie in, with --classes, as a fit takes them."""
+    if not classes:
+        return None
+    from pydfm.features.inputs.labels import RowLabels
+
+    return RowLabels.of_folders(folder, paths).take(slice(0, len(paths)))
+
+
+def parse_groups(text: str | None) -> "str | Callable[[str], str] | None":
+    """Return the groups that an option names: "folders", or a function of the path, or None."""
+    if text is None or text == "folders":
         return text
     try:
         pattern = re.compile(text)

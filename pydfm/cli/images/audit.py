@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from pydfm.cli.command import Command
-from pydfm.cli.options import Fdr, parse_groups, say
+from pydfm.cli.options import Fdr, Groups, parse_groups, say
 from pydfm.runtime.text import printable
 
 
@@ -26,10 +26,7 @@ def audit(
     classes: Annotated[
         bool, typer.Option("--classes", help="The subfolders of FOLDER are classes.")
     ] = False,
-    groups: Annotated[
-        str | None,
-        typer.Option(metavar="folders|REGEX", help="What belongs together, as for `pydfm fit`."),
-    ] = None,
+    groups: Groups = None,
     **parameters: Any,
 ) -> None:
     """Say what is wrong with good images: odd ones out, copies, files that differ."""
@@ -51,8 +48,8 @@ def audit(
         details = describe(dfm, os.fspath(folder)) if dfm.feature_spec_ is not None else []
     else:
         dfm = DFM(**parameters, verbose=True)
-        parts = None if groups is None else parse_groups(groups)
-        found = dfm.audit(folder, labels="folders" if classes else None, groups=parts, fdr=rate)
+        labels, parts = "folders" if classes else None, parse_groups(groups)
+        found = dfm.audit(folder, labels=labels, groups=parts, fdr=rate)
         details = [("Network", f"{dfm.backbone}, {dfm.weights}")]
     for line in audit_text(found):
         say(line)

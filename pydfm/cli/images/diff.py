@@ -13,9 +13,9 @@ from pydfm.cli.options import (
     MovedBackbone,
     MovedWeights,
     load_model,
+    say,
     threshold_text,
 )
-from pydfm.runtime.text import printable
 
 _WORDS = {1: "normal", -1: "anomalous", 0: "skipped"}
 
@@ -26,8 +26,6 @@ def diff(
     folder: Folder,
     weights: MovedWeights = None,
     backbone: MovedBackbone = None,
-    *,
-    alpha: float | None,
     **parameters: Any,
 ) -> None:
     """Compare two models on images: verdicts that changed, thresholds, order of the scores."""
@@ -40,22 +38,20 @@ def diff(
     paths = with_pages(list_images(folder))
     found = []
     for place, path in (("A", model), ("B", other)):
-        dfm = load_model(path, weights, backbone, dict(parameters))
-        if alpha is not None:
-            dfm.set_params(alpha=alpha)
+        dfm = load_model(path, weights, backbone, parameters)
         found.append(dfm.assess(paths))
-        typer.echo(printable(f"{place}  {path}: {dfm.n_samples_} images, {threshold_text(dfm)}"))
+        say(f"{place}  {path}: {dfm.n_samples_} images, {threshold_text(dfm)}")
     a, b = found
     changed = np.flatnonzero(a.verdicts != b.verdicts)
     read = np.isfinite(a.scores) & np.isfinite(b.scores)
     if read.sum() > 2:
         order = spearmanr(a.scores[read], b.scores[read]).statistic
-        typer.echo(f"rank correlation of the scores: {order:.3f}")
-    typer.echo(f"{len(changed)} of {len(paths)} verdicts differ")
+        say(f"rank correlation of the scores: {order:.3f}")
+    say(f"{len(changed)} of {len(paths)} verdicts differ")
     for i in changed:
         verdicts = f"{_WORDS[int(a.verdicts[i])]} -> {_WORDS[int(b.verdicts[i])]}"
         each = f"p {a.p_values[i]:.3g} -> {b.p_values[i]:.3g}"
-        typer.echo(printable(f"{paths[i]}: {verdicts} ({each})"))
+        say(f"{paths[i]}: {verdicts} ({each})")
 
 
 COMMAND = Command("diff", diff, order=28, optional={**RUNTIME, "alpha": ""})

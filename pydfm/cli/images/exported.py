@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from pydfm.cli.options import VERDICTS
+
 
 def export_columns(
     model: Path, paths: list[str], alpha: float | None, parameters: Mapping[str, Any]
@@ -47,20 +49,19 @@ def export_columns(
                 "decide; leave it out"
             )
     columns: dict[str, list[str]] = {"score": [], "p_value": [], "verdict": []}
-    words = {1: "ok", -1: "anomalous"}
     for path in paths:
         try:
             pixels = read_pixels(path, parameters["max_pixels"])
         except ImageError:
             if parameters["on_error"] != "skip":
                 raise
-            row = ("nan", "nan", "unreadable")
+            row = ("nan", "nan", VERDICTS[0])
         else:
             found = exported.run(pixels[None], alpha)
             score = f"{found['score'][0]:.6g}"
             row = (score, "", "")
             if decides:
-                row = (score, f"{found['p_value'][0]:.6g}", words[int(found["verdict"][0])])
+                row = (score, f"{found['p_value'][0]:.6g}", VERDICTS[int(found["verdict"][0])])
         for column, text in zip(columns.values(), row, strict=True):
             column.append(text)
     return columns

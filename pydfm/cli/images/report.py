@@ -7,12 +7,12 @@ from typing import Annotated, Any
 import typer
 
 from pydfm.cli.command import Command
-from pydfm.cli.options import RUNTIME, Model, MovedBackbone, MovedWeights, load_model, say
+from pydfm.cli.options import RUNTIME, Folder, Model, MovedBackbone, MovedWeights, load_model, say
 
 
 def report(
     model: Model,
-    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="A folder, or one image.")],
+    folder: Folder,
     output: Annotated[Path, typer.Option("--output", "-o", help="The HTML file to write.")],
     title: Annotated[
         str | None, typer.Option(help="Heading of the page; default: the folder's name.")

@@ -14,6 +14,8 @@ from pydfm.cli.command import Command
 from pydfm.cli.images.exported import export_columns
 from pydfm.cli.options import (
     RUNTIME,
+    VERDICTS,
+    Folder,
     Model,
     MovedBackbone,
     MovedWeights,
@@ -40,12 +42,10 @@ if TYPE_CHECKING:
 # As `DFM.batches` yields them.
 _Batches: TypeAlias = "Iterator[tuple[Any, NDArray[Any], NDArray[Any] | None]]"
 
-VERDICTS = {1: "ok", -1: "anomalous", 0: "unreadable"}
-
 
 def score(
     model: Model,
-    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="A folder, or one image.")],
+    folder: Folder,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", help="CSV file; default: standard output.")
     ] = None,
@@ -139,8 +139,8 @@ def score(
             "fit with --calibration loo"
         )
     level = loaded.parameters["alpha"] if alpha is None else alpha
-    root, kinds_of = folder if folder.is_dir() else folder.parent, loaded.parameters["score_type"]
-    outputs = wanted.open(loaded.fitted, kinds_of, paths, root, level)
+    root, chosen = folder if folder.is_dir() else folder.parent, loaded.parameters["score_type"]
+    outputs = wanted.open(loaded.fitted, chosen, paths, root, level)
     decider, views = _decider(loaded, alpha, fdr), None if outputs is None else outputs.views
     if use_ray is None:
         batches = loaded.batches(paths, look=views)

@@ -15,16 +15,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pydfm.cli.command import Command
-from pydfm.cli.images.score import VERDICTS, Wanted
+from pydfm.cli.images.score import Wanted
 from pydfm.cli.options import (
     RUNTIME,
+    VERDICTS,
     Model,
     MovedBackbone,
     MovedWeights,
     load_model,
     print_error,
+    say,
 )
-from pydfm.runtime.text import cell, printable
+from pydfm.runtime.text import cell
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -132,7 +134,7 @@ def watch(
         check_folder("--ng", ng, inbox)
 
     def load() -> "DFM":
-        dfm = load_model(model, weights, backbone, dict(parameters))
+        dfm = load_model(model, weights, backbone, parameters)
         return dfm.set_params(on_error="skip", verbose=False)
 
     stop = threading.Event()
@@ -431,7 +433,7 @@ def _is_copy(target: Path, arrival: "Arrival") -> bool:
 def _say(sentence: str) -> None:
     """Print a line at once; nobody may be reading."""
     if sys.stdout is not None:
-        typer.echo(printable(sentence))
+        say(sentence)
         sys.stdout.flush()
 
 

@@ -16,8 +16,10 @@ from pydfm.cli.options import (
     MovedBackbone,
     MovedWeights,
     NewModel,
+    labels_of,
     load_model,
     parse_groups,
+    say,
     threshold_text,
     write_changed,
 )
@@ -52,18 +54,12 @@ def add(
         paths, n_bad = _marked(marks, paths, folder)
     dfm = load_model(model, weights, backbone, parameters)
     before, old = dfm.n_samples_, threshold_text(dfm)
-    dfm.partial_fit(
-        paths,
-        labels=[Path(path).parent.name for path in paths] if classes else None,
-        groups=None if groups is None else parse_groups(groups),
-    )
-    write_changed(dfm, output)
+    labels = labels_of(folder, paths, classes)
+    dfm.partial_fit(paths, labels=labels, groups=parse_groups(groups))
     added = dfm.n_samples_ - before
-    typer.echo(f"{output}: {added} image{'s' if added > 1 else ''} added to {before}")
-    typer.echo(f"before  {old}")
-    typer.echo(f"now     {threshold_text(dfm)}")
+    write_changed(dfm, output, f"{added} image{'s' if added > 1 else ''} added to {before}", old)
     if n_bad:
-        typer.echo(f"{n_bad} marked as bad are left as they are")
+        say(f"{n_bad} marked as bad are left as they are")
 
 
 def _marked(marks: Path, paths: list[str], folder: Path) -> tuple[list[str], int]:

@@ -12,8 +12,8 @@ from pydfm.cli.options import (
     MovedBackbone,
     MovedWeights,
     load_model,
+    say,
 )
-from pydfm.runtime.text import printable
 
 
 def export(
@@ -29,8 +29,6 @@ def export(
     ] = None,
     weights: MovedWeights = None,
     backbone: MovedBackbone = None,
-    *,
-    alpha: float | None,
     **parameters: Any,
 ) -> None:
     """Write a model as one graph of ONNX, from pixels to scores, p-values, verdicts and maps."""
@@ -43,17 +41,15 @@ def export(
     check_output(output)
     images = [] if check is None else with_pages(list_images(check))
     dfm = load_model(model, weights, backbone, parameters)
-    if alpha is not None:
-        dfm.set_params(alpha=alpha)
     moved: dict[str, Any] = {} if weights is None else {"weights": none_or(weights)}
     moved |= {} if backbone is None else {"backbone": backbone}
     dfm.to_onnx(output, **moved)
-    typer.echo(printable(f"{output}: {output.stat().st_size / 1e6:.1f} MB"))
+    say(f"{output}: {output.stat().st_size / 1e6:.1f} MB")
     if check is None:
         return
     proof = prove(dfm, output, images)
     for line in proof.lines():
-        typer.echo(printable(line))
+        say(line)
     if not proof.holds:
         raise typer.Exit(1)
 

@@ -79,7 +79,7 @@ def fit(
     elif not dry_run:
         raise ValueError("--output is missing; name the model file to write, -o MODEL")
     dfm = DFM(**parameters, verbose=True)
-    parts = None if groups is None else parse_groups(groups)
+    parts = parse_groups(groups)
     if use_ray is None:
         labels = "folders" if classes else None
         with warnings.catch_warnings():

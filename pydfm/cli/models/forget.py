@@ -47,12 +47,9 @@ def forget(
     dfm.forget(
         paths,
         labels=[Path(path).parent.name for path in paths] if classes else None,
-        groups=None if groups is None else parse_groups(groups),
+        groups=parse_groups(groups),
     )
-    write_changed(dfm, output)
-    typer.echo(f"{output}: {before - dfm.n_samples_} of {before} images forgotten")
-    typer.echo(f"before  {old}")
-    typer.echo(f"now     {threshold_text(dfm)}")
+    write_changed(dfm, output, f"{before - dfm.n_samples_} of {before} images forgotten", old)
 
 
 COMMAND = Command("forget", forget, order=13, optional=RUNTIME)

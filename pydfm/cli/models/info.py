@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pydfm.cli.command import Command
-from pydfm.cli.options import Model
-from pydfm.runtime.text import printable
+from pydfm.cli.options import Model, say
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -33,7 +32,7 @@ def info(
         typer.echo(json.dumps(found, indent=2))
         return
     for line in _lines(found):
-        typer.echo(printable(line))
+        say(line)
 
 
 def describe_file(path: "Path", *, certify: bool = False) -> dict[str, Any]:

@@ -12,7 +12,6 @@ from pydfm.cli.options import (
     MovedWeights,
     NewModel,
     load_model,
-    threshold_text,
     write_changed,
 )
 
@@ -32,12 +31,11 @@ def merge(
     if len(models) < 2:
         raise ValueError(f"one model is named, '{models[0]}'; name two or more to be merged")
     check_output(output)
-    first, *others = (load_model(path, weights, backbone, dict(parameters)) for path in models)
+    first, *others = (load_model(path, weights, backbone, parameters) for path in models)
     counts = [dfm.n_samples_ for dfm in (first, *others)]
     merged = first.merge(*others)
-    write_changed(merged, output)
-    typer.echo(f"{output}: {' + '.join(map(str, counts))} = {merged.n_samples_} images")
-    typer.echo(f"now     {threshold_text(merged)}")
+    done = f"{' + '.join(map(str, counts))} = {merged.n_samples_} images"
+    write_changed(merged, output, done)
 
 
 COMMAND = Command("merge", merge, order=15, optional=RUNTIME)

@@ -1,9 +1,7 @@
 """The command ``pydfm undo``."""
 
-import typer
-
 from pydfm.cli.command import Command
-from pydfm.cli.options import Model
+from pydfm.cli.options import Model, say
 
 
 def undo(model: Model) -> None:
@@ -16,7 +14,7 @@ def undo(model: Model) -> None:
     swap_with_previous(model)
     content = read_model(model)
     last = f", {content.journal[-1].what} of {content.journal[-1].when}" if content.journal else ""
-    typer.echo(f"{model}: {content.fitted.model.n_samples} images{last}, as before")
+    say(f"{model}: {content.fitted.model.n_samples} images{last}, as before")
 
 
 COMMAND = Command("undo", undo, order=16)

@@ -9,6 +9,7 @@ from command_line import OPTIONS, assert_error, names
 from PIL import Image
 
 import pydfm
+from pydfm.cli.options import labels_of
 
 
 @pytest.fixture
@@ -192,3 +193,12 @@ def test_scripts_can_fail_on_anomalous_images(run, model, later, picture_folder)
     assert got.code == 1
     assert b",anomalous" in got.out
     assert_error(run("score", model, later, "--fail-on", "ok"), "it must be 'anomalous'")
+
+
+def test_classes_are_the_subfolders_as_at_the_fit(tmp_path):
+    """The folder of the class, not the innermost one that an image lies in."""
+    paths = [str(tmp_path / "cat" / "monday" / "0.png"), str(tmp_path / "dog" / "1.png")]
+    assert labels_of(tmp_path, paths, classes=True).tolist() == ["cat", "dog"]
+    assert labels_of(tmp_path, paths, classes=False) is None
+    with pytest.raises(ValueError, match="lies in no subfolder"):
+        labels_of(tmp_path, [str(tmp_path / "2.png")], classes=True)

@@ -37,8 +37,9 @@ from pydfm.runtime.checks import check_share
 TAILS: Final = ("gpd",)
 
 _LEAST_TAIL = 10
-# (n + 1) alpha is meant to be an integer where it is one but for rounding.
-_ROUNDING = 1e-9
+ROUNDING: Final = 1e-9
+"""(n + 1) alpha is meant to be an integer where it is one but for rounding."""
+
 # Larger numbers of images are told by their order alone.
 _COUNTABLE = 2**53
 # Differences of held-out and new scores that are sorted at once.
@@ -355,7 +356,7 @@ class Calibration:
             for fold, ranks in enumerate(self.ranks[c]):
                 own = places[sample.folds[places] == fold]
                 least = 1 / max(ranks.weights[0], 1)
-                rejected[own] = p[own] <= max(alpha, least) + _ROUNDING
+                rejected[own] = p[own] <= max(alpha, least) + ROUNDING
         return rejected
 
     def for_core(self, alpha: float | None) -> _core.HeldOutScores | None:
@@ -388,7 +389,15 @@ class Calibration:
 
     def _rejected(self, alpha: float, c: int) -> float:
         """Return how many of n + 1 units, one of which is the new one, may be rejected."""
-        return max(alpha * (float(self.n_units[c]) + 1) + _ROUNDING, 1 + _ROUNDING)
+        return most_rejected(float(self.n_units[c]), alpha)
+
+
+def most_rejected(n_units: float, alpha: float) -> float:
+    """Return how many of `n_units` + 1, one of which is the new one, a level may reject.
+
+    At least one: below 1 / (n + 1) the smallest level is taken.
+    """
+    return max(alpha * (n_units + 1), 1.0) + ROUNDING
 
 
 def calibration_of(
@@ -478,10 +487,10 @@ def few_held_out(calibration: Calibration, alpha: float) -> list[str]:
             "or group: other classes decide; fit with more of it"
         )
     counted = np.array([t is None for t in calibration.tails or (None,) * len(counts)])
-    few = calibration.usable & counted & (alpha * (counts + 1) + _ROUNDING < 1)
+    few = calibration.usable & counted & (alpha * (counts + 1) + ROUNDING < 1)
     if few.any():
         c = int(np.where(few, counts, np.inf).argmin())
-        n, needed = int(counts[c]), 1 / alpha - _ROUNDING
+        n, needed = int(counts[c]), 1 / alpha - ROUNDING
         more = f"{math.ceil(needed) - 1 - n}" if needed < _COUNTABLE else f"about {needed:.0e}"
         named = "" if names is None else f" of the class {names[c]!r}"
         messages.append(

@@ -32,13 +32,11 @@ from typing import Any, Final
 
 import numpy as np
 
-from pydfm.conformal.calibration import calibration_of
+from pydfm.conformal.calibration import ROUNDING, calibration_of, most_rejected
 from pydfm.model.fitting import RECALIBRATED, FittedDFM
 from pydfm.runtime.checks import check_share
 
 CONFIDENCE: Final = 0.95
-
-_ROUNDING: Final = 1e-9
 
 
 @dataclass(frozen=True)
@@ -180,7 +178,7 @@ def rate_bound(n: int, alpha: float, risk: float, *, grouped: bool = False) -> f
     from scipy.optimize import brentq
     from scipy.stats import beta, binom
 
-    rejected = max(alpha * (n + 1), 1.0) + _ROUNDING
+    rejected = most_rejected(n, alpha)
     if not grouped:
         largest = math.floor(rejected)
         return 1.0 if largest > n else float(beta.ppf(1 - risk, largest, n + 1 - largest))
@@ -189,7 +187,7 @@ def rate_bound(n: int, alpha: float, risk: float, *, grouped: bool = False) -> f
         return 1.0
 
     def excess(x: float) -> float:
-        bentkus = 1 + binom.logcdf(math.ceil(above - 2 * _ROUNDING), n, x)
+        bentkus = 1 + binom.logcdf(math.ceil(above - 2 * ROUNDING), n, x)
         return float(min(bentkus, -n * _divergence(above / n, x)) - math.log(risk))
 
     least = max(above / n, 1e-12)
@@ -207,7 +205,7 @@ def rate_bound_of_all(n: int, alpha: float, risk: float, *, grouped: bool = Fals
     """
     from scipy.stats import ksone
 
-    rejected = max(alpha * (n + 1), 1.0) + _ROUNDING
+    rejected = most_rejected(n, alpha)
     if grouped:
         return min(1.0, (rejected - 1) / n + math.sqrt((1 - math.log(risk)) / (2 * n)))
     return min(1.0, (math.floor(rejected) - 1) / n + float(ksone.ppf(1 - risk, n)))
@@ -215,7 +213,7 @@ def rate_bound_of_all(n: int, alpha: float, risk: float, *, grouped: bool = Fals
 
 def least_units(alpha: float, risk: float) -> int:
     """Return how many units the threshold above all of them needs for a bound of `alpha`."""
-    return math.ceil(math.log(risk) / math.log1p(-alpha) - _ROUNDING)
+    return math.ceil(math.log(risk) / math.log1p(-alpha) - ROUNDING)
 
 
 def _level_to_ask(n: int, alpha: float, risk: float, *, grouped: bool) -> float:

@@ -262,16 +262,23 @@ class Density:
         inputs: list[NDArray[Any]] = [of[name] for name in score.inputs]
         if score.background:
             assert self.background is not None
-            inputs += list(self.background.score(rows, list(score.inputs), n_threads))
-            if "mahalanobis" in score.inputs:
-                # Two numbers of like size: what float32 rounds off would be left of them.
-                i = score.inputs.index("mahalanobis")
-                inputs[len(score.inputs) + i] = self.background.mahalanobis(rows, n_threads)
-                inputs[i] = np.empty(len(rows))
-                for c, places in by_class(classes.astype(np.intp)):
-                    own = self.subspaces[c].mahalanobis(rows[places], n_threads)
-                    inputs[i][places] = own
+            for i, name in enumerate(score.inputs):
+                if name == "mahalanobis":
+                    # Two numbers of like size: what float32 rounds off would be left of them.
+                    inputs[i] = self._mahalanobis(rows, classes, n_threads)
+                    inputs.append(self.background.mahalanobis(rows, n_threads))
+                else:
+                    inputs += list(self.background.score(rows, [name], n_threads))
         return np.asarray(score.value(*inputs), dtype=np.float32)
+
+    def _mahalanobis(
+        self, rows: Any, classes: NDArray[np.integer[Any]], n_threads: int
+    ) -> NDArray[np.float64]:
+        """Return Mahalanobis scores (N,) of rows under `classes` (N,), in float64."""
+        found = np.empty(len(rows))
+        for c, places in by_class(classes.astype(np.intp)):
+            found[places] = self.subspaces[c].mahalanobis(rows[places], n_threads)
+        return found
 
 
 def possible_scores(check: Callable[[list[str]], None]) -> list[str]:

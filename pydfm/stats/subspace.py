@@ -22,6 +22,7 @@ Variances may be regularised (`regularised`): "shrinkage" turns the covariance C
 merged moments; a floor f raises every variance below f lambda_1 to it. Components stay as they are.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -38,6 +39,7 @@ from pydfm.stats.scatter import check_sums, class_means, resolution_of
 from pydfm.stats.sketch import FrequentDirections
 
 _EPS = float(np.finfo(np.float64).eps)
+_LOG_2_PI = math.log(2 * math.pi)
 
 # Rows less the means of their classes are copied by so many bytes at once, but by no fewer columns.
 _COPY_BYTES = 32 << 20
@@ -109,6 +111,14 @@ class Subspace:
                 check_finite(rows, first)
             parts.append(scores)
         return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
+
+    def log_constant(self, score_type: str) -> float:
+        """Return the part of nll, or of ppca, that is the same for every row."""
+        k = len(self.components)
+        constant = float(np.log(self.explained_variance).sum()) + k * _LOG_2_PI
+        if score_type == "ppca":
+            constant += (len(self.mean) - k) * (math.log(self.noise_variance) + _LOG_2_PI)
+        return 0.5 * constant
 
     def mahalanobis(self, features: NDArray[Any], n_threads: int) -> NDArray[np.float64]:
         """Mahalanobis scores (N,) of `features` (N, D) in float64, for differences of them."""

@@ -15,8 +15,6 @@ new row will be. The share of these scores that the threshold calls anomalous is
 rows have to expect.
 """
 
-import math
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -29,7 +27,6 @@ from pydfm.stats.scores import SCORES
 _LOWEST, _HIGHEST = 0.6, 2.0
 # Fewer rows above a threshold say nothing of a rate.
 _LEAST_REJECTED = 3
-_LOG_2_PI = math.log(2 * math.pi)
 
 
 def unsteady_likelihood(fitted: FittedDFM, score_type: str, alpha: float) -> list[str]:
@@ -76,12 +73,10 @@ def _expected_rate(
     level = min(max(alpha, _LEAST_REJECTED / (fewest + 1)), 0.5)
     rejected = []
     for c, subspace in enumerate(density.subspaces):
-        own, k = sample.classes == c, len(subspace.components)
-        constant = np.log(subspace.explained_variance).sum() + k * _LOG_2_PI
-        scores = 0.5 * (mahalanobis[own] + constant)
+        own = sample.classes == c
+        scores = 0.5 * mahalanobis[own] + subspace.log_constant(score_type)
         if score_type == "ppca":
-            noise, rest = subspace.noise_variance, len(subspace.mean) - k
-            scores += 0.5 * (fre[own] / noise + rest * (math.log(noise) + _LOG_2_PI))
+            scores += 0.5 * fre[own] / subspace.noise_variance
         rejected.append(calibration.p_values(scores.astype(np.float32)[None], c) <= level)
     return float(np.concatenate(rejected).mean()), level
 

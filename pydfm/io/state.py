@@ -13,7 +13,6 @@ Tensors, under ``state.``:
 Limits of memory and seeds are not read from the file: they follow from the settings.
 """
 
-import math
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, replace
@@ -26,7 +25,7 @@ from numpy.typing import NDArray
 from pydfm.features.extractor import FeatureSpec
 from pydfm.features.inputs.labels import ClassCodes
 from pydfm.io.fields import fields, flag, integer, items, number, text
-from pydfm.io.tensors import Tensors
+from pydfm.io.tensors import STATE, Tensors, integers
 from pydfm.model.model import Model
 from pydfm.model.settings import Settings
 from pydfm.model.training import TrainingState
@@ -39,9 +38,6 @@ from pydfm.stats.sample import RowSample, StoredSample
 from pydfm.stats.scatter import Scatter
 from pydfm.stats.scores import check_score_types
 from pydfm.stats.sketch import FrequentDirections
-
-STATE: Final = "state."
-"""What the names of a state's tensors begin with."""
 
 _LARGEST: Final = 1e150
 _ROUNDING: Final = 1e-6
@@ -175,8 +171,7 @@ def _check_of(state: TrainingState, model: Model) -> None:
         raise ValueError(f"its state has the classes {classes}, and its model {model.classes}")
     for i, layer in enumerate(state.layers):
         own = [cell.n_samples for key, cell in state.cells.items() if key[0] == i]
-        positions = state.n_samples and sum(own) // state.n_samples
-        if sum(own) != positions * state.n_samples or positions < 1:
+        if sum(own) != state.n_samples * state.positions(i):
             raise ValueError(f"its state has {sum(own)} rows of the layer '{layer.name}'")
 
 
@@ -421,9 +416,7 @@ def _finite(tensors: Tensors, name: str, shape: Iterable[int]) -> NDArray[np.flo
     return array
 
 
-def _integers(tensors: Tensors, name: str, length: int, most: float = math.inf) -> NDArray[np.intp]:
-    array = tensors[name]
-    known = array.dtype == np.int64 and array.shape == (length,)
-    if not known or (array < 0).any() or (array >= most).any():
-        raise ValueError(f"{name}: not {length} integers, or out of their range")
-    return array.astype(np.intp)
+def _integers(
+    tensors: Tensors, name: str, length: int, most: int | None = None
+) -> NDArray[np.intp]:
+    return integers(name, tensors[name], length, most)

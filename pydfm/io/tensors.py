@@ -62,7 +62,9 @@ Tensors = dict[str, NDArray[Any]]
 LAYER: Final = "layer."
 HELD_OUT: Final = "held_out."
 FOLD: Final = "fold."
-"""What the names of a model's tensors begin with, those of its held-out scores, and of folds."""
+STATE: Final = "state."
+"""What the names of a model's tensors begin with, those of its held-out scores, of folds, and of
+its training state (`pydfm.io.state`)."""
 
 # A fit keeps deviations of positions from a millionth of the largest on; and what varies does so by
 # more than rounding.
@@ -184,7 +186,7 @@ def check_claims(header: Any, shapes: Mapping[str, Sequence[int]], *, recalibrat
     for name, shape in shapes.items():
         prefix, _, kind = name.rpartition(".")
         fits = name.startswith((LAYER, HELD_OUT, FOLD))
-        if name.startswith("state."):  # whose own sizes are checked as it is read
+        if name.startswith(STATE):  # whose own sizes are checked as it is read
             fits = len(shape) <= 2 and (len(shape) < 2 or shape[1] <= max(widest, total))
         elif name.startswith(HELD_OUT):
             fits = recalibrated or (len(shape) > 0 and shape[-1] <= n_samples)
@@ -263,10 +265,10 @@ def held_out_from_tensors(header: dict[str, Any], tensors: Tensors, model: Model
         classes = tensors[f"{name}.classes"] if model.classes is not None else zeros
         samples[str(kind)] = HeldOutSample(
             scores,
-            _integers(f"{name}.classes", classes, n, n_classes),
-            _integers(f"{name}.units", tensors.get(f"{name}.units", own), n),
+            integers(f"{name}.classes", classes, n, n_classes),
+            integers(f"{name}.units", tensors.get(f"{name}.units", own), n),
             _places(f"{name}.places", tensors.get(f"{name}.places", own), n),
-            _integers(f"{name}.folds", tensors[f"{name}.folds"] if folds else zeros, n, len(folds)),
+            integers(f"{name}.folds", tensors[f"{name}.folds"] if folds else zeros, n, len(folds)),
         )
     if flag("its map_maxima", header["map_maxima"]):
         maxima = _float32(tensors, f"{HELD_OUT}map_maxima", 1)
@@ -293,19 +295,26 @@ def _fold(described: dict[str, Any], tensors: Tensors, model: Model) -> FoldMode
     )
     if not fits or len(set(places)) < len(places):
         raise ValueError("the model of a fold and its classes do not fit together")
-    return FoldModel(own, _integers("its classes of a fold", classes, len(classes), n_classes))
+    return FoldModel(own, integers("its classes of a fold", classes, len(classes), n_classes))
 
 
 def _places(name: str, values: NDArray[Any], length: int) -> NDArray[np.intp]:
-    places = _integers(name, values, length)
+    places = integers(name, values, length)
     if len(np.unique(places)) < length:
         raise ValueError(f"{name} has one twice")
     return places
 
 
-def _integers(
+def integers(
     name: str, values: NDArray[Any], length: int, most: int | None = None
 ) -> NDArray[np.intp]:
+    """Return `values` (length,), int64, from 0 to below `most` where that is given.
+
+    Raises
+    ------
+    ValueError
+        If they are others.
+    """
     known = values.dtype == np.int64 and values.shape == (length,) and (values >= 0).all()
     if not known or (most and (values >= most).any()):
         raise ValueError(f"{name}: not {length} integers, or out of their range")

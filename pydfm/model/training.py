@@ -271,7 +271,7 @@ class TrainingState:
         if settings.held_out != "loo" or settings.max_bytes is None:
             return False
         for i in range(len(self.layers)):
-            n_features, positions = self.n_columns(i), self._positions(i)
+            n_features, positions = self.n_columns(i), self.positions(i)
             if fits_memory(n_features, settings.cell_bytes):
                 continue
             most = most_kept(n_features, settings.cell_bytes)
@@ -550,7 +550,7 @@ class TrainingState:
     def _patch(self, layer: int) -> bool:
         return self.settings.spatial == "patch" and self.layers[layer].grid is not None
 
-    def _positions(self, layer: int) -> int:
+    def positions(self, layer: int) -> int:
         """Return how many rows of a layer's model an image makes."""
         grid = self.layers[layer].grid
         return grid.positions if grid is not None and self._patch(layer) else 1
@@ -558,7 +558,7 @@ class TrainingState:
     def n_columns(self, layer: int) -> int:
         """Return the number of features of the rows of a layer's model: of an image, or a patch."""
         columns = self.layers[layer].columns
-        return int(columns.stop - columns.start) // self._positions(layer)
+        return int(columns.stop - columns.start) // self.positions(layer)
 
     def _samples(self, layer: int, rows: KeptRows) -> KeptRows:
         """Return the samples that images are: each one, or each of its positions."""
@@ -581,13 +581,13 @@ class TrainingState:
         """Return an empty sample with the limits of "fold_rows", "mixture_rows" or "held"."""
         if name == "mixture_rows":
             return RowSample(sys.maxsize, self.settings.random_state, self.settings.cell_bytes)
-        return self.settings.held_sample(self._positions(layer) if name == "fold_rows" else 1)
+        return self.settings.held_sample(self.positions(layer) if name == "fold_rows" else 1)
 
     def empty_cell(self, layer: int) -> Accumulator:
         """Return what the rows of a class, in a layer, are added to."""
         of_class = bool(self.labelled) and not self.settings.tied
         sample = self.settings.cell_sample(
-            self.n_columns(layer), self._positions(layer), of_class=of_class
+            self.n_columns(layer), self.positions(layer), of_class=of_class
         )
         return Accumulator(sample, self.settings.cell_bytes)
 

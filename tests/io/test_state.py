@@ -10,7 +10,7 @@ from model_files import parts, write
 from reference import falling_rows
 
 import pydfm
-from pydfm.io.state import STATE
+from pydfm.io.tensors import STATE
 
 MORE = (0.9 * model_kinds.ROWS[::3] + 0.01).astype(np.float32)
 IMAGES = 255 - model_kinds.IMAGES[1::3]

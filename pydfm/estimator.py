@@ -77,7 +77,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from typing_extensions import Self
 
-    from pydfm.features.taps import Tapped
+    from pydfm.io.onnx.graph import PixelModel
 
 # Attributes that a copy does not share.
 _OF_THREADS = ("_lock", "_skipped")
@@ -1631,9 +1631,7 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         ValueError
             If the model cannot be one module: features, mixtures, folds, relative_mahalanobis.
         """
-        from pydfm.io.onnx.export import pixel_model
-
-        return pixel_model(self.fitted_, self._tapped(backbone, weights), self._kind)
+        return self._pixel_model(backbone, weights)
 
     def to_onnx(
         self,
@@ -1662,26 +1660,24 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         OSError
             If the file cannot be written.
         """
-        from pydfm.io.onnx.export import write_onnx
+        from pydfm.io.onnx.export import check_export, write_onnx
 
-        fitted, kind = self.fitted_, self._kind
+        check_export(path)
+        module, spec = self._pixel_model(backbone, weights), self.feature_spec_
+        assert spec is not None
         parameters = {name: repr(value) for name, value in self._fit_parameters().items()}
-        about = {"model": fitted.model.summary(), "parameters": json.dumps(parameters)}
-        if fitted.spec is not None:
-            about["sha256"] = fitted.spec.sha256
-        tapped = self._tapped(backbone, weights)
-        write_onnx(path, fitted, tapped, kind, float(self.alpha), about)
+        about = {"model": self.model_.summary(), "parameters": json.dumps(parameters)}
+        write_onnx(path, module, float(self.alpha), {**about, "sha256": spec.sha256})
 
-    def _tapped(self, backbone: Any, weights: Any) -> "Tapped":
-        """Return the network with taps, on the CPU."""
-        spec = self.feature_spec_
-        if spec is None:
-            raise ValueError(
-                "the model was fitted on features, and an export begins with images; fit it on "
-                "images"
-            )
+    def _pixel_model(self, backbone: Any, weights: Any) -> "PixelModel":
+        """Return the model from pixels on; what cannot be is refused before a network is loaded."""
+        from pydfm.io.onnx.graph import PixelModel, check_exportable
+
+        fitted, kind, spec = self.fitted_, self._kind, self.feature_spec_
+        check_exportable(fitted, kind)
+        assert spec is not None
         own = self.backbone if backbone is None and spec.needs_module else backbone
-        return tapped_of(spec, backbone=own, weights=weights)
+        return PixelModel(fitted, tapped_of(spec, backbone=own, weights=weights), kind).eval()
 
     # Fitted attributes
 

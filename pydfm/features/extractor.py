@@ -84,6 +84,11 @@ class FeatureSpec:
     runtime: str = field(default="torch", compare=False)
 
     @property
+    def settings(self) -> dict[str, Any]:
+        """How features are taken of the layers, by the names of the parameters."""
+        return {name: getattr(self, name) for name in ("spatial", "pool", "layout", "tokens")}
+
+    @property
     def n_features(self) -> int:
         """Number of features per row, of all layers together."""
         return sum(grid.size for grid in self.grids)
@@ -246,12 +251,7 @@ class Extractor:
         ValueError
             If these are not the weights that `spec` was made with.
         """
-        settings = {
-            "spatial": spec.spatial,
-            "pool": spec.pool,
-            "layout": spec.layout,
-            "tokens": spec.tokens,
-        }
+        settings = spec.settings
         if backbone is None and weights == AS_SAVED:
             kept = _kept(spec, settings, device, runtime, n_threads)
             if kept is not None:
@@ -384,10 +384,7 @@ def tapped_of(
         _loaded(spec, backbone, weights),
         spec.preprocessing,
         known=spec.grids,
-        spatial=spec.spatial,
-        pool=spec.pool,
-        layout=spec.layout,
-        tokens=spec.tokens,
+        **spec.settings,
     )
 
 

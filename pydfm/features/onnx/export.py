@@ -4,7 +4,7 @@ import inspect
 import io
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Final
 
@@ -24,7 +24,7 @@ _OPSET: Final = 17
 _jit: Any = torch.jit  # most of it has no types
 
 # The exporter has state of its own for the whole process.
-_exporting = threading.Lock()
+_exporting = threading.RLock()
 
 
 class ExportError(Exception):
@@ -41,49 +41,76 @@ def export(tapped: Tapped) -> Graph:
     """
     own = tapped.preprocessing
     whole = _Normalised(tapped.taps, own.mean, own.std).eval()
+    example = tapped.example.clone()
     try:
-        with (
-            _exporting,
-            _quiet(),
-            warnings.catch_warnings(record=True) as caught,
-            torch.no_grad(),
-        ):
+        with _exporting, torch.no_grad(), warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("ignore")
             warnings.simplefilter("always", _jit.TracerWarning)
-            example = tapped.example.clone()
             traced = _jit.trace(whole, example, check_trace=False)
-            if caught:  # Python code that looks at values is traced along one of its branches only
-                raise ExportError(str(caught[0].message).split(". ")[0])
-            # The exporter traces once more, but not around scripts; it takes sizes for values.
-            scripted = isinstance(tapped.taps.network, torch.jit.ScriptModule)
-            with _without_fast_path():
-                data = _exported(traced if scripted else whole, example)
-    except ExportError:
-        raise
-    except Exception as error:  # of a network's own code, torch's or its exporter's
+    except Exception as error:  # of a network's own code, or torch's
         raise ExportError(_first_line(error)) from error
+    if caught:  # Python code that looks at values is traced along one of its branches only
+        raise ExportError(str(caught[0].message).split(". ")[0])
+    # The exporter traces once more, but not around scripts; it takes sizes for values.
+    scripted = isinstance(tapped.taps.network, torch.jit.ScriptModule)
+    data = exported(
+        traced if scripted else whole,
+        (example,),
+        inputs={"pixels": {0: "n"}},
+        outputs={"features": {0: "n"}},
+    )
     graph = Graph(data, tapped.grids)
     _check(graph, tapped, whole)
     return graph
 
 
-def _exported(module: nn.Module, example: torch.Tensor) -> bytes:
-    """Return the graph of `module` for batches of any size.
+def exported(
+    module: nn.Module,
+    example: tuple[torch.Tensor, ...],
+    *,
+    inputs: Mapping[str, dict[int, str]],
+    outputs: Mapping[str, dict[int, str]],
+) -> bytes:
+    """Return the graph of a module of torch.
 
     TorchScript's exporter is deprecated, but works in every torch from 2.4 on, and writes its graph
     without another package. The option that chooses it came with torch 2.5.
+
+    Parameters
+    ----------
+    module : torch.nn.Module
+    example : tuple of torch.Tensor
+        What it is called with.
+    inputs, outputs : mapping of str to dict of int to str
+        Their names, and the names of their sides that may have any length.
+
+    Raises
+    ------
+    ExportError
+        If it cannot be exported.
     """
     exporter: Any = torch.onnx.export
     data = io.BytesIO()
     options: dict[str, Any] = {
         "opset_version": _OPSET,
-        "input_names": ["pixels"],
-        "output_names": ["features"],
-        "dynamic_axes": {"pixels": {0: "n"}, "features": {0: "n"}},
+        "input_names": list(inputs),
+        "output_names": list(outputs),
+        "dynamic_axes": {name: axes for name, axes in {**inputs, **outputs}.items() if axes},
     }
     if "dynamo" in inspect.signature(exporter).parameters:
         options["dynamo"] = False
-    exporter(module, (example,), data, **options)
+    try:
+        with (
+            _exporting,
+            _quiet(),
+            _without_fast_path(),
+            torch.no_grad(),
+            warnings.catch_warnings(),
+        ):
+            warnings.simplefilter("ignore")
+            exporter(module, example, data, **options)
+    except Exception as error:  # of a network's own code, torch's or its exporter's
+        raise ExportError(_first_line(error)) from error
     return data.getvalue()
 
 

@@ -10,27 +10,22 @@ down first, and a fifth of the pixels differ by one of 255 levels. Projections a
 the core, and p-values float64.
 """
 
-import math
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
-from pydfm.conformal.calibration import Calibration, calibration_of
-from pydfm.features.grid import Grid
+from pydfm.conformal.calibration import ROUNDING, Calibration, calibration_of
 from pydfm.features.taps import Tapped
 from pydfm.features.transforms import Preprocessing
 from pydfm.model.fitting import FittedDFM
 from pydfm.model.layer import LayerModel
 from pydfm.model.model import Model
-from pydfm.stats.scores import SCORES
+from pydfm.stats.scores import CORE_SCORES
 
 # Pillow's weights are multiples of 1 / this.
 _PARTS = float(1 << 22)
-_LOG_2_PI = math.log(2 * math.pi)
-# Levels are met but for rounding, as in `pydfm.conformal.calibration`.
-_ROUNDING = 1e-9
 
 
 def check_exportable(fitted: FittedDFM, score_type: str) -> None:
@@ -54,13 +49,11 @@ def check_exportable(fitted: FittedDFM, score_type: str) -> None:
         )
     if any(layer.density.mixtures is not None for layer in model.layers):
         raise ValueError("density is 'gmm', which cannot be exported; fit with density='gaussian'")
-    if score_type not in SCORES or SCORES[score_type].background:
+    if score_type not in CORE_SCORES:
         raise ValueError(
             f"score_type is {score_type!r}, which cannot be exported; set 'fre', 'mahalanobis', "
             "'nll' or 'ppca'"
         )
-    if len(SCORES[score_type].inputs) > 1:
-        raise ValueError(f"score_type is {score_type!r}, which cannot be exported")
     if fitted.calibration == "kfold":
         raise ValueError(
             "calibration is 'kfold', whose verdicts need a model for each fold; fit with "
@@ -88,9 +81,10 @@ class PixelModel(nn.Module):
 
     def __init__(self, fitted: FittedDFM, tapped: Tapped, score_type: str) -> None:
         super().__init__()
+        self.score_type, self.size = score_type, tapped.preprocessing.size
         self.pixels = Pixels(tapped.preprocessing)
         self.network = tapped.taps
-        self.scores = RowsModel(fitted.model, score_type, tapped.preprocessing.size)
+        self.scores = RowsModel(fitted.model, score_type, self.size)
         self.decide: Decision | None = None
         if fitted.calibration is not None:
             self.decide = Decision(calibration_of(fitted, score_type))
@@ -222,12 +216,13 @@ class RowsModel(nn.Module):
                 self._put(f"divisor{i}", divisor)
             for name, matrix in zip(("rows", "columns"), model.grid.matrices(size), strict=True):
                 self._put(name, matrix)
-        if grids and (self._by_maps or self.has_maps):
-            for i, grid in enumerate(grids):
-                same = grid == model.grid
-                down, across = _to_finest(grid, model.grid)
-                self._put(f"down{i}", np.eye(len(down)) if same else down)
-                self._put(f"across{i}", np.eye(len(across)) if same else across)
+        # The others are at the finest positions already.
+        finest = model.grid
+        self._coarser = [i for i, grid in enumerate(grids) if grid != finest]
+        for i in self._coarser:
+            down, across = grids[i].matrices((finest.height, finest.width), finest.reach)
+            self._put(f"down{i}", down)
+            self._put(f"across{i}", across)
 
     def _of(self, name: str) -> torch.Tensor:
         values: torch.Tensor = getattr(self, f"_{name}")
@@ -239,8 +234,8 @@ class RowsModel(nn.Module):
     def forward(self, features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Return the scores and the maps, or None."""
         found = [layer(features) for layer in self.layers]  # scores (C, N), positions (C, N, h, w)
+        maps = [positions for _, positions in found]
         if self._by_maps:
-            maps = [positions for _, positions in found]
             scores = self._top_scores(self._joined(maps, "mean", "deviation"))
         elif len(found) == 1:
             scores = found[0][0]
@@ -248,7 +243,6 @@ class RowsModel(nn.Module):
             scores = self._combined(torch.stack([own[0] for own, _ in found]))[None]
         if not self.has_maps:
             return scores, None
-        maps = [positions for _, positions in found]
         total = self._joined(maps, "offset", "divisor")
         total = self._of("rows") @ total @ self._of("columns").T
         if self._n_classes == 1:
@@ -263,8 +257,9 @@ class RowsModel(nn.Module):
         for i, own in enumerate(maps):
             shift, by = self._of(f"{offset}{i}"), self._of(f"{divisor}{i}")
             scaled = (own - shift[:, None]) / by[:, None]
-            down, across = self._of(f"down{i}"), self._of(f"across{i}")
-            total = total + down @ scaled @ across.T
+            if i in self._coarser:
+                scaled = self._of(f"down{i}") @ scaled @ self._of(f"across{i}").T
+            total = total + scaled
         return total  # type: ignore[no-any-return]
 
     def _top_scores(self, maps: torch.Tensor) -> torch.Tensor:
@@ -303,7 +298,6 @@ class LayerRows(nn.Module):
         self._constants = []
         self._noises = []
         for c, subspace in enumerate(layer.density.subspaces):
-            k, n_features = subspace.components.shape
             for name, values in (
                 ("mean", subspace.mean),
                 ("axes", subspace.components),
@@ -311,12 +305,9 @@ class LayerRows(nn.Module):
             ):
                 own = torch.from_numpy(np.array(values, dtype=np.float32))
                 self.register_buffer(f"_{name}{c}", own)
-            constant = float(np.log(subspace.explained_variance).sum()) + k * _LOG_2_PI
-            noise = subspace.noise_variance
-            if score_type == "ppca":
-                constant += (n_features - k) * (math.log(noise) + _LOG_2_PI)
-            self._constants.append(0.5 * constant)
-            self._noises.append(noise)
+            self._noises.append(subspace.noise_variance)
+            steady = score_type not in ("nll", "ppca")
+            self._constants.append(0.0 if steady else subspace.log_constant(score_type))
 
     def forward(self, features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return both; positions are those of fre where an image is one sample."""
@@ -388,7 +379,7 @@ class Decision(nn.Module):
             higher = (getattr(self, f"_scores{c}")[None] >= scores[c][:, None]).double()
             rank = 1 + (higher * getattr(self, f"_weights{c}")[None]).sum(dim=1)
             p_values.append(rank / (n + 1))
-            most = torch.clamp(alpha * (n + 1) + _ROUNDING, min=1 + _ROUNDING)
+            most = torch.clamp(alpha * (n + 1) + ROUNDING, min=1 + ROUNDING)
             passed.append(rank > most)
         p = torch.stack(p_values).max(dim=0).values
         normal = torch.stack(passed).any(dim=0)
@@ -402,7 +393,3 @@ def _has_maps(model: Model, score_type: str) -> bool:
         return False
     # Files of before add up layers' maps in another way.
     return len(model.layers) == 1 or model.has_scaled_maps(score_type)
-
-
-def _to_finest(grid: Grid, finest: Grid) -> tuple[Any, Any]:
-    return grid.matrices((finest.height, finest.width), finest.reach)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from pydfm.io.onnx.session import OnnxModel, read_pixels
+from pydfm.stats.scores import check_score_types
 
 if TYPE_CHECKING:
     from pydfm.estimator import DFM
@@ -72,30 +73,26 @@ def prove(dfm: "DFM", path: Any, images: Sequence[str]) -> Proof:
         Paths.
     """
     model = OnnxModel(path)
+    (kind, *_) = check_score_types(dfm.score_type)
     runs = [model.run(read_pixels(image, dfm.max_pixels)[None]) for image in images]
-    scores = np.concatenate([run["score"] for run in runs]).astype(np.float64)
-    want = dfm.score(list(images)).astype(np.float64)
-    want = want if want.ndim == 1 else want[:, 0]
-    off = np.abs(scores - want)
-    changed: list[str] = []
-    near = 0
+    found = {name: np.concatenate([run[name] for run in runs]) for name in model.outputs}
+    features = dfm.extract(list(images))
+    want = dfm.score(features, score_type=kind).astype(np.float64)
+    off = np.abs(found["score"].astype(np.float64) - want)
     scale = max(float(np.abs(want).mean()), np.finfo(np.float64).tiny)
-    if "verdict" in model.outputs:
-        thresholds = np.atleast_1d(dfm.threshold_)
-        held_out = dfm.held_out_scores_
+    changed: list[str] = []
+    near, share = 0, None
+    if "verdict" in found:
+        thresholds, held_out = np.atleast_1d(dfm.threshold_), dfm.held_out_scores_
         scale = max(float(np.nanmax(np.abs(thresholds))), float(held_out.std()))
-        margins = np.abs(dfm.decision_function(list(images)))
-        verdicts = np.concatenate([run["verdict"] for run in runs])
-        for i in np.flatnonzero(verdicts != dfm.predict(list(images))):
-            if margins[i] <= LARGEST * scale:
+        margins = dfm.decision_function(features)
+        for i in np.flatnonzero(found["verdict"] != np.where(margins < 0, -1, 1)).tolist():
+            if abs(margins[i]) <= LARGEST * scale:
                 near += 1
             else:
-                changed.append(images[int(i)])
-    share = None
-    decides = "verdict" in model.outputs
-    if "map" in model.outputs and decides and dfm.fitted_.held_out.map_maxima is not None:
-        level = dfm.map_threshold_
-        mine = dfm.score_map(list(images)) > level
-        theirs = np.concatenate([run["map"] for run in runs]) > level
-        share = float((mine != theirs).mean())
+                changed.append(images[i])
+        if "map" in found and dfm.fitted_.held_out.map_maxima is not None:
+            level = dfm.map_threshold_
+            mine = dfm.score_map(features, score_type=kind) > level
+            share = float((mine != (found["map"] > level)).mean())
     return Proof(len(images), float(off.max() / scale), tuple(changed), near, share)

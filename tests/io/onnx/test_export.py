@@ -16,6 +16,7 @@ from pydfm.features.transforms import Preprocessing
 from pydfm.io.onnx.graph import Pixels
 from pydfm.io.onnx.proof import prove
 from pydfm.io.onnx.session import OnnxModel, read_pixels
+from pydfm.stats.scores import SCORES, Score
 
 onnx = pytest.importorskip("onnx")
 
@@ -153,6 +154,33 @@ def test_what_cannot_be_exported_is_told(images, tmp_path, parameters, says):
     with pytest.raises(ValueError, match=says):
         fit(images, **parameters).to_onnx(tmp_path / "model.onnx")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_score_of_ones_own_is_refused(images, tmp_path, monkeypatch):
+    """The graph has the formulas of the core's scores alone."""
+    own = Score("distance", "the square root of fre", ("fre",), np.sqrt, needs_variance=False)
+    monkeypatch.setitem(SCORES, "distance", own)
+    dfm = fit(images, layers="2", image_score="sum", score_type="distance")
+    with pytest.raises(ValueError, match="score_type is 'distance', which cannot be exported"):
+        dfm.to_onnx(tmp_path / "model.onnx")
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # of few images
+def test_the_first_of_several_score_types_is_exported(images, tmp_path):
+    dfm = fit(images, layers="2", image_score="sum", score_type=("nll", "fre"))
+    dfm.to_onnx(tmp_path / "model.onnx")
+    assert prove(dfm, tmp_path / "model.onnx", images).holds
+
+
+def test_what_cannot_be_exported_is_told_before_the_network_is_loaded(
+    images, tmp_path, monkeypatch
+):
+    dfm = fit(images, calibration="kfold", layers="2")
+    monkeypatch.setattr("pydfm.estimator.tapped_of", None)  # a call would raise TypeError
+    with pytest.raises(ValueError, match="calibration is 'kfold'"):
+        dfm.to_torch()
+    with pytest.raises(FileNotFoundError, match="there is no folder"):
+        dfm.to_onnx(tmp_path / "none" / "model.onnx")
 
 
 def test_features_have_no_pixels(tmp_path):

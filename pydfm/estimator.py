@@ -52,7 +52,7 @@ from pydfm.features.presets import resolve_preset
 from pydfm.features.transforms import Preprocessing
 from pydfm.features.views import FactsTaker, Views, image_names
 from pydfm.io.journal import Entry
-from pydfm.io.loading import load_model
+from pydfm.io.loading import LoadedModel, load_model
 from pydfm.io.model_file import ModelFile, write_model
 from pydfm.model.fitting import RECALIBRATED, FittedDFM, freeze
 from pydfm.model.held_out import HeldOutSample
@@ -2362,6 +2362,11 @@ def load(
         n_threads=n_threads,
         runtime=runtime,
     )
+    return estimator_of(loaded)
+
+
+def estimator_of(loaded: LoadedModel) -> DFM:
+    """Return the estimator of a model that was loaded from a file."""
     dfm = DFM(**loaded.parameters)
     if loaded.feature_names is not None:
         dfm.feature_names_in_ = loaded.feature_names

@@ -68,14 +68,9 @@ def load_model(
     model: Path, weights: str | None, backbone: str | None, parameters: dict[str, Any]
 ) -> "DFM":
     """Return the model of images in the file `model`, with the `parameters` that are not None."""
-    from pydfm.estimator import load
+    from pydfm.estimator import estimator_of
 
-    network, given = _divided(weights, parameters)
-    dfm = load(model, backbone=backbone, **network)
-    if dfm.feature_spec_ is None:
-        raise _of_features(model)
-    dfm.set_params(**given)
-    return dfm
+    return estimator_of(load_without_estimator(model, weights, backbone, parameters))
 
 
 def load_without_estimator(
@@ -83,28 +78,15 @@ def load_without_estimator(
 ) -> "LoadedModel":
     """Return the same as `load_model`, without what takes long to import."""
     from pydfm.io.loading import load_model
-
-    network, given = _divided(weights, parameters)
-    loaded = load_model(model, backbone=backbone, **network)
-    if loaded.extractor is None:
-        raise _of_features(model)
-    return loaded.with_parameters(**given)
-
-
-def _divided(
-    weights: str | None, parameters: dict[str, Any]
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return what is needed to load a network, and the other `parameters` that are given."""
     from pydfm.parameters import none_or
 
     given = {name: value for name, value in parameters.items() if value is not None}
     network = {name: given.pop(name, None) for name in ("device", "runtime", "n_threads")}
     network |= {} if weights is None else {"weights": none_or(weights)}
-    return network, {**given, "verbose": True}
-
-
-def _of_features(model: Path) -> ValueError:
-    return ValueError(f"'{model}' was fitted on features, not on images; use it from Python")
+    loaded = load_model(model, backbone=backbone, **network)
+    if loaded.extractor is None:
+        raise ValueError(f"'{model}' was fitted on features, not on images; use it from Python")
+    return loaded.with_parameters(**given, verbose=True)
 
 
 def write_changed(dfm: "DFM", output: Path, done: str, before: str | None = None) -> None:

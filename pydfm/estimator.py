@@ -802,7 +802,9 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         journal = self._with_step("forget", self.training_.n_samples - total, total)
         return self._become(training, None, self._extractor, self._parameters, journal)
 
-    def recalibrate(self, X: Any, *, labels: Any = None, groups: Any = None) -> Recalibration:
+    def recalibrate(
+        self, X: Any, *, labels: Any = None, groups: Any = None, extend: bool = False
+    ) -> Recalibration:
         """Replace the held-out scores by those of later normal images; the model stays.
 
         Lamps age and lenses get dusty: good images of today score otherwise than those of the fit,
@@ -816,7 +818,11 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         labels : optional
             Their classes, where the model has any; as in `fit`.
         groups : optional
-            What belongs together; as in `fit`.
+            What belongs together; as in `fit`. Groups of another call are others.
+        extend : bool
+            Whether the held-out scores that there are stay, and those of X come beside them. They
+            must be those of images that the model never saw: of calibration="split" with one layer
+            whose maps are not standardised, or of a recalibration.
 
         Returns
         -------
@@ -827,12 +833,12 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         ------
         ValueError, TypeError, FileNotFoundError
             As `score`; and if the model was fitted without calibration, X holds no image that can
-            be read, or labels are missing.
+            be read, labels are missing, or `extend` cannot be.
         """
         with self._updating:
-            return self._recalibrate(X, labels, groups)
+            return self._recalibrate(X, labels, groups, extend)
 
-    def _recalibrate(self, X: Any, labels: Any, groups: Any) -> Recalibration:
+    def _recalibrate(self, X: Any, labels: Any, groups: Any, extend: bool) -> Recalibration:
         fitted, kind = self.fitted_, self._kind
         if fitted.model.classes is not None and labels is None:
             raise ValueError(
@@ -846,7 +852,9 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
             extractor = self._ready_extractor()
         else:
             self._check_feature_names(X)
-        task = RecalibrationTask(fitted, kind, self.alpha, resolve_threads(self.n_threads))
+        task = RecalibrationTask(
+            fitted, kind, self.alpha, resolve_threads(self.n_threads), extend=extend
+        )
         for places, features, _ in self._batches(
             source, extractor, "calibrate", self.n_features_in_
         ):
@@ -1106,7 +1114,7 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         kind, size = self._map_type(score_type, smoothing)
         level = self.alpha if alpha is None else alpha
         finder = RegionFinder.between(
-            *map_range(self.fitted_, level), spread=spread, least_area=least_area
+            *map_range(self.fitted_, level, kind), spread=spread, least_area=least_area
         )
         source = open_source(X, self.on_error)
         if not isinstance(source, ImageSource):
@@ -1784,11 +1792,12 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
 
     @property
     def map_threshold_(self) -> float:  # noqa: D102
-        return map_threshold(self.fitted_, self.alpha)
+        return map_threshold(self.fitted_, self.alpha, self.model_.map_type(self._kind))
 
     @property
     def map_range_(self) -> tuple[float, float]:  # noqa: D102
-        low, middle = map_range(self.fitted_, self.alpha)
+        kind = self.model_.map_type(self._kind)
+        low, middle = map_range(self.fitted_, self.alpha, kind)
         return low, 2 * middle - low
 
     @property

@@ -225,7 +225,7 @@ def map_scale(dfm: "DFM", kind: str, alpha: float) -> tuple[ColourScale | None, 
         with warnings.catch_warnings():
             # The decisions have warned of few held-out images already.
             warnings.filterwarnings("ignore", message="alpha is")
-            return ColourScale(*map_range(dfm.fitted_, alpha)), ""
+            return ColourScale(*map_range(dfm.fitted_, alpha, kind)), ""
     except ValueError as error:
         return None, f"There are no overlays: {error}."
 

@@ -223,7 +223,7 @@ class Wanted:
         formats = self.map_formats or ("png",)
         finder = scale = None
         if "png" in formats or self.regions is not None or self.masks is not None:
-            low, threshold = map_range(fitted, alpha)
+            low, threshold = map_range(fitted, alpha, kinds[0])
             scale = ColourScale(low, threshold)
             finder = RegionFinder.between(low, threshold)
         geometry = fitted.spec.preprocessing

@@ -1,6 +1,8 @@
 """The command ``pydfm calibrate``."""
 
-from typing import Any
+from typing import Annotated, Any
+
+import typer
 
 from pydfm.cli.command import Command
 from pydfm.cli.options import (
@@ -26,6 +28,13 @@ def calibrate(
     output: NewModel,
     classes: Classes = False,
     groups: Groups = None,
+    extend: Annotated[
+        bool,
+        typer.Option(
+            "--extend",
+            help="Keep the calibration sample that there is, and add to it.",
+        ),
+    ] = False,
     weights: MovedWeights = None,
     backbone: MovedBackbone = None,
     **parameters: Any,
@@ -41,7 +50,7 @@ def calibrate(
     paths = with_pages(list_images(folder))
     dfm = load_model(model, weights, backbone, parameters)
     old, labels = threshold_text(dfm), labels_of(folder, paths, classes)
-    found = dfm.recalibrate(paths, labels=labels, groups=parse_groups(groups))
+    found = dfm.recalibrate(paths, labels=labels, groups=parse_groups(groups), extend=extend)
     n = found.n_units
     interval = binomtest(round(found.found * n), n).proportion_ci(0.95, "exact")
     what = "images" if groups is None else "groups"

@@ -124,6 +124,13 @@ def test_a_slim_file_says_that_it_cannot_go_on(run, own, later, script, tmp_path
     assert b"promised 25 % false alarms, found " in got.out
     assert b"% of 3 images (95 % interval " in got.out
     assert load(own, script).calibration_ == "recalibrated"
+    assert run("calibrate", own, later, "-o", own, "--extend", "--alpha", "0.25").code == 0
+    assert len(load(own, script).held_out_scores_) == 6
+
+
+def test_what_belongs_to_the_fit_is_not_extended(run, own, later):
+    got = run("calibrate", own, later, "-o", own, "--extend", "--alpha", "0.25")
+    assert_error(got, "extend is True, but held-out scores are those of leave-one-out")
 
 
 def test_merged_models_are_that_of_all_images(run, own, script, tmp_path):

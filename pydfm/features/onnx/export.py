@@ -42,23 +42,7 @@ def export(tapped: Tapped) -> Graph:
     own = tapped.preprocessing
     whole = _Normalised(tapped.taps, own.mean, own.std).eval()
     example = tapped.example.clone()
-    try:
-        with _exporting, torch.no_grad(), warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("ignore")
-            warnings.simplefilter("always", _jit.TracerWarning)
-            traced = _jit.trace(whole, example, check_trace=False)
-    except Exception as error:  # of a network's own code, or torch's
-        raise ExportError(_first_line(error)) from error
-    if caught:  # Python code that looks at values is traced along one of its branches only
-        raise ExportError(str(caught[0].message).split(". ")[0])
-    # The exporter traces once more, but not around scripts; it takes sizes for values.
-    scripted = isinstance(tapped.taps.network, torch.jit.ScriptModule)
-    data = exported(
-        traced if scripted else whole,
-        (example,),
-        inputs={"pixels": {0: "n"}},
-        outputs={"features": {0: "n"}},
-    )
+    data = exported(whole, (example,), inputs={"pixels": {0: "n"}}, outputs={"features": {0: "n"}})
     graph = Graph(data, tapped.grids)
     _check(graph, tapped, whole)
     return graph
@@ -105,12 +89,19 @@ def exported(
             _quiet(),
             _without_fast_path(),
             torch.no_grad(),
-            warnings.catch_warnings(),
+            warnings.catch_warnings(record=True) as caught,
         ):
             warnings.simplefilter("ignore")
-            exporter(module, example, data, **options)
+            warnings.simplefilter("always", _jit.TracerWarning)
+            traced = _jit.trace(module, example, check_trace=False)
+            warnings.simplefilter("ignore")
+            # The exporter traces once more, but not around scripts; it takes sizes for values.
+            scripted = any(isinstance(own, _jit.ScriptModule) for own in module.modules())
+            exporter(traced if scripted else module, example, data, **options)
     except Exception as error:  # of a network's own code, torch's or its exporter's
         raise ExportError(_first_line(error)) from error
+    if caught:  # Python code that looks at values is traced along one of its branches only
+        raise ExportError(str(caught[0].message).split(". ")[0])
     return data.getvalue()
 
 

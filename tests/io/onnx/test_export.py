@@ -21,6 +21,8 @@ from pydfm.stats.scores import SCORES, Score
 onnx = pytest.importorskip("onnx")
 
 ROOT = Path(__file__).parents[3]
+MIXTURE = {"density": "gmm", "calibration": "split", "layers": "2", "image_score": "sum"}
+RELATIVE = {"score_type": "relative_mahalanobis", "layers": "2", "image_score": "sum"}
 KINDS = {
     "calibrated": {"layers": ("0", "2")},
     "fre": {"image_score": "sum", "layers": "0"},
@@ -34,8 +36,34 @@ KINDS = {
     "layers, max": {"layers": ("0", "2"), "combine": "max"},
     "no calibration": {"calibration": None, "layers": "2"},
     "split": {"calibration": "split", "layers": "0"},
+    "folds": {"calibration": "kfold", "layers": "2", "image_score": "sum", "score_type": "ppca"},
+    "folds, patch": {"calibration": "kfold", "layers": "2", "spatial": "patch"},
+    "folds, calibrated": {"calibration": "kfold", "layers": ("0", "2")},
+    "mixture, nll": {**MIXTURE, "score_type": "nll"},
+    "mixture, ppca": {**MIXTURE, "score_type": "ppca"},
+    "mixture, mahalanobis": {**MIXTURE, "score_type": "mahalanobis"},
+    "mixture, patch": {**MIXTURE, "spatial": "patch", "score_type": "nll"},
+    "mixture, fre": MIXTURE,
+    "shrinkage": {"regularization": "shrinkage", "layers": "2", "score_type": "nll"},
+}
+OF_CLASSES = {
+    "relative": RELATIVE,
+    "relative, layers": {**RELATIVE, "layers": ("0", "2")},
+    "relative, patch": {**RELATIVE, "spatial": "patch"},
+    "relative, tied": {**RELATIVE, "covariance": "tied"},
+    "relative, folds": {**RELATIVE, "calibration": "kfold"},
+    "tied": {"covariance": "tied", "layers": ("0", "2")},
 }
 LABELS = [str(i % 2) for i in range(10)]
+CASES = [
+    *(
+        (kind, parameters, labels)
+        for kind, parameters in KINDS.items()
+        for labels in (None, LABELS)
+    ),
+    *((kind, own, LABELS) for kind, own in OF_CLASSES.items()),
+    ("a class of one image", {"layers": "2", "image_score": "sum"}, [*LABELS[:9], "2"]),
+]
 
 
 def network():
@@ -68,14 +96,13 @@ def fit(images, labels=None, **parameters):
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
-@pytest.mark.parametrize("labels", [None, LABELS], ids=["one", "classes"])
-@pytest.mark.parametrize("kind", KINDS)
-def test_an_export_gives_the_answers_of_its_model(kind, labels, images, tmp_path):
-    if labels and kind.startswith("layers"):
-        with pytest.raises(ValueError, match="only with image_score='calibrated'"):
-            fit(images, labels, **KINDS[kind]).to_onnx(tmp_path / "model.onnx")
-        return
-    dfm = fit(images, labels, **KINDS[kind])
+@pytest.mark.parametrize(
+    ("parameters", "labels"),
+    [case[1:] for case in CASES],
+    ids=[f"{kind}, {'classes' if labels else 'one'}" for kind, _, labels in CASES],
+)
+def test_an_export_gives_the_answers_of_its_model(parameters, labels, images, tmp_path):
+    dfm = fit(images, labels, **parameters)
     dfm.to_onnx(tmp_path / "model.onnx")
     proof = prove(dfm, tmp_path / "model.onnx", images)
     assert proof.holds

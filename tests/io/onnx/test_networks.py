@@ -61,7 +61,8 @@ def test_an_export_gives_the_answers_of_its_model(backbone, parameters, classes,
     assert proof.holds
     assert proof.changed == ()
     assert proof.map_share is None or proof.map_share < 1e-3
-    batch = np.stack([np.asarray(Image.open(images[0]).convert("RGB"))] * 8)
+    # New ones: what rounding does to a score that is its own held-out score is told by its rank.
+    batch = np.stack([np.asarray(Image.open(images[11]).convert("RGB"))] * 8)
     batch[1:] //= np.arange(1, 8, dtype=np.uint8)[:, None, None, None]
     found = OnnxModel(tmp_path / "model.onnx", 1).run(batch)
     each = [Image.fromarray(one) for one in batch]

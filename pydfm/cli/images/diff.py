@@ -62,6 +62,7 @@ def diff(
 
         names = (f"A, {model}", f"B, {other}")
         title = folder.resolve().name
+        done = f"{model.name} beside {other.name}"
         write_change(models[0], models[1], paths, report, title=title, done=done, names=names)
         say(f"page  {report}")
 

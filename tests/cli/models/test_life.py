@@ -258,6 +258,8 @@ def test_a_file_is_described(run, own, later):
     assert found["goes_on"]
     assert found["network"]["runtime"] == "torch"
     assert [step["what"] for step in found["journal"]] == ["fit", "add"]
+    added = [str(later / f"later{i}.png") for i in range(3)]
+    assert found["journal"][1]["names"] == added
     assert found["sizes"]["training state"] > 0
     assert set(found["thresholds"]) == {"0.1"}
     assert_error(run("info", later), "there is no model file")
@@ -300,3 +302,23 @@ def test_classes_are_the_subfolders_as_at_the_fit(tmp_path):
     assert labels_of(tmp_path, paths, classes=False) is None
     with pytest.raises(ValueError, match="lies in no subfolder"):
         labels_of(tmp_path, [str(tmp_path / "2.png")], classes=True)
+
+
+@pytest.mark.filterwarnings("default:.*images were skipped")
+@pytest.mark.filterwarnings("ignore:alpha is 0.1, and 2 held-out")
+@pytest.mark.filterwarnings("ignore:the model was recalibrated, and its rows change")
+def test_the_journal_has_the_images_that_were_read(run, own, later, script):
+    (later / "later1.png").write_bytes(b"torn")
+    read = [str(later / "later0.png"), str(later / "later2.png")]
+    for command in ("add", "calibrate", "forget"):
+        got = run(command, own, later, "-o", own, "--skip-unreadable")
+        assert got.code == 0, got.err
+    steps = load(own, script).journal_[1:]
+    assert [(step.what, step.n_samples) for step in steps] == [
+        ("add", 2),
+        ("calibrate", 2),
+        ("forget", 2),
+    ]
+    assert all(list(step.names) == read for step in steps)
+    text = run("info", own).out.decode()
+    assert f"forget: 2 images, 12 in all (pydfm {pydfm.__version__}): {read[0]}, {read[1]}" in text

@@ -235,6 +235,19 @@ def first_type(dfm: "DFM") -> str:
     return dfm.score_type if isinstance(dfm.score_type, str) else dfm.score_type[0]
 
 
+def threshold_text(dfm: "DFM") -> str:
+    """Return the level and the threshold of a model in words."""
+    if dfm.calibration_ is None:
+        return "no calibration: it scores, and does not decide"
+    level = f"alpha {dfm.alpha:g}"
+    if dfm.fitted_.held_out.folds:
+        return f"{level}: p-values come from {len(dfm.fitted_.held_out.folds)} folds"
+    threshold = dfm.threshold_
+    if isinstance(threshold, float):
+        return f"{level}: anomalous above {threshold:.4g}"
+    return f"{level}: anomalous above {', '.join(f'{own:.4g}' for own in threshold)}"
+
+
 def names_of(X: Any, root: str | None) -> list[str] | None:
     """Return the names of images, where they are files, without their folder."""
     if not isinstance(X, list | tuple) or not all(isinstance(x, str | os.PathLike) for x in X):

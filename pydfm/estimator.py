@@ -1637,12 +1637,14 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         torch.nn.Module
             On the CPU. It takes images (N, H, W, 3), uint8, RGB, of any size, and a false-alarm
             rate, a float64 tensor of shape (); it returns scores (N,), p-values (N,), verdicts
-            (N,), +1 or -1, and maps (N, height, width), as far as the model has them.
+            (N,), +1 or -1, and maps (N, height, width), as far as the model has them. Both
+            ``torch.export.export(..., strict=False)`` and `to_onnx` take it.
 
         Raises
         ------
         ValueError
-            If the model cannot be one module: features, mixtures, folds, relative_mahalanobis.
+            If the model cannot be one module: one of features, of images of more than 8 bits, in
+            another precision than float32, or with a score of one's own.
         """
         return self._pixel_model(backbone, weights)
 

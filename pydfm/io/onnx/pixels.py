@@ -7,8 +7,8 @@ It is the one across, but in Pillow 13 the one down where the height loses more 
 pixels that the width loses; in Pillow 12.2 and 12.3 only in images more than 100 times as high as
 wide. A module has the order of the Pillow that it was made with.
 
-Images that Pillow would make longer than 16384 pixels are resized within a box there
-(`pydfm.features.transforms`), whose rounding some pixels here have not, by one level.
+Images that would become longer than 16384 pixels are resized within a box in
+`pydfm.features.transforms`, whose sides Pillow rounds: some of their pixels differ by one level.
 """
 
 import functools

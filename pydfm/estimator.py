@@ -69,6 +69,7 @@ from pydfm.parameters import (
 )
 from pydfm.runtime.checks import check_number, check_share
 from pydfm.runtime.threads import Lock, PerThread, resolve_threads
+from pydfm.stats.identities import UnknownRowError
 from pydfm.stats.scores import check_score_types
 from pydfm.stats.subspace import Subspace
 
@@ -785,13 +786,20 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
             for places, features, pixels in self._batches(
                 source, extractor, "forget", training.n_features
             ):
-                training = training.remove(
-                    features,
-                    None if row_labels is None else row_labels.take(places),
-                    n_threads=n_threads,
-                    groups=None if row_groups is None else row_groups.take(places),
-                    hashes=None if pixels is None else image_hashes(pixels),
-                )
+                try:
+                    training = training.remove(
+                        features,
+                        None if row_labels is None else row_labels.take(places),
+                        n_threads=n_threads,
+                        groups=None if row_groups is None else row_groups.take(places),
+                        hashes=None if pixels is None else image_hashes(pixels),
+                    )
+                except UnknownRowError as error:
+                    if isinstance(source, ImageSource):
+                        named = f"image {source.place(places[error.index])}"
+                    else:
+                        named = f"row {places.start + error.index} of X"
+                    raise ValueError(f"{named} {error.why}") from None
             _check_counts(source, row_labels, row_groups)
             self._report(source)
             names = _names_read(source)

@@ -165,12 +165,18 @@ def quantise(
         raise ValueError(
             "the network has no operations that onnxruntime can quantise; export without int8"
         )
-    each = [
+    want, features = (
         _features(_with_normalisation(one, preprocessing), shares, n_threads)
         for one in (network, found)
-    ]
-    sizes = [one.ByteSize() for one in (found, network)]
-    return Int8Network(found, preprocessing, tuple(grids), _error(*each, grids), *sizes)
+    )
+    return Int8Network(
+        found,
+        preprocessing,
+        tuple(grids),
+        _error(want, features, grids),
+        found.ByteSize(),
+        network.ByteSize(),
+    )
 
 
 def put_network(proto: Any, network: Int8Network) -> None:
@@ -205,7 +211,8 @@ class _Reader:
 
 
 def _is_of_network(node: Any) -> bool:
-    return node.name.startswith(_PREFIX) and node.op_type != "Constant"
+    name: str = node.name
+    return name.startswith(_PREFIX) and node.op_type != "Constant"
 
 
 def _cut(proto: Any) -> Any:
@@ -273,9 +280,7 @@ def _features(data: bytes, shares: NDArray[np.float32], n_threads: int) -> NDArr
     return np.concatenate([session.run(None, {_PIXELS: one[None]})[0] for one in shares])
 
 
-def _error(
-    want: NDArray[np.float32], found: NDArray[np.float32], grids: Sequence[Grid]
-) -> float:
+def _error(want: NDArray[np.float32], found: NDArray[np.float32], grids: Sequence[Grid]) -> float:
     worst, first = 0.0, 0
     for grid in grids:
         columns = slice(first, first + grid.size)

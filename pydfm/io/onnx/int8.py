@@ -182,16 +182,21 @@ def quantise(
 def put_network(proto: Any, network: Int8Network) -> None:
     """Put a network in int8 into the graph of a `PixelModel`, in place of its own."""
     nodes, new = list(proto.graph.node), network.proto.graph
+    made = {name for node in new.node if node.op_type != "Constant" for name in node.output}
+    made |= {one.name for one in new.initializer}
     first = next(i for i, node in enumerate(nodes) if _is_of_network(node))
-    kept = [node for node in nodes if not _is_of_network(node)]
+    kept, before = [], 0
+    for i, node in enumerate(nodes):
+        if not _is_of_network(node) and not made.intersection(node.output):
+            kept.append(node)
+            before += i < first
     there = {name for node in kept for name in node.output}
     ours = [node for node in new.node if not there.intersection(node.output)]
-    before = [node for node in nodes[:first] if not _is_of_network(node)]
     # Constants that the network shares with what follows are made before both.
-    constants = [node for node in kept[len(before) :] if node.op_type == "Constant"]
-    after = [node for node in kept[len(before) :] if node.op_type != "Constant"]
+    after = sorted(kept[before:], key=lambda node: node.op_type != "Constant")
+    constants = sum(node.op_type == "Constant" for node in after)
     del proto.graph.node[:]
-    proto.graph.node.extend([*before, *constants, *ours, *after])
+    proto.graph.node.extend([*kept[:before], *after[:constants], *ours, *after[constants:]])
     used = {name for node in proto.graph.node for name in node.input}
     used -= {name for node in ours for name in node.output}  # weights that are computed now
     tensors = {one.name: one for one in (*proto.graph.initializer, *new.initializer)}
@@ -223,6 +228,7 @@ def _cut(proto: Any) -> Any:
     own = [node for node in graph.node if _is_of_network(node)]
     made = {name for node in own for name in node.output}
     weights = [one for one in graph.initializer if any(one.name in n.input for n in own)]
+    weights += _copies(graph, {name for node in own for name in node.input})
     known = made | {one.name for one in weights} | {""}
     wanted = {name for node in own for name in node.input} - known
     constants = [n for n in graph.node if n.op_type == "Constant" and wanted & set(n.output)]
@@ -242,6 +248,20 @@ def _cut(proto: Any) -> Any:
     return helper.make_model(
         made_of, opset_imports=list(proto.opset_import), ir_version=proto.ir_version
     )
+
+
+def _copies(graph: Any, names: set[str]) -> list[Any]:
+    """Return the weights among `names` that the exporter found equal to others, as tensors."""
+    from onnx import TensorProto
+
+    tensors, found = {one.name: one for one in graph.initializer}, []
+    for node in graph.node:
+        if node.op_type == "Identity" and node.input[0] in tensors and node.output[0] in names:
+            copy = TensorProto()
+            copy.CopyFrom(tensors[node.input[0]])
+            copy.name = node.output[0]
+            found.append(copy)
+    return found
 
 
 def _with_normalisation(network: Any, preprocessing: Preprocessing) -> bytes:

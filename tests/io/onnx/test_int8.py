@@ -126,6 +126,21 @@ def test_weights_have_seven_bits(folder, tmp_path):
     assert all(np.abs(own.astype(int)).max() <= 64 for own in tensors)
 
 
+def test_weights_that_are_equal_are_quantised_each(folder, tmp_path):
+    """The exporter keeps one of several equal tensors, such as biases of zeros."""
+    convolutions = [torch.nn.Conv2d(n, 8, 3, stride=2, padding=1) for n in (3, 8, 8)]
+    for own in convolutions:
+        torch.nn.init.zeros_(own.bias)
+    backbone = torch.nn.Sequential(*convolutions).eval()
+    dfm = fit(folder, backbone=backbone, layers=("0", "2"))
+    dfm.to_onnx(tmp_path / "float32.onnx")
+    assert "Identity" in operations(tmp_path / "float32.onnx").values()
+    held = dfm.to_onnx(tmp_path / "int8.onnx", int8=folder)
+    assert "DequantizeLinear" in operations(tmp_path / "int8.onnx").values()
+    assert prove(held, tmp_path / "int8.onnx", paths(folder)).holds
+    assert np.corrcoef(dfm.score(folder), held.score(folder))[0, 1] > 0.9
+
+
 def test_groups_are_held_out_together(folder, tmp_path):
     dfm = fit(folder, **KINDS["nll"])
     held = dfm.to_onnx(tmp_path / "int8.onnx", int8=folder, groups=lambda path: path[-6:-4])

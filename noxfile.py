@@ -135,7 +135,7 @@ def demo(session: nox.Session) -> None:
 @nox.session
 def benchmarks(session: nox.Session) -> None:
     """Write the tables of docs/benchmarks.md anew; takes a quarter of an hour."""
-    session.install(*_PINNED, ".[test]")
+    session.install(*_PINNED, ".[test]", "openvino>=2025")
     session.run("python", "-m", "benchmarks", "--write", "docs/benchmarks.md", *session.posargs)
 
 

@@ -26,7 +26,16 @@ from pydfm.io.onnx.session import OnnxModel
 TITLE: Final = "Runtimes on a CPU (uint8 pixels to scores)"
 NOTES: Final = ("off by",)
 
-_NETWORKS: Final = ("resnet18", "efficientnet_lite0")
+NETWORKS: Final = ("resnet18", "efficientnet_lite0")
+NAMES: Final = (
+    "pydfm, torch",
+    "pydfm, onnxruntime",
+    "export, onnxruntime, float32",
+    "export, OpenVINO, float32",
+    "export, onnxruntime, int8",
+    "export, OpenVINO, int8",
+)
+
 _SIDE: Final = 500
 _BATCH: Final = 16
 _N_GOOD: Final = 40
@@ -74,6 +83,7 @@ class _Answer:
     most: float
 
 
+@lru_cache(maxsize=1)
 def comparison(network: str, n_threads: int) -> Comparison:
     """Return the cases for a network on so many threads."""
     models = _models(network)
@@ -136,6 +146,6 @@ def _openvino(path: str, images: NDArray[np.uint8], n_threads: int) -> Callable[
 
 def comparisons(quick: bool, threads: Sequence[int]) -> Iterator[Comparison]:
     """Yield comparisons by network and number of threads."""
-    for network in _NETWORKS[1:] if quick else _NETWORKS:
+    for network in NETWORKS[1:] if quick else NETWORKS:
         for n_threads in threads:
             yield comparison(network, n_threads)

@@ -13,7 +13,7 @@ are of the features that the graph computes.
 
 import logging
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,8 +35,9 @@ N_IMAGES: Final = 32
 LARGEST: Final = 0.5
 """Largest error of the features, as a share of their deviation, that is not warned of."""
 
-# The names of the network's operations in the graph of a PixelModel begin with its attribute.
-_PREFIX: Final = "/network/"
+# Names of operations in the graph of a PixelModel begin with its attributes, in order.
+_BEFORE: Final = "/pixels/"
+_OWN: Final = "/network/"
 _PIXELS: Final = "pixels"
 
 
@@ -181,28 +182,15 @@ def quantise(
 
 def put_network(proto: Any, network: Int8Network) -> None:
     """Put a network in int8 into the graph of a `PixelModel`, in place of its own."""
-    nodes, new = list(proto.graph.node), network.proto.graph
-    made = {name for node in new.node if node.op_type != "Constant" for name in node.output}
-    made |= {one.name for one in new.initializer}
-    first = next(i for i, node in enumerate(nodes) if _is_of_network(node))
-    kept, before = [], 0
-    for i, node in enumerate(nodes):
-        if not _is_of_network(node) and not made.intersection(node.output):
-            kept.append(node)
-            before += i < first
-    there = {name for node in kept for name in node.output}
-    ours = [node for node in new.node if not there.intersection(node.output)]
-    # Constants that the network shares with what follows are made before both.
-    after = sorted(kept[before:], key=lambda node: node.op_type != "Constant")
-    constants = sum(node.op_type == "Constant" for node in after)
-    del proto.graph.node[:]
-    proto.graph.node.extend([*kept[:before], *after[:constants], *ours, *after[constants:]])
-    used = {name for node in proto.graph.node for name in node.input}
-    used -= {name for node in ours for name in node.output}  # weights that are computed now
-    tensors = {one.name: one for one in (*proto.graph.initializer, *new.initializer)}
-    del proto.graph.initializer[:]
-    proto.graph.initializer.extend(one for name, one in tensors.items() if name in used)
-    del proto.graph.value_info[:]  # shapes of tensors that may be gone
+    graph, new = proto.graph, network.proto.graph
+    nodes = _needed([*graph.node, *new.node], [one.name for one in graph.output], set())
+    used = {name for node in nodes for name in node.input}
+    used -= {name for node in nodes for name in node.output}  # weights that are computed now
+    tensors = {one.name: one for one in (*graph.initializer, *new.initializer)}
+    del graph.node[:], graph.initializer[:]
+    graph.node.extend(nodes)
+    graph.initializer.extend(one for name, one in tensors.items() if name in used)
+    del graph.value_info[:]  # shapes of tensors that may be gone
 
 
 class _Reader:
@@ -215,52 +203,57 @@ class _Reader:
         return next(self._batches, None)
 
 
-def _is_of_network(node: Any) -> bool:
-    name: str = node.name
-    return name.startswith(_PREFIX) and node.op_type != "Constant"
-
-
 def _cut(proto: Any) -> Any:
     """Return the network of a graph as a model of its own, from normalised pixels to features."""
     from onnx import TensorProto, helper
 
     graph = proto.graph
-    own = [node for node in graph.node if _is_of_network(node)]
-    made = {name for node in own for name in node.output}
-    weights = [one for one in graph.initializer if any(one.name in n.input for n in own)]
-    weights += _copies(graph, {name for node in own for name in node.input})
-    known = made | {one.name for one in weights} | {""}
-    wanted = {name for node in own for name in node.input} - known
-    constants = [n for n in graph.node if n.op_type == "Constant" and wanted & set(n.output)]
-    entries = wanted - {name for node in constants for name in node.output}
-    others = [node for node in graph.node if not _is_of_network(node)]
-    exits = made & {name for node in others for name in node.input}
-    if len(entries) != 1 or len(exits) != 1:
-        raise ValueError(
-            "the network cannot be told from the rest of the graph, so it is not quantised; "
-            "export without int8"
-        )
-    ends = [
-        helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
-        for name, shape in ((entries.pop(), ("n", 3, None, None)), (exits.pop(), ("n", None)))
-    ]
-    made_of = helper.make_graph([*constants, *own], "network", ends[:1], ends[1:], weights)
+    ends = []
+    for prefix, shape in ((_BEFORE, ("n", 3, None, None)), (_OWN, ("n", None))):
+        names = [node.output[0] for node in graph.node if node.name.startswith(prefix)]
+        if not names:
+            raise ValueError(
+                "the network cannot be told from the rest of the graph, so it is not quantised; "
+                "export without int8"
+            )
+        ends.append(helper.make_tensor_value_info(names[-1], TensorProto.FLOAT, shape))
+    nodes = _needed(graph.node, [ends[1].name], {ends[0].name})
+    # The exporter keeps one of several equal weights; they get scales of their own.
+    weights, copies = {one.name: one for one in graph.initializer}, {}
+    for node in nodes:
+        if node.op_type == "Identity" and node.input[0] in weights:
+            copy = TensorProto()
+            copy.CopyFrom(weights[node.input[0]])
+            copy.name = node.output[0]
+            copies[copy.name] = copy
+    nodes = [node for node in nodes if node.output[0] not in copies]
+    used = {name for node in nodes for name in node.input}
+    own = [one for name, one in {**weights, **copies}.items() if name in used]
+    cut = helper.make_graph(nodes, "network", ends[:1], ends[1:], own)
     return helper.make_model(
-        made_of, opset_imports=list(proto.opset_import), ir_version=proto.ir_version
+        cut, opset_imports=list(proto.opset_import), ir_version=proto.ir_version
     )
 
 
-def _copies(graph: Any, names: set[str]) -> list[Any]:
-    """Return the weights among `names` that the exporter found equal to others, as tensors."""
-    from onnx import TensorProto
+def _needed(nodes: Iterable[Any], outputs: Sequence[str], given: set[str]) -> list[Any]:
+    """Return the nodes that compute `outputs` from what is `given`, in an order that they run in.
 
-    tensors, found = {one.name: one for one in graph.initializer}, []
-    for node in graph.node:
-        if node.op_type == "Identity" and node.input[0] in tensors and node.output[0] in names:
-            copy = TensorProto()
-            copy.CopyFrom(tensors[node.input[0]])
-            copy.name = node.output[0]
-            found.append(copy)
+    Of two nodes that give the same the later one is taken.
+    """
+    makers = {name: node for node in nodes for name in node.output}
+    done, found, waiting = set(given), [], list(outputs)
+    while waiting:
+        name = waiting[-1]
+        node = None if name in done else makers.get(name)
+        missing = [] if node is None else [one for one in node.input if one not in done]
+        if node is not None and missing:
+            waiting += missing
+            continue
+        waiting.pop()
+        done.add(name)
+        if node is not None:
+            done.update(node.output)
+            found.append(node)
     return found
 
 

@@ -184,7 +184,7 @@ def put_network(proto: Any, network: Int8Network) -> None:
     """Put a network in int8 into the graph of a `PixelModel`, in place of its own."""
     graph, new = proto.graph, network.proto.graph
     nodes = _needed([*graph.node, *new.node], [one.name for one in graph.output], set())
-    used = {name for node in nodes for name in node.input}
+    used = {name for node in nodes for name in _inputs(node)}
     used -= {name for node in nodes for name in node.output}  # weights that are computed now
     tensors = {one.name: one for one in (*graph.initializer, *new.initializer)}
     del graph.node[:], graph.initializer[:]
@@ -227,7 +227,7 @@ def _cut(proto: Any) -> Any:
             copy.name = node.output[0]
             copies[copy.name] = copy
     nodes = [node for node in nodes if node.output[0] not in copies]
-    used = {name for node in nodes for name in node.input}
+    used = {name for node in nodes for name in _inputs(node)}
     own = [one for name, one in {**weights, **copies}.items() if name in used]
     cut = helper.make_graph(nodes, "network", ends[:1], ends[1:], own)
     return helper.make_model(
@@ -245,7 +245,7 @@ def _needed(nodes: Iterable[Any], outputs: Sequence[str], given: set[str]) -> li
     while waiting:
         name = waiting[-1]
         node = None if name in done else makers.get(name)
-        missing = [] if node is None else [one for one in node.input if one not in done]
+        missing = [] if node is None else [one for one in _inputs(node) if one not in done]
         if node is not None and missing:
             waiting += missing
             continue
@@ -255,6 +255,12 @@ def _needed(nodes: Iterable[Any], outputs: Sequence[str], given: set[str]) -> li
             done.update(node.output)
             found.append(node)
     return found
+
+
+def _inputs(node: Any) -> list[str]:
+    """Return the names that a node takes, and the branches in it."""
+    graphs = [one.g for one in node.attribute if one.HasField("g")]
+    return [*node.input, *(name for g in graphs for own in g.node for name in _inputs(own))]
 
 
 def _with_normalisation(network: Any, preprocessing: Preprocessing) -> bytes:

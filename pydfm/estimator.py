@@ -52,7 +52,7 @@ from pydfm.features.presets import resolve_preset
 from pydfm.features.transforms import Preprocessing
 from pydfm.features.views import FactsTaker, Views, image_names
 from pydfm.io.journal import Entry
-from pydfm.io.loading import load_model
+from pydfm.io.loading import LoadedModel, load_model
 from pydfm.io.model_file import ModelFile, write_model
 from pydfm.model.fitting import RECALIBRATED, FittedDFM, freeze
 from pydfm.model.held_out import HeldOutSample
@@ -682,7 +682,8 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         total = training.n_samples
         journal: tuple[Entry, ...] = (Entry.now("fit", total, total),)
         if begun:
-            journal = self._with_step("add", total - self.training_.n_samples, total)
+            added = total - self.training_.n_samples
+            journal = self._with_step("add", added, total, _names_read(source))
         return self._become(training, None, extractor, parameters, journal)
 
     def merge(self, *others: "DFM") -> "Self":
@@ -764,6 +765,7 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
 
     def _forget(self, X: Any, labels: Any, groups: Any, classes: Any) -> "Self":
         training, n_threads = self.training_, resolve_threads(self.n_threads)
+        names: Sequence[str] = ()
         self._check_not_logistic("forget")
         if X is not None and self._parameters and self._parameters["augment"]:
             raise ValueError(
@@ -798,6 +800,7 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
                 )
             _check_counts(source, row_labels, row_groups)
             self._report(source)
+            names = _names_read(source)
         if training.n_samples < 2:
             raise ValueError(
                 f"X or classes would leave {training.n_samples} of {self.n_samples_} rows or "
@@ -805,10 +808,13 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
             )
         self._warn_of_lost_calibration()
         total = training.n_samples
-        journal = self._with_step("forget", self.training_.n_samples - total, total)
+        forgotten = self.training_.n_samples - total
+        journal = self._with_step("forget", forgotten, total, names)
         return self._become(training, None, self._extractor, self._parameters, journal)
 
-    def recalibrate(self, X: Any, *, labels: Any = None, groups: Any = None) -> Recalibration:
+    def recalibrate(
+        self, X: Any, *, labels: Any = None, groups: Any = None, extend: bool = False
+    ) -> Recalibration:
         """Replace the held-out scores by those of later normal images; the model stays.
 
         Lamps age and lenses get dusty: good images of today score otherwise than those of the fit,
@@ -822,7 +828,11 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         labels : optional
             Their classes, where the model has any; as in `fit`.
         groups : optional
-            What belongs together; as in `fit`.
+            What belongs together; as in `fit`. Groups of another call are others.
+        extend : bool
+            Whether the held-out scores that there are stay, and those of X come beside them. They
+            must be those of images that the model never saw: of calibration="split" with one layer
+            whose maps are not standardised, or of a recalibration.
 
         Returns
         -------
@@ -833,12 +843,12 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         ------
         ValueError, TypeError, FileNotFoundError
             As `score`; and if the model was fitted without calibration, X holds no image that can
-            be read, or labels are missing.
+            be read, labels are missing, or `extend` cannot be.
         """
         with self._updating:
-            return self._recalibrate(X, labels, groups)
+            return self._recalibrate(X, labels, groups, extend)
 
-    def _recalibrate(self, X: Any, labels: Any, groups: Any) -> Recalibration:
+    def _recalibrate(self, X: Any, labels: Any, groups: Any, extend: bool) -> Recalibration:
         fitted, kind = self.fitted_, self._kind
         if fitted.model.classes is not None and labels is None:
             raise ValueError(
@@ -852,7 +862,9 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
             extractor = self._ready_extractor()
         else:
             self._check_feature_names(X)
-        task = RecalibrationTask(fitted, kind, self.alpha, resolve_threads(self.n_threads))
+        task = RecalibrationTask(
+            fitted, kind, self.alpha, resolve_threads(self.n_threads), extend=extend
+        )
         for places, features, _ in self._batches(
             source, extractor, "calibrate", self.n_features_in_
         ):
@@ -863,7 +875,8 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         _check_counts(source, row_labels, row_groups)
         self._report(source)
         recalibrated, found = task.conclude()
-        journal = self._with_step("calibrate", source.count, self.n_samples_)
+        read = source.count - (len(source.skipped) if isinstance(source, ImageSource) else 0)
+        journal = self._with_step("calibrate", read, self.n_samples_, _names_read(source))
         self._become(self._training, recalibrated, self._extractor, self._parameters, journal)
         return found
 
@@ -1112,7 +1125,7 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         kind, size = self._map_type(score_type, smoothing)
         level = self.alpha if alpha is None else alpha
         finder = RegionFinder.between(
-            *map_range(self.fitted_, level), spread=spread, least_area=least_area
+            *map_range(self.fitted_, level, kind), spread=spread, least_area=least_area
         )
         source = open_source(X, self.on_error)
         if not isinstance(source, ImageSource):
@@ -1868,11 +1881,12 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
 
     @property
     def map_threshold_(self) -> float:  # noqa: D102
-        return map_threshold(self.fitted_, self.alpha)
+        return map_threshold(self.fitted_, self.alpha, self.model_.map_type(self._kind))
 
     @property
     def map_range_(self) -> tuple[float, float]:  # noqa: D102
-        low, middle = map_range(self.fitted_, self.alpha)
+        kind = self.model_.map_type(self._kind)
+        low, middle = map_range(self.fitted_, self.alpha, kind)
         return low, 2 * middle - low
 
     @property
@@ -1970,9 +1984,11 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         self._parameters, self._late, self._journal = parameters, (), journal
         return self
 
-    def _with_step(self, what: str, n_samples: int, total: int) -> tuple[Entry, ...]:
+    def _with_step(
+        self, what: str, n_samples: int, total: int, names: Sequence[str] = ()
+    ) -> tuple[Entry, ...]:
         """Return the journal with one more step."""
-        return (*self._journal, Entry.now(what, n_samples, total))
+        return (*self._journal, Entry.now(what, n_samples, total, names))
 
     @property
     def _updating(self) -> Lock:
@@ -2446,10 +2462,23 @@ def load(
         n_threads=n_threads,
         runtime=runtime,
     )
+    return estimator_of(loaded)
+
+
+def estimator_of(loaded: LoadedModel) -> DFM:
+    """Return the estimator of a model that was loaded from a file."""
     dfm = DFM(**loaded.parameters)
     if loaded.feature_names is not None:
         dfm.feature_names_in_ = loaded.feature_names
     return dfm.with_state(loaded.training, loaded.fitted, loaded.extractor, loaded.journal)
+
+
+def _names_read(source: _Source) -> list[str]:
+    """Return the names of the images of a source that were read, where they are files."""
+    if not isinstance(source, ImageSource) or source.names is None:
+        return []
+    skipped = {one.index for one in source.skipped}
+    return [name for i, name in enumerate(source.names) if i not in skipped]
 
 
 def _check_counts(source: _Source, *each: RowLabels | None) -> None:

@@ -10,7 +10,7 @@ import typer
 from pydfm.runtime.text import printable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from numpy.typing import NDArray
 
@@ -58,6 +58,14 @@ Groups = Annotated[
     str | None,
     typer.Option(metavar="folders|REGEX", help="What belongs together, as for `pydfm fit`."),
 ]
+ChangePage = Annotated[
+    Path | None,
+    typer.Option(
+        "--report",
+        metavar="FILE",
+        help="HTML page: both models side by side, and the images that are judged otherwise now.",
+    ),
+]
 Ray = Annotated[
     int | None,
     typer.Option("--ray", metavar="WORKERS", help="Number of workers on a running Ray cluster."),
@@ -68,14 +76,9 @@ def load_model(
     model: Path, weights: str | None, backbone: str | None, parameters: dict[str, Any]
 ) -> "DFM":
     """Return the model of images in the file `model`, with the `parameters` that are not None."""
-    from pydfm.estimator import load
+    from pydfm.estimator import estimator_of
 
-    network, given = _divided(weights, parameters)
-    dfm = load(model, backbone=backbone, **network)
-    if dfm.feature_spec_ is None:
-        raise _of_features(model)
-    dfm.set_params(**given)
-    return dfm
+    return estimator_of(load_without_estimator(model, weights, backbone, parameters))
 
 
 def load_without_estimator(
@@ -83,64 +86,81 @@ def load_without_estimator(
 ) -> "LoadedModel":
     """Return the same as `load_model`, without what takes long to import."""
     from pydfm.io.loading import load_model
-
-    network, given = _divided(weights, parameters)
-    loaded = load_model(model, backbone=backbone, **network)
-    if loaded.extractor is None:
-        raise _of_features(model)
-    return loaded.with_parameters(**given)
-
-
-def _divided(
-    weights: str | None, parameters: dict[str, Any]
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return what is needed to load a network, and the other `parameters` that are given."""
     from pydfm.parameters import none_or
 
     given = {name: value for name, value in parameters.items() if value is not None}
     network = {name: given.pop(name, None) for name in ("device", "runtime", "n_threads")}
     network |= {} if weights is None else {"weights": none_or(weights)}
-    return network, {**given, "verbose": True}
+    loaded = load_model(model, backbone=backbone, **network)
+    if loaded.extractor is None:
+        raise ValueError(f"'{model}' was fitted on features, not on images; use it from Python")
+    return loaded.with_parameters(**given, verbose=True)
 
 
-def _of_features(model: Path) -> ValueError:
-    return ValueError(f"'{model}' was fitted on features, not on images; use it from Python")
+def check_written(output: Path, report: Path | None) -> None:
+    """Check, before any work is done, that a model and a page can be written."""
+    from pydfm.runtime.files import check_output
+
+    check_output(output)
+    if report is not None:
+        from pydfm.reports.page import check_page
+
+        check_page(report)
 
 
-def write_changed(dfm: "DFM", output: Path, done: str, before: str | None = None) -> None:
-    """Write a model that a command has changed, and say what was done, and its thresholds.
+def open_change(dfm: "DFM", report: Path | None) -> "DFM":
+    """Return a model as it is now, for `write_changed`, and check that a page can compare it."""
+    if report is not None:
+        dfm.decider()  # or an error that says why it does not decide
+    return dfm.with_state(fitted=dfm.fitted_)
+
+
+def write_changed(
+    before: "DFM",
+    after: "DFM",
+    output: Path,
+    done: str,
+    images: "Sequence[str]",
+    report: Path | None,
+    note: str = "",
+    names: tuple[str, str] = ("before", "now"),
+) -> None:
+    """Write a model that a command has changed, say what was done, and write a page if asked for.
 
     What it replaces is kept for `pydfm undo`.
 
     Parameters
     ----------
-    dfm : DFM
+    before, after : DFM
+        See `open_change`.
     output : Path
     done : str
-    before : str, optional
-        The thresholds before the change; see `threshold_text`.
+    images : sequence of str
+        Paths of those that the page shows.
+    report : Path or None
+        The page to write.
+    note : str
+        What the page says of the images.
+    names : (str, str)
+        What the models are called.
     """
+    from pydfm.reports.batch import threshold_text
     from pydfm.runtime.files import keep_previous
 
     keep_previous(output)
     # It goes on as before, where it can.
-    dfm.save(output, keep=True if dfm.goes_on_ else None)
+    after.save(output, keep=True if after.goes_on_ else None)
     say(f"{output}: {done}")
-    if before is not None:
-        say(f"before  {before}")
-    say(f"now     {threshold_text(dfm)}")
+    width = max(map(len, names))
+    for name, dfm in zip(names, (before, after), strict=True):
+        say(f"{name:<{width}}  {threshold_text(dfm)}")
+    if report is not None:
+        from pydfm.reports.change import write_change
 
-
-def threshold_text(dfm: "DFM") -> str:
-    """Return the level and the threshold of a model in words."""
-    level = f"alpha {dfm.alpha:g}"
-    try:
-        threshold = dfm.threshold_
-    except AttributeError:  # without calibration, or with one for each fold
-        return level
-    if isinstance(threshold, float):
-        return f"{level}: anomalous above {threshold:.4g}"
-    return f"{level}: anomalous above {', '.join(f'{own:.4g}' for own in threshold)}"
+        write_change(
+            before, after, images, report, title=output.name, done=done, names=names, note=note
+        )
+        say(f"page  {report}")
 
 
 def labels_of(folder: Path, paths: list[str], classes: bool) -> "NDArray[Any] | None":

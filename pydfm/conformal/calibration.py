@@ -501,31 +501,44 @@ def few_held_out(calibration: Calibration, alpha: float) -> list[str]:
     return messages
 
 
-def map_range(fitted: FittedDFM, alpha: float) -> tuple[float, float]:
+def map_range(fitted: FittedDFM, alpha: float, map_type: str | None) -> tuple[float, float]:
     """Return what maps of good images typically reach, and `map_threshold`.
 
     The first is the median of the largest values of the maps of held-out images.
     """
-    threshold = map_threshold(fitted, alpha)
+    threshold = map_threshold(fitted, alpha, map_type)
     maxima = fitted.held_out.map_maxima
     assert maxima is not None
     return min(float(np.median(maxima)), threshold), threshold
 
 
-def map_threshold(fitted: FittedDFM, alpha: float) -> float:
+def map_threshold(fitted: FittedDFM, alpha: float, map_type: str | None) -> float:
     """Return the value that a share `alpha` of the maps of normal images exceed anywhere.
+
+    Parameters
+    ----------
+    fitted : FittedDFM
+    alpha : float
+    map_type : str or None
+        Score type of the maps; see `Model.map_type`.
 
     Raises
     ------
     ValueError
-        As `thresholds`; and if the model has no maps of held-out images.
+        As `thresholds`; and if the model has no maps of held-out images, or those of another type.
     """
     check_share("alpha", alpha)
-    maxima = fitted.held_out.map_maxima
+    maxima, known = fitted.held_out.map_maxima, fitted.held_out.map_type
     if maxima is None:
         raise ValueError(
             "the model has no maps of held-out images; fit to images, with layers that have "
             "positions and a score type that has maps"
+        )
+    if known is not None and map_type != known:
+        raise ValueError(
+            f"the maps are of score_type={map_type!r}, and those of held-out images of {known!r}, "
+            "so that there is no threshold for them; fit with that score_type, or recalibrate with "
+            "it and later images"
         )
     if fitted.held_out.folds:
         warnings.warn(

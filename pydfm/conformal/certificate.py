@@ -37,6 +37,7 @@ from pydfm.model.fitting import RECALIBRATED, FittedDFM
 from pydfm.runtime.checks import check_share
 
 CONFIDENCE: Final = 0.95
+FOR_A_PROOF: Final = "recalibrate with later images for a proof"
 
 
 @dataclass(frozen=True)
@@ -242,7 +243,7 @@ def _proof(fitted: FittedDFM) -> tuple[bool, str]:
             f"{reason}; it holds for images that are independent draws as these were (not for "
             "another product, lamp or day)"
         )
-    return False, f"{reason}; docs/calibration.md measures how good the levels are"
+    return False, f"{reason}; {FOR_A_PROOF}; docs/calibration.md measures how good the levels are"
 
 
 def held_out_as_new(fitted: FittedDFM) -> tuple[bool, str]:
@@ -253,19 +254,12 @@ def held_out_as_new(fitted: FittedDFM) -> tuple[bool, str]:
         if fitted.model.calibrated or len(fitted.model.layers) > 1:
             return False, (
                 "the model was not fitted to the images that are held out, but the means and "
-                "deviations that standardise scores come from them, each without its own image; "
-                "recalibrate with later images for a proof"
+                "deviations that standardise scores come from them, each without its own image"
             )
         return True, "the model was not fitted to the images that are held out"
     if fitted.calibration == "kfold":
-        return False, (
-            "held-out scores are under the models of ten folds, whose p-values run high; use "
-            "calibration='split', or recalibrate with later images, for a proof"
-        )
-    return False, (
-        "held-out scores are those of leave-one-out, each under a model of its own; use "
-        "calibration='split', or recalibrate with later images, for a proof"
-    )
+        return False, "held-out scores are under the models of ten folds, whose p-values run high"
+    return False, "held-out scores are those of leave-one-out, each under a model of its own"
 
 
 def _percent(rate: float) -> str:

@@ -25,7 +25,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from pydfm.conformal.certificate import held_out_as_new
+from pydfm.conformal.certificate import FOR_A_PROOF, held_out_as_new
 from pydfm.conformal.martingale import ChangeMartingale, ScoreRanks, uniform
 from pydfm.features.inputs.labels import by_class
 from pydfm.model.fitting import FittedDFM
@@ -302,7 +302,7 @@ def _validity(fitted: FittedDFM, reference: str) -> str:
         return f"{bound}: {reason}"
     return (
         f"{reason}: the bound of the false-alarm rate is measured and not proven; "
-        "reference='stream' has a proof, too"
+        f"{FOR_A_PROOF}, or compare with reference='stream'"
     )
 
 

@@ -1,4 +1,4 @@
-"""Recalibration: later normal images take the place of the held-out scores of the fit."""
+"""Recalibration: later normal images take the place of held-out scores, or come beside them."""
 
 from dataclasses import dataclass, replace
 
@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pydfm.conformal.calibration import Calibration
+from pydfm.conformal.certificate import held_out_as_new
 from pydfm.conformal.decisions import Decider
 from pydfm.features.inputs.labels import ClassCodes
 from pydfm.model.fitting import RECALIBRATED, FittedDFM
@@ -48,10 +49,33 @@ class RecalibrationTask:
         The one that decides.
     alpha : float
     n_threads : int
+    extend : bool
+        Whether the held-out scores that there are stay.
+
+    Raises
+    ------
+    ValueError
+        If they are to stay, and are not those of images that the model never saw.
     """
 
-    def __init__(self, fitted: FittedDFM, score_type: str, alpha: float, n_threads: int) -> None:
+    def __init__(
+        self,
+        fitted: FittedDFM,
+        score_type: str,
+        alpha: float,
+        n_threads: int,
+        *,
+        extend: bool = False,
+    ) -> None:
         self._fitted = fitted
+        self._kept: list[HeldOutScores] = []
+        self._first_place = self._first_unit = 0
+        if extend:
+            _check_extendable(fitted, score_type)
+            self._kept = [fitted.held_out]
+            sample = fitted.held_out.samples[score_type]
+            self._first_place = int(sample.places.max()) + 1
+            self._first_unit = int(sample.units.max()) + 1
         self._score_type = score_type
         self._n_threads = n_threads
         self._decider = Decider.of(fitted, score_type, alpha=alpha)
@@ -68,15 +92,16 @@ class RecalibrationTask:
     ) -> None:
         """Add rows (N, D) of classes (N,), by their places among those of the model."""
         fitted, n = self._fitted, len(features)
-        places = np.arange(self._n_rows, self._n_rows + n)
-        units = places if groups is None else self._groups.encode(groups)
+        rows = np.arange(self._n_rows, self._n_rows + n)
+        places = self._first_place + rows
+        units = self._first_unit + (rows if groups is None else self._groups.encode(groups))
         own = np.zeros(n, dtype=np.intp) if classes is None else classes
         spec = fitted.spec
         self._parts.append(
             score_new_rows(
                 fitted.model,
                 KeptRows(features, own, places, units),
-                None if spec is None else self._score_type,
+                fitted.model.map_type(self._score_type),
                 None if spec is None else spec.preprocessing.size,
                 self._n_threads,
             )
@@ -95,9 +120,10 @@ class RecalibrationTask:
         """
         if not self._parts:
             raise ValueError("X holds no image that can be read; give normal images")
-        held_out = joined_scores(self._parts)
+        later = joined_scores(self._parts)
+        held_out = joined_scores([*self._kept, later])
         fitted = replace(self._fitted, calibration=RECALIBRATED, pending=held_out)
-        sample = held_out.samples[self._score_type]
+        sample = later.samples[self._score_type]
         anomalous = np.concatenate(self._verdicts) == -1
         keys = np.stack([sample.classes, sample.units], axis=1)
         _, unit = np.unique(keys, axis=0, return_inverse=True)
@@ -105,6 +131,22 @@ class RecalibrationTask:
         alpha = self._decider.alpha
         return fitted, Recalibration(
             alpha, float(share.mean()), _chance(share, alpha, self._decider.calibration), len(share)
+        )
+
+
+def _check_extendable(fitted: FittedDFM, score_type: str) -> None:
+    """Raise ValueError unless later images are to the model as those that are held out."""
+    as_new, reason = held_out_as_new(fitted)
+    if not as_new:
+        raise ValueError(
+            f"extend is True, but {reason}, and later images are not as these; "
+            "replace them (extend=False), or teach the model the later images by partial_fit"
+        )
+    held_out, map_type = fitted.held_out, fitted.model.map_type(score_type)
+    if held_out.map_maxima is not None and held_out.map_type not in (None, map_type):
+        raise ValueError(
+            f"extend is True, and the maps of held-out images are of {held_out.map_type!r}, while "
+            f"score_type is {score_type!r}; set that score_type, or replace them (extend=False)"
         )
 
 

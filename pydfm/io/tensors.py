@@ -221,6 +221,8 @@ def held_out_to_tensors(held_out: HeldOutScores, model: Model) -> tuple[dict[str
         "score_types": list(held_out.samples),
         "map_maxima": held_out.map_maxima is not None,
     }
+    if held_out.map_type is not None:
+        header["map_type"] = held_out.map_type
     if held_out.folds:
         folds: list[dict[str, Any] | None] = []
         header["folds"] = folds
@@ -244,7 +246,7 @@ def held_out_from_tensors(header: dict[str, Any], tensors: Tensors, model: Model
     KeyError, TypeError, ValueError
         If these are not held-out scores of the model.
     """
-    samples, maxima = {}, None
+    samples, maxima, map_type = {}, None, None
     folds: list[FoldModel | None] = []
     n_classes = 1 if model.classes is None else len(model.classes)
     for k, described in enumerate(items("its folds", header.get("folds", []))):
@@ -274,9 +276,11 @@ def held_out_from_tensors(header: dict[str, Any], tensors: Tensors, model: Model
         maxima = _float32(tensors, f"{HELD_OUT}map_maxima", 1)
         if samples and len(maxima) == 0:
             raise ValueError(f"{HELD_OUT}map_maxima is empty, beside held-out scores")
+        if "map_type" in header:  # files of before do not tell
+            map_type = check_score_types(text("its map_type", header["map_type"]))[0]
     pairs = [items("its names", own, 2) for own in items("its names", header.get("names", []))]
     names = {integer("a place", place): text("a name", name) for place, name in pairs}
-    return HeldOutScores(samples, maxima, tuple(folds), names)
+    return HeldOutScores(samples, maxima, tuple(folds), names, map_type)
 
 
 def _fold(described: dict[str, Any], tensors: Tensors, model: Model) -> FoldModel:

@@ -89,12 +89,15 @@ class HeldOutScores:
         Of each fold, None where the other folds make no model; empty without folds.
     names : dict of int to str
         Names of images, by their places.
+    map_type : str or None
+        Score type of the maps that `map_maxima` are of; None without any, and of old files.
     """
 
     samples: dict[str, HeldOutSample]
     map_maxima: NDArray[np.float32] | None
     folds: tuple[FoldModel | None, ...] = ()
     names: Mapping[int, str] = field(default_factory=dict)
+    map_type: str | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -538,7 +541,7 @@ def _of_fitted(
         else:
             continue
         samples[kind] = found.sample(np.concatenate([together[None], own]), finite)
-    return HeldOutScores(samples, maxima, folds)
+    return HeldOutScores(samples, maxima, folds, map_type=None if maxima is None else map_type)
 
 
 def _maps_of_fitted(
@@ -615,14 +618,16 @@ def score_new_rows(
             return RowScores(model, features[at], n_threads, theirs).maps(map_type, size)
 
         maxima = _maxima(len(features), maps, size)
-    return HeldOutScores(samples, maxima)
+    return HeldOutScores(samples, maxima, map_type=None if maxima is None else map_type)
 
 
 def joined_scores(parts: Sequence[HeldOutScores]) -> HeldOutScores:
-    """Return the scores of new rows that came in several parts."""
+    """Return the scores of new rows that came in parts, numbered on from one to the next."""
     samples = {}
     for kind in parts[0].samples:
-        each = [part.samples[kind] for part in parts]
+        each = [part.samples[kind] for part in parts if kind in part.samples]
+        if len(each) < len(parts):
+            continue
         samples[kind] = HeldOutSample(
             np.concatenate([own.scores for own in each], axis=1),
             *(
@@ -631,7 +636,8 @@ def joined_scores(parts: Sequence[HeldOutScores]) -> HeldOutScores:
             ),
         )
     maxima = [part.map_maxima for part in parts if part.map_maxima is not None]
-    return HeldOutScores(samples, np.concatenate(maxima) if maxima else None)
+    together = np.concatenate(maxima) if maxima else None
+    return HeldOutScores(samples, together, map_type=parts[-1].map_type)
 
 
 def _maxima(

@@ -112,22 +112,36 @@ class Model:
 
     def check_maps(self, score_type: str) -> None:
         """Raise ValueError if the model has no maps of `score_type`."""
+        why = self._why_no_maps(score_type)
+        if why is not None:
+            raise ValueError(why)
+
+    def map_type(self, score_type: str) -> str | None:
+        """Return the type of the maps beside scores of `score_type`; None where there are none.
+
+        Patches have maps of each type, a whole image those of its residual.
+        """
+        kind = score_type if all(layer.patch for layer in self.layers) else "fre"
+        return kind if self._why_no_maps(kind) is None else None
+
+    def _why_no_maps(self, score_type: str) -> str | None:
         if any(layer.grid is None for layer in self.layers):
-            raise ValueError(
+            return (
                 "the model was fitted on features, which have no place in an image; fit it on "
                 "images"
             )
         if not SCORES[score_type].has_maps and not all(layer.patch for layer in self.layers):
-            raise ValueError(
+            return (
                 f"score_type is {score_type!r}, of which a whole image has no map; pass "
                 "score_type='fre', or fit with spatial='patch'"
             )
         if all(layer.grid is not None and layer.grid.positions == 1 for layer in self.layers):
             names = ", ".join(repr(layer.name) for layer in self.layers)
-            raise ValueError(
+            return (
                 f"features of {names} have one position in an image, so that there is no map; fit "
                 "with a layer that has more, such as 'layer3', and spatial='flatten' or 'patch'"
             )
+        return None
 
     def join_maps(
         self, maps: Sequence[NDArray[np.floating]], score_type: str, size: tuple[int, int]

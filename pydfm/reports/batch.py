@@ -225,7 +225,7 @@ def map_scale(dfm: "DFM", kind: str, alpha: float) -> tuple[ColourScale | None, 
         with warnings.catch_warnings():
             # The decisions have warned of few held-out images already.
             warnings.filterwarnings("ignore", message="alpha is")
-            return ColourScale(*map_range(dfm.fitted_, alpha)), ""
+            return ColourScale(*map_range(dfm.fitted_, alpha, kind)), ""
     except ValueError as error:
         return None, f"There are no overlays: {error}."
 
@@ -233,6 +233,19 @@ def map_scale(dfm: "DFM", kind: str, alpha: float) -> tuple[ColourScale | None, 
 def first_type(dfm: "DFM") -> str:
     """Return the score type that decides."""
     return dfm.score_type if isinstance(dfm.score_type, str) else dfm.score_type[0]
+
+
+def threshold_text(dfm: "DFM") -> str:
+    """Return the level and the threshold of a model in words."""
+    if dfm.calibration_ is None:
+        return "no calibration: it scores, and does not decide"
+    level = f"alpha {dfm.alpha:g}"
+    if dfm.fitted_.held_out.folds:
+        return f"{level}: p-values come from {len(dfm.fitted_.held_out.folds)} folds"
+    threshold = dfm.threshold_
+    if isinstance(threshold, float):
+        return f"{level}: anomalous above {threshold:.4g}"
+    return f"{level}: anomalous above {', '.join(f'{own:.4g}' for own in threshold)}"
 
 
 def names_of(X: Any, root: str | None) -> list[str] | None:

@@ -48,7 +48,7 @@ def plot_maps(
     fitted, n_threads = dfm.fitted_, resolve_threads(dfm.n_threads)
     assert fitted.spec is not None
     preprocessing = fitted.spec.preprocessing
-    low, middle = map_range(fitted, dfm.alpha)
+    low, middle = map_range(fitted, dfm.alpha, kind)
     finder, scale = RegionFinder.between(low, middle), ColourScale(low, middle)
     views = Views(preprocessing, _SIDE)
     found: list[tuple[float, int, View, NDArray[np.float32]]] = []

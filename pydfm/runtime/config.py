@@ -56,8 +56,8 @@ def show_config(mode: Literal["stdout", "dicts"] = "stdout") -> dict[str, Any] |
         },
         "n_threads": available_cores(),
         "gpu": gpu,
-        "runtime": "onnx" if gpu is None and _version("onnxruntime") else "torch",
-        "packages": {name: _version(name) for name in _PACKAGES},
+        "runtime": "onnx" if gpu is None and version_of("onnxruntime") else "torch",
+        "packages": {name: version_of(name) for name in _PACKAGES},
     }
     if mode == "dicts":
         return config
@@ -66,7 +66,8 @@ def show_config(mode: Literal["stdout", "dicts"] = "stdout") -> dict[str, Any] |
     return None
 
 
-def _version(package: str) -> str | None:
+def version_of(package: str) -> str | None:
+    """Return the version of an installed package, or None."""
     try:
         return version(package)
     except PackageNotFoundError:

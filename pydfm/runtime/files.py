@@ -89,6 +89,53 @@ def write_file(path: "str | os.PathLike[str]", data: bytes, *, tidy: bool = True
         raise
 
 
+def put_into(
+    folder: "str | os.PathLike[str]",
+    name: str,
+    source: "str | os.PathLike[str]",
+    size: int,
+    changed: int,
+) -> bool:
+    """Link or copy a file into `folder`, once, and return whether it could be read.
+
+    Parameters
+    ----------
+    folder : path
+        It is made where it is not there.
+    name : str
+        The name in the folder, perhaps with subfolders. Where another file has it, the time of the
+        change is put behind.
+    source : path
+    size : int
+    changed : int
+        When the file was changed, in nanoseconds since 1970.
+
+    Raises
+    ------
+    OSError
+        As `make_folder` and `write_file`.
+    """
+    target = Path(folder) / name
+    if target.exists():
+        found = target.stat()
+        if (found.st_size, found.st_mtime_ns) == (size, changed):
+            return True
+        target = target.with_name(f"{target.stem}-{changed}{target.suffix}")
+        if target.exists():
+            return True
+    make_folder(target.parent)
+    try:
+        os.link(source, target)
+    except OSError:  # another drive, or a file system without links
+        try:
+            data = Path(source).read_bytes()
+        except OSError:
+            return False
+        write_file(target, data, tidy=False)
+        os.utime(target, ns=(changed, changed))
+    return True
+
+
 def previous_of(path: "str | os.PathLike[str]") -> Path:
     """Return where `keep_previous` keeps the file at `path`: beside it, NAME.previous."""
     path = Path(path).resolve()
@@ -110,6 +157,8 @@ def keep_previous(path: "str | os.PathLike[str]") -> None:
 def swap_with_previous(path: "str | os.PathLike[str]") -> None:
     """Put back what `keep_previous` kept of the file at `path`, and keep that one in its place.
 
+    If it is killed on the way, both are still there, and the next call ends what was begun.
+
     Raises
     ------
     FileNotFoundError
@@ -123,9 +172,12 @@ def swap_with_previous(path: "str | os.PathLike[str]") -> None:
             f"there is no '{previous}', which commands that replace '{path}' leave beside it; it "
             "cannot be undone"
         )
+    aside = previous.with_name(f"{previous.name}.new")
     old, new = previous.read_bytes(), Path(path).read_bytes()
-    write_file(path, old)
-    write_file(previous, new)
+    if not (aside.is_file() and old == new):  # else it was killed before the last step
+        write_file(aside, new)
+        write_file(path, old)
+    aside.replace(previous)
 
 
 def remove_litter(folder: "str | os.PathLike[str]") -> None:

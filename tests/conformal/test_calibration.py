@@ -267,7 +267,7 @@ def test_the_threshold_of_maps_is_that_of_their_maxima(noise):
     maxima = np.sort(dfm.fitted_.held_out.map_maxima)
     for alpha in (0.05, 0.1, 0.5):
         rejected = int(alpha * 41 + 1e-9)
-        assert map_threshold(dfm.fitted_, alpha) == maxima[-rejected]
+        assert map_threshold(dfm.fitted_, alpha, "fre") == maxima[-rejected]
 
 
 def test_a_modelled_tail_has_no_smallest_level():

@@ -6,6 +6,7 @@ from fits import maps_dfm
 from reference import falling_rows
 
 import pydfm
+from pydfm.conformal.calibration import calibration_of
 
 RNG = np.random.default_rng(0)
 PARTS = np.repeat(np.arange(20), 3)
@@ -202,6 +203,34 @@ def test_later_images_take_the_place_of_held_out_ones(tmp_path):
     with pytest.warns(UserWarning, match="held-out scores come from the fitted rows again"):
         dfm.partial_fit(ROWS[:1])
     assert dfm.calibration_ == "loo"
+
+
+def test_later_images_come_beside_those_that_are_held_out(tmp_path):
+    dfm = pydfm.DFM(4, alpha=0.1, calibration="split").fit(ROWS)
+    held_out, later = dfm.held_out_scores_, falling_rows(50, 30, seed=3)
+    dfm.recalibrate(later[:20], extend=True, groups=np.arange(20) // 2)
+    dfm.recalibrate(later[20:], extend=True, groups=np.arange(30) // 3)
+    assert np.array_equal(
+        np.sort(dfm.held_out_scores_), np.sort(np.concatenate([held_out, dfm.score(later)]))
+    )
+    # Groups of the same number in two calls are others.
+    calibration = calibration_of(dfm.fitted_, "fre")
+    assert calibration.n_units.tolist() == [len(held_out) + 10 + 10]
+    dfm.save(tmp_path / "m")
+    again = pydfm.load(tmp_path / "m")
+    assert np.array_equal(again.p_value(ROWS), dfm.p_value(ROWS))
+    assert again.recalibrate(later, extend=True).n_units == 50
+    assert calibration_of(again.fitted_, "fre").n_units.tolist() == [len(held_out) + 20 + 50]
+
+
+def test_what_does_not_go_with_later_images_is_not_extended():
+    for settings, says in (
+        ({}, "held-out scores are those of leave-one-out, each under a model of its own"),
+        ({"calibration": "kfold"}, "held-out scores are under the models of ten folds"),
+    ):
+        dfm = pydfm.DFM(4, alpha=0.2, **settings).fit(ROWS)
+        with pytest.raises(ValueError, match=f"extend is True, but {says}.*replace them"):
+            dfm.recalibrate(ROWS, extend=True)
 
 
 def test_what_cannot_recalibrate_is_told():

@@ -248,6 +248,45 @@ def test_maps_of_a_split_have_a_threshold_from_what_is_held_out(noise, parameter
         np.testing.assert_allclose(found, maxima, rtol=1e-6)
 
 
+@pytest.mark.parametrize("score_type", ["fre", "mahalanobis"])
+@pytest.mark.parametrize("parameters", [{}, {"image_score": "sum"}])
+def test_later_images_give_the_threshold_of_the_maps_that_there_are(noise, parameters, score_type):
+    dfm = maps_dfm(score_type=score_type, **parameters).fit(noise[:20])
+    dfm.recalibrate(noise[20:])
+    maxima = dfm.score_map(noise[20:], score_type="fre").max(axis=(1, 2))
+    np.testing.assert_allclose(dfm.fitted_.held_out.map_maxima, maxima, rtol=1e-6)
+    assert dfm.fitted_.held_out.map_type == "fre"
+
+
+def test_images_without_positions_have_no_threshold_of_maps(noise):
+    dfm = maps_dfm(spatial="mean").fit(noise[:20])
+    dfm.recalibrate(noise[20:])
+    with pytest.raises(ValueError, match="has no maps of held-out images"):
+        dfm.map_threshold_  # noqa: B018
+
+
+def test_maps_of_one_score_type_are_not_held_to_those_of_another(noise, tmp_path):
+    maps_dfm(spatial="patch").fit(noise[:20]).save(tmp_path / "m", keep=False)
+    dfm = pydfm.load(tmp_path / "m", backbone=maps_dfm().backbone).set_params(alpha=0.25)
+    level = dfm.map_threshold_
+    dfm.set_params(score_type="mahalanobis")
+    assert np.isfinite(dfm.score_map(noise)).all()
+    says = "maps are of score_type='mahalanobis', and those of held-out images of 'fre'"
+    for ask in (
+        lambda: dfm.map_threshold_,
+        lambda: dfm.map_range_,
+        lambda: dfm.regions(noise[:1]),
+    ):
+        with pytest.raises(ValueError, match=says):
+            ask()
+    dfm.recalibrate(noise[20:])
+    highest = dfm.score_map(noise[20:]).max(axis=(1, 2))
+    np.testing.assert_allclose(np.sort(dfm.fitted_.held_out.map_maxima), np.sort(highest))
+    assert dfm.map_threshold_ != level
+    with pytest.raises(ValueError, match="maps of held-out images are of 'mahalanobis', while"):
+        dfm.set_params(score_type="fre").recalibrate(noise[20:], extend=True)
+
+
 def test_maps_of_good_pictures_seldom_pass_their_threshold():
     for parameters in ({}, {"image_score": "sum"}, {"spatial": "patch"}):
         shares = np.empty((6, 2))

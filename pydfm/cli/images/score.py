@@ -20,7 +20,6 @@ from pydfm.cli.options import (
     MovedBackbone,
     MovedWeights,
     Ray,
-    load_model,
     load_without_estimator,
     ray_data_set,
 )
@@ -30,7 +29,6 @@ if TYPE_CHECKING:
 
     from pydfm.conformal.decisions import Decider
     from pydfm.conformal.regions import RegionFinder
-    from pydfm.estimator import DFM
     from pydfm.features.transforms import Preprocessing
     from pydfm.features.views import Views
     from pydfm.io.loading import LoadedModel
@@ -145,8 +143,7 @@ def score(
     if use_ray is None:
         batches = loaded.batches(paths, look=views)
     else:
-        dfm = load_model(model, weights, backbone, parameters)
-        batches = _ray_batches(dfm, paths, use_ray, views)
+        batches = _ray_batches(loaded, paths, use_ray, views)
     columns = _columns(loaded, len(paths), batches, decider, outputs)
     if "class" in columns:
         columns["class"] = [cell(name) for name in columns["class"]]
@@ -226,7 +223,7 @@ class Wanted:
         formats = self.map_formats or ("png",)
         finder = scale = None
         if "png" in formats or self.regions is not None or self.masks is not None:
-            low, threshold = map_range(fitted, alpha)
+            low, threshold = map_range(fitted, alpha, kinds[0])
             scale = ColourScale(low, threshold)
             finder = RegionFinder.between(low, threshold)
         geometry = fitted.spec.preprocessing
@@ -339,13 +336,17 @@ def _columns(
     return columns
 
 
-def _ray_batches(dfm: "DFM", paths: list[str], n_workers: int, views: "Views | None") -> "_Batches":
+def _ray_batches(
+    loaded: "LoadedModel", paths: list[str], n_workers: int, views: "Views | None"
+) -> "_Batches":
     """Yield what `DFM.batches` yields, with features from the workers of a Ray cluster."""
     import numpy as np
 
+    from pydfm.estimator import estimator_of
     from pydfm.features.transforms import stack
     from pydfm.parallel.ray import extract
 
+    dfm = estimator_of(loaded)
     data = ray_data_set([{"path": path} for path in paths], n_workers)
     features = extract(data, dfm, batch_size=dfm.batch_size, n_workers=n_workers)
     found = np.flatnonzero(np.isfinite(features).all(axis=1))

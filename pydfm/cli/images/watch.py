@@ -401,33 +401,12 @@ class _Judge:
 
     def _set_aside(self, arrival: "Arrival") -> None:
         """Link or copy a file to the folder for what is anomalous, once."""
-        from pydfm.runtime.files import make_folder, write_file
+        from pydfm.runtime.files import put_into
 
         assert self._ng is not None
-        path = Path(arrival.path)
-        target = self._ng / os.path.relpath(path, self._inbox)
-        if target.exists():
-            if _is_copy(target, arrival):  # by a process that was killed right after
-                return
-            target = target.with_name(f"{target.stem}-{arrival.changed}{target.suffix}")
-            if target.exists():
-                return
-        make_folder(target.parent)
-        try:
-            os.link(path, target)
-        except OSError:  # another drive, or a file system without links
-            try:
-                data = path.read_bytes()
-            except OSError:
-                print_error(f"'{path}' is anomalous, and was gone before it could be copied")
-                return
-            write_file(target, data, tidy=False)
-            os.utime(target, ns=(arrival.changed, arrival.changed))
-
-
-def _is_copy(target: Path, arrival: "Arrival") -> bool:
-    found = target.stat()
-    return (found.st_size, found.st_mtime_ns) == (arrival.size, arrival.changed)
+        name = os.path.relpath(arrival.path, self._inbox)
+        if not put_into(self._ng, name, arrival.path, arrival.size, arrival.changed):
+            print_error(f"'{arrival.path}' is anomalous, and was gone before it could be copied")
 
 
 def _say(sentence: str) -> None:

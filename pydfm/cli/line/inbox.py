@@ -146,7 +146,7 @@ class Inbox:
         return max(arrival.since + wait, arrival.next_look)
 
     def _walk(self, folder: Path, found: dict[str, tuple[int, int]], above: set[str]) -> None:
-        from pydfm.features.inputs.images import extensions
+        from pydfm.features.inputs.images import is_image_name
 
         try:
             real = os.path.realpath(folder)
@@ -163,7 +163,7 @@ class Inbox:
             try:
                 if entry.is_dir():
                     self._walk(Path(entry.path), found, {*above, real})
-                elif os.path.splitext(entry.name)[1].lower() in extensions():  # noqa: PTH122
+                elif is_image_name(entry.name):
                     own = entry.stat()
                     found[entry.path] = (own.st_size, own.st_mtime_ns)
             except OSError:

@@ -1,6 +1,7 @@
 """The command ``pydfm add``."""
 
 import csv
+import os
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -9,6 +10,7 @@ import typer
 from pydfm.cli.command import Command
 from pydfm.cli.options import (
     RUNTIME,
+    ChangePage,
     Classes,
     Folder,
     Groups,
@@ -16,11 +18,12 @@ from pydfm.cli.options import (
     MovedBackbone,
     MovedWeights,
     NewModel,
+    check_written,
     labels_of,
     load_model,
+    open_change,
     parse_groups,
     say,
-    threshold_text,
     write_changed,
 )
 
@@ -36,6 +39,15 @@ def add(
             help="Add only the images of FOLDER that this file, saved from a page, marks as good.",
         ),
     ] = None,
+    keep_bad: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="CATEGORY",
+            help="With --marks: copy the images that are marked as bad to CATEGORY/test/bad, where "
+            "`pydfm eval MODEL CATEGORY` finds them.",
+        ),
+    ] = None,
+    report: ChangePage = None,
     classes: Classes = False,
     groups: Groups = None,
     weights: MovedWeights = None,
@@ -45,25 +57,67 @@ def add(
     """Teach a model more good images, such as false alarms: exactly as if they had been fitted."""
     from pydfm.features.inputs.images import list_images
     from pydfm.features.pictures.pages import with_pages
-    from pydfm.runtime.files import check_output
+    from pydfm.runtime.files import make_folder
 
-    check_output(output)
-    paths = with_pages(list_images(folder))
-    n_bad = 0
+    check_written(output, report)
+    paths, bad = with_pages(list_images(folder)), list[str]()
     if marks is not None:
-        paths, n_bad = _marked(marks, paths, folder)
+        paths, bad = _marked(marks, paths, folder)
+    elif keep_bad is not None:
+        raise ValueError(
+            "--keep-bad is for images that --marks marks as bad; pass --marks, or leave it out"
+        )
+    if keep_bad is not None:
+        make_folder(keep_bad / "test" / "bad")
+        _check_files(bad)
     dfm = load_model(model, weights, backbone, parameters)
-    before, old = dfm.n_samples_, threshold_text(dfm)
+    before = open_change(dfm, report)
     labels = labels_of(folder, paths, classes)
     dfm.partial_fit(paths, labels=labels, groups=parse_groups(groups))
-    added = dfm.n_samples_ - before
-    write_changed(dfm, output, f"{added} image{'s' if added > 1 else ''} added to {before}", old)
-    if n_bad:
-        say(f"{n_bad} marked as bad are left as they are")
+    added = dfm.n_samples_ - before.n_samples_
+    write_changed(
+        before,
+        dfm,
+        output,
+        f"{added} image{'s' if added > 1 else ''} added to {before.n_samples_}",
+        paths,
+        report,
+        "They are those that were added: now the model knows them.",
+    )
+    if bad:
+        _tell_of_bad(bad, folder, keep_bad)
 
 
-def _marked(marks: Path, paths: list[str], folder: Path) -> tuple[list[str], int]:
-    """Return those of `paths` that a file marks as good, and how many it marks as bad."""
+def _check_files(bad: list[str]) -> None:
+    """Raise ValueError where an image is a page of a file, which cannot be copied by itself."""
+    from pydfm.features.pictures.pages import split_page
+
+    for path in bad:
+        if split_page(path)[1] is not None:
+            raise ValueError(
+                f"--keep-bad copies files, and '{path}' is a page of one with several; save it as "
+                "a file of its own, or leave --keep-bad out"
+            )
+
+
+def _tell_of_bad(bad: list[str], folder: Path, category: Path | None) -> None:
+    """Copy the bad images into a category, where there is one, and say so."""
+    from pydfm.runtime.files import put_into
+
+    word = "1 image that is" if len(bad) == 1 else f"{len(bad)} images that are"
+    if category is None:
+        say(f"{word} marked as bad: left out; --keep-bad CATEGORY keeps such for `pydfm eval`")
+        return
+    root, target = folder if folder.is_dir() else folder.parent, category / "test" / "bad"
+    for path in bad:
+        found = Path(path).stat()
+        name = os.path.relpath(path, root)
+        put_into(target, name, path, found.st_size, found.st_mtime_ns)
+    say(f"{word} marked as bad: in '{target}', for `pydfm eval MODEL {category}`")
+
+
+def _marked(marks: Path, paths: list[str], folder: Path) -> tuple[list[str], list[str]]:
+    """Return those of `paths` that a file marks as good, and those that it marks as bad."""
     with marks.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
         rows = list(csv.DictReader(file))
     if not rows or not {"path", "mark"} <= set(rows[0]):
@@ -75,13 +129,10 @@ def _marked(marks: Path, paths: list[str], folder: Path) -> tuple[list[str], int
     # Pages name images as they were given, or within their folder.
     root = folder if folder.is_dir() else folder.parent
     known |= {str(Path(path).resolve()): path for path in paths}
-    good, bad = [], 0
+    found: dict[str, list[str]] = {"good": [], "bad": []}
     for row in rows:
         name = row["path"]
-        if row["mark"] == "bad":
-            bad += 1
-            continue
-        if row["mark"] != "good":
+        if row["mark"] not in found:
             raise ValueError(
                 f"--marks is '{marks}', which marks '{name}' as {row['mark']!r}; a mark is 'good' "
                 "or 'bad'"
@@ -91,13 +142,13 @@ def _marked(marks: Path, paths: list[str], folder: Path) -> tuple[list[str], int
         tried = [
             each for n in names for each in (n, str(Path(n).resolve()), str((root / n).resolve()))
         ]
-        found = next((known[each] for each in tried if each in known), None)
-        if found is None:
+        path = next((known[each] for each in tried if each in known), None)
+        if path is None:
             raise ValueError(f"--marks has '{name}', which is no image of '{folder}'")
-        good.append(found)
-    if not good:
+        found[row["mark"]].append(path)
+    if not found["good"]:
         raise ValueError(f"--marks is '{marks}', which marks no image as good; nothing is added")
-    return good, bad
+    return found["good"], found["bad"]
 
 
 COMMAND = Command("add", add, order=12, optional=RUNTIME)

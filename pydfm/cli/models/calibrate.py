@@ -1,10 +1,13 @@
 """The command ``pydfm calibrate``."""
 
-from typing import Any
+from typing import Annotated, Any
+
+import typer
 
 from pydfm.cli.command import Command
 from pydfm.cli.options import (
     RUNTIME,
+    ChangePage,
     Classes,
     Folder,
     Groups,
@@ -12,10 +15,11 @@ from pydfm.cli.options import (
     MovedBackbone,
     MovedWeights,
     NewModel,
+    check_written,
     labels_of,
     load_model,
+    open_change,
     parse_groups,
-    threshold_text,
     write_changed,
 )
 
@@ -26,6 +30,14 @@ def calibrate(
     output: NewModel,
     classes: Classes = False,
     groups: Groups = None,
+    extend: Annotated[
+        bool,
+        typer.Option(
+            "--extend",
+            help="Keep the calibration sample that there is, and add to it.",
+        ),
+    ] = False,
+    report: ChangePage = None,
     weights: MovedWeights = None,
     backbone: MovedBackbone = None,
     **parameters: Any,
@@ -35,13 +47,12 @@ def calibrate(
 
     from pydfm.features.inputs.images import list_images
     from pydfm.features.pictures.pages import with_pages
-    from pydfm.runtime.files import check_output
 
-    check_output(output)
+    check_written(output, report)
     paths = with_pages(list_images(folder))
     dfm = load_model(model, weights, backbone, parameters)
-    old, labels = threshold_text(dfm), labels_of(folder, paths, classes)
-    found = dfm.recalibrate(paths, labels=labels, groups=parse_groups(groups))
+    before, labels = open_change(dfm, report), labels_of(folder, paths, classes)
+    found = dfm.recalibrate(paths, labels=labels, groups=parse_groups(groups), extend=extend)
     n = found.n_units
     interval = binomtest(round(found.found * n), n).proportion_ci(0.95, "exact")
     what = "images" if groups is None else "groups"
@@ -50,7 +61,8 @@ def calibrate(
         f"{what} (95 % interval {100 * interval.low:.3g} to {100 * interval.high:.3g} %, "
         f"p = {found.p_value:.2g})"
     )
-    write_changed(dfm, output, done, old)
+    note = "Thresholds come from these very images now."
+    write_changed(before, dfm, output, done, paths, report, note)
 
 
 COMMAND = Command("calibrate", calibrate, order=14, optional={**RUNTIME, "alpha": ""})

@@ -8,14 +8,16 @@ import typer
 from pydfm.cli.command import Command
 from pydfm.cli.options import (
     RUNTIME,
+    ChangePage,
     Groups,
     Model,
     MovedBackbone,
     MovedWeights,
     NewModel,
+    check_written,
     load_model,
+    open_change,
     parse_groups,
-    threshold_text,
     write_changed,
 )
 
@@ -31,6 +33,7 @@ def forget(
         bool, typer.Option("--classes", help="The folders of the images are their classes.")
     ] = False,
     groups: Groups = None,
+    report: ChangePage = None,
     weights: MovedWeights = None,
     backbone: MovedBackbone = None,
     **parameters: Any,
@@ -38,18 +41,26 @@ def forget(
     """Take images out of a model: exactly as if it had been fitted without them."""
     from pydfm.features.inputs.images import list_images
     from pydfm.features.pictures.pages import with_pages
-    from pydfm.runtime.files import check_output
 
-    check_output(output)
+    check_written(output, report)
     paths = [path for given in images for path in with_pages(list_images(given))]
     dfm = load_model(model, weights, backbone, parameters)
-    before, old = dfm.n_samples_, threshold_text(dfm)
+    before = open_change(dfm, report)
     dfm.forget(
         paths,
         labels=[Path(path).parent.name for path in paths] if classes else None,
         groups=parse_groups(groups),
     )
-    write_changed(dfm, output, f"{before - dfm.n_samples_} of {before} images forgotten", old)
+    forgotten = before.n_samples_ - dfm.n_samples_
+    write_changed(
+        before,
+        dfm,
+        output,
+        f"{forgotten} of {before.n_samples_} images forgotten",
+        paths,
+        report,
+        "They are those that were forgotten: before, the model knew them.",
+    )
 
 
 COMMAND = Command("forget", forget, order=13, optional=RUNTIME)

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 LEVELS = (0.01, 0.05, 0.1)
+_FEW_NAMES = 3
 
 
 def info(
@@ -45,9 +46,11 @@ def describe_file(path: "Path", *, certify: bool = False) -> dict[str, Any]:
     """
     from pydfm.conformal.calibration import calibration_of
     from pydfm.io.model_file import part_sizes, read_model
+    from pydfm.parameters import DEFAULTS
+    from pydfm.stats.scores import check_score_types
 
     content = read_model(path)
-    fitted, parameters = content.fitted, content.parameters
+    fitted, parameters = content.fitted, {**DEFAULTS, **content.parameters}
     spec, own = fitted.spec, fitted.model
     found: dict[str, Any] = {
         "file": str(path),
@@ -61,7 +64,7 @@ def describe_file(path: "Path", *, certify: bool = False) -> dict[str, Any]:
         "left_out": len(fitted.left_out),
         "calibration": fitted.calibration,
         "goes_on": content.training is not None,
-        "parameters": parameters,
+        "parameters": content.parameters,
         "journal": [asdict(step) for step in content.journal],
         "sizes": part_sizes(path),
     }
@@ -75,27 +78,24 @@ def describe_file(path: "Path", *, certify: bool = False) -> dict[str, Any]:
         }
         for layer, grid in zip(found["layers"], spec.grids, strict=True):
             layer["grid"] = [grid.channels, grid.height, grid.width]
+    kind = check_score_types(parameters["score_type"])[0]
+    levels = sorted({*LEVELS, parameters["alpha"]})
     if certify:
         from pydfm.conformal.certificate import certify as bound
 
-        kinds = parameters["score_type"]
-        kind = kinds if isinstance(kinds, str) else kinds[0]
-        levels = sorted({*LEVELS, parameters.get("alpha", LEVELS[0])})
         found["certificates"] = [bound(fitted, kind, level).to_dict() for level in levels]
     if fitted.calibration is not None:
-        kinds = parameters["score_type"]
-        kind = kinds if isinstance(kinds, str) else kinds[0]
         calibration = calibration_of(fitted, kind)
         n_units = [int(n) for n in calibration.n_units]
-        found |= {"score_type": kind, "groups": n_units, "smallest_alpha": 1 / (min(n_units) + 1)}
+        smallest = calibration.smallest_alpha
+        found |= {"score_type": kind, "groups": n_units, "smallest_alpha": smallest}
         if not calibration.in_folds:
-            levels = sorted({*LEVELS, parameters.get("alpha", LEVELS[0])})
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", UserWarning)  # of levels that are too small
                 found["thresholds"] = {
                     f"{level:g}": [calibration.threshold(level, c) for c in range(len(n_units))]
                     for level in levels
-                    if level >= found["smallest_alpha"]
+                    if level >= smallest
                 }
     return found
 
@@ -136,13 +136,18 @@ def _lines(found: dict[str, Any]) -> list[str]:
         rows += [("certificate ", sentence) for sentence in own["sentences"]]
     for step in found["journal"]:
         count = f"{step['n_samples']} images, {step['total']} in all"
-        rows.append(("journal", f"{step['when']}  {step['what']}: {count} (pydfm {step['pydfm']})"))
+        text = f"{step['when']}  {step['what']}: {count} (pydfm {step['pydfm']})"
+        if step["names"]:
+            few = ", ".join(step["names"][:_FEW_NAMES])
+            more = step["n_samples"] - _FEW_NAMES
+            text += f": {few}{f' and {more} more' if more > 0 else ''}"
+        rows.append(("journal", text))
     sizes = [f"{name} {size / 1e6:.2f} MB" for name, size in found["sizes"].items()]
     rows.append(("sizes", ", ".join(sizes)))
     goes = (
         "images can be added and forgotten"
         if found["goes_on"]
-        else ("the training state is not kept: images cannot be added or forgotten")
+        else "the training state is not kept: images cannot be added or forgotten"
     )
     rows.append(("state", goes))
     return [f"{name:<12}{value}" for name, value in rows]

@@ -8,10 +8,13 @@ import typer
 from pydfm.cli.command import Command
 from pydfm.cli.options import (
     RUNTIME,
+    ChangePage,
     MovedBackbone,
     MovedWeights,
     NewModel,
+    check_written,
     load_model,
+    open_change,
     write_changed,
 )
 
@@ -21,21 +24,22 @@ def merge(
         list[Path], typer.Argument(metavar="MODELS", help="Two or more files of models.")
     ],
     output: NewModel,
+    report: ChangePage = None,
     weights: MovedWeights = None,
     backbone: MovedBackbone = None,
     **parameters: Any,
 ) -> None:
     """Join models: the result is that of all their images, as if they had been fitted together."""
-    from pydfm.runtime.files import check_output
-
     if len(models) < 2:
         raise ValueError(f"one model is named, '{models[0]}'; name two or more to be merged")
-    check_output(output)
+    check_written(output, report)
     first, *others = (load_model(path, weights, backbone, parameters) for path in models)
     counts = [dfm.n_samples_ for dfm in (first, *others)]
+    before = open_change(first, report)
     merged = first.merge(*others)
     done = f"{' + '.join(map(str, counts))} = {merged.n_samples_} images"
-    write_changed(merged, output, done)
+    names = (models[0].name, "merged")
+    write_changed(before, merged, output, done, [], report, names=names)
 
 
 COMMAND = Command("merge", merge, order=15, optional=RUNTIME)

@@ -29,6 +29,11 @@ def extensions() -> frozenset[str]:
     return frozenset(ending for ending, kind in known.items() if kind in read)
 
 
+def is_image_name(name: str) -> bool:
+    """Whether a file with this name is taken for an image: by its ending, unless it is hidden."""
+    return not name.startswith(".") and Path(name).suffix.lower() in extensions()
+
+
 class ImageError(ValueError):
     """An image that cannot be read; the message names it and gives the reason.
 
@@ -68,11 +73,9 @@ def list_images(path: str | os.PathLike[str]) -> list[str]:
         seen.add(real)
         subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
         for name in files:
-            if name.startswith("."):
-                continue
-            if Path(name).suffix.lower() in extensions():
+            if is_image_name(name):
                 found.append(str(Path(folder) / name))
-            elif name.lower() not in _NO_WORD_NEEDED:
+            elif not name.startswith(".") and name.lower() not in _NO_WORD_NEEDED:
                 others.append(str(Path(folder) / name))
     if not found:
         beside = f" (only {len(others)} other files)" if others else ""

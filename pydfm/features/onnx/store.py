@@ -16,7 +16,6 @@ import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Final
 
@@ -24,6 +23,7 @@ from pydfm import __version__
 from pydfm.features.backbones import Family
 from pydfm.features.grid import Grid
 from pydfm.features.transforms import Preprocessing
+from pydfm.runtime.config import version_of
 from pydfm.runtime.files import remove_litter, write_file
 
 LARGEST: Final = 1_000_000_000
@@ -79,7 +79,7 @@ def key_of(
     own = {
         "format": _FORMAT,
         "pydfm": __version__,
-        "packages": [_version(name) for name in _PACKAGES],
+        "packages": [version_of(name) for name in _PACKAGES],
         "sources": _sources(family),
         "backbone": backbone,
         "sha256": sha256,
@@ -175,10 +175,3 @@ def _sources(family: Family) -> str:
         with suppress(OSError):  # in an archive, where nobody edits it
             digest.update(file.read_bytes())
     return digest.hexdigest()
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None

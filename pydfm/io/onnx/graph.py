@@ -387,9 +387,7 @@ class Decision(nn.Module):
 
 
 def _has_maps(model: Model, score_type: str) -> bool:
-    try:
-        model.check_maps(score_type)
-    except ValueError:
+    if model.map_type(score_type) != score_type:
         return False
     # Files of before add up layers' maps in another way.
     return len(model.layers) == 1 or model.has_scaled_maps(score_type)

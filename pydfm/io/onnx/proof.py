@@ -106,7 +106,8 @@ def prove(dfm: "DFM", path: Any, images: Sequence[str]) -> Proof:
                 near += 1
             else:
                 changed.append(images[i])
-        if "map" in found and dfm.fitted_.held_out.map_maxima is not None:
+        known = dfm.fitted_.held_out
+        if "map" in found and known.map_maxima is not None and known.map_type in (None, kind):
             level = dfm.map_threshold_
             mine = dfm.score_map(features, score_type=kind) > level
             share = float((mine != (found["map"] > level)).mean())

@@ -99,7 +99,7 @@ def test_marks_of_a_page_choose_what_is_added(run, own, later, script, tmp_path)
     got = run("add", own, later, "--marks", marks, "-o", own)
     assert got.code == 0, got.err
     assert b"2 images added" in got.out
-    assert b"1 marked as bad are left as they are" in got.out
+    assert b"1 image that is marked as bad: left out; --keep-bad CATEGORY keeps" in got.out
     for text, says in (
         ("path,mark\nother.png,good\n", "--marks has 'other.png', which is no image of"),
         ("path,mark\nlater0.png,fine\n", "a mark is 'good' or 'bad'"),
@@ -109,6 +109,97 @@ def test_marks_of_a_page_choose_what_is_added(run, own, later, script, tmp_path)
         marks.write_text(text)
         assert_error(run("add", own, later, "--marks", marks, "-o", own), says)
     assert_error(run("add", own, later, "--marks", tmp_path / "no", "-o", own), "No such file")
+
+
+def test_images_that_are_marked_as_bad_are_kept_for_an_evaluation(
+    run, own, later, picture_folder, tmp_path
+):
+    category, marks = tmp_path / "line", tmp_path / "marks.csv"
+    marks.write_text("path,mark\nlater0.png,good\nlater1.png,bad\nlater2.png,bad\n")
+    got = run("add", own, later, "--marks", marks, "--keep-bad", category, "-o", own)
+    assert got.code == 0, got.err
+    assert b"2 images that are marked as bad: in '" in got.out
+    kept = category / "test" / "bad"
+    assert names(kept) == ["later1.png", "later2.png"]
+    assert (kept / "later1.png").read_bytes() == (later / "later1.png").read_bytes()
+    assert_error(run("eval", own, category), "has no normal images in 'good'")
+    shutil.copytree(picture_folder, category / "test" / "good")
+    assert b"(2 bad, 12 good)" in run("eval", own, category).out
+    # Once more changes nothing there.
+    assert run("add", own, later, "--marks", marks, "--keep-bad", category, "-o", own).code == 0
+    assert names(kept) == ["later1.png", "later2.png"]
+    for wrong, says in (
+        (("add", own, later, "--keep-bad", category, "-o", own), "pass --marks, or leave it out"),
+        (
+            ("add", own, later, "--marks", marks, "--keep-bad", marks, "-o", own),
+            "cannot make the folder '.*marks.csv/test/bad'",
+        ),
+    ):
+        assert_error(run(*wrong), says)
+
+
+def test_a_page_of_a_file_is_not_kept_as_a_file(run, own, later, tmp_path):
+    pages = [Image.new("RGB", (40, 48), colour) for colour in ("red", "green", "blue")]
+    pages[0].save(later / "pages.tif", save_all=True, append_images=pages[1:])
+    marks = tmp_path / "marks.csv"
+    marks.write_text("path,mark\nlater0.png,good\npages.tif#2,bad\n")
+    got = run("add", own, later, "--marks", marks, "--keep-bad", tmp_path / "c", "-o", own)
+    assert_error(got, "'.*pages.tif#2' is a page of one with several")
+
+
+@pytest.mark.parametrize(
+    ("command", "says"),
+    [
+        (("add", "OWN", "LATER", "-o", "NEW"), "3 images added to 12"),
+        (("forget", "OWN", "FIRST", "-o", "NEW"), "1 of 12 images forgotten"),
+        (("calibrate", "OWN", "LATER", "-o", "NEW", "--alpha", "0.25"), "promised 25 % false"),
+        (("merge", "OWN", "OWN", "-o", "NEW"), "12 + 12 = 24 images"),
+        (("diff", "OWN", "OWN", "LATER"), "own.pydfm beside own.pydfm"),
+    ],
+)
+def test_changes_have_pages(run, own, later, picture_folder, tmp_path, command, says):
+    places = {
+        "OWN": own,
+        "LATER": later,
+        "NEW": tmp_path / "new.pydfm",
+        "FIRST": next(iter(sorted(picture_folder.glob("*.*")))),
+    }
+    page = tmp_path / "page.html"
+    arguments = [places.get(word, word) for word in command]
+    got = run(*arguments, "--report", page)
+    assert got.code == 0, got.err
+    assert got.out.decode().endswith(f"page  {page}\n")
+    assert says in page.read_text()
+    page.unlink()
+    got = run(*arguments, "--report", tmp_path / "none" / "page.html")
+    assert_error(got, "there is no folder")
+    assert not page.exists()
+
+
+def test_models_that_do_not_decide_have_no_page_of_a_change(
+    run, later, script, picture_folder, tmp_path
+):
+    path = tmp_path / "plain.pydfm"
+    dfm = pydfm.DFM(3, backbone=script, image_size=40, device="cpu", calibration=None)
+    dfm.fit(picture_folder).save(path, keep=True)
+    before = path.read_bytes()
+    got = run("add", path, later, "-o", path, "--report", tmp_path / "x.html")
+    assert_error(got, "fitted with calibration=None")
+    assert path.read_bytes() == before
+    got = run("add", path, later, "-o", path)
+    assert (got.code, got.err) == (0, "")
+    assert b"before  no calibration: it scores, and does not decide\nnow" in got.out
+
+
+@pytest.mark.filterwarnings("ignore:calibration is 'kfold'. the threshold of maps")
+def test_models_with_folds_go_on(run, later, script, picture_folder, tmp_path):
+    path = tmp_path / "folds.pydfm"
+    dfm = pydfm.DFM(3, backbone=script, image_size=40, device="cpu", calibration="kfold")
+    dfm.set_params(alpha=0.2).fit(picture_folder).save(path, keep=True)
+    got = run("add", path, later, "-o", path, "--report", tmp_path / "x.html")
+    assert (got.code, got.err) == (0, "")
+    assert b"before  alpha 0.2: p-values come from 10 folds\n" in got.out
+    assert "p-values come from 10 folds" in (tmp_path / "x.html").read_text()
 
 
 def test_a_slim_file_says_that_it_cannot_go_on(run, own, later, script, tmp_path):
@@ -124,6 +215,13 @@ def test_a_slim_file_says_that_it_cannot_go_on(run, own, later, script, tmp_path
     assert b"promised 25 % false alarms, found " in got.out
     assert b"% of 3 images (95 % interval " in got.out
     assert load(own, script).calibration_ == "recalibrated"
+    assert run("calibrate", own, later, "-o", own, "--extend", "--alpha", "0.25").code == 0
+    assert len(load(own, script).held_out_scores_) == 6
+
+
+def test_what_belongs_to_the_fit_is_not_extended(run, own, later):
+    got = run("calibrate", own, later, "-o", own, "--extend", "--alpha", "0.25")
+    assert_error(got, "extend is True, but held-out scores are those of leave-one-out")
 
 
 def test_merged_models_are_that_of_all_images(run, own, script, tmp_path):
@@ -160,6 +258,8 @@ def test_a_file_is_described(run, own, later):
     assert found["goes_on"]
     assert found["network"]["runtime"] == "torch"
     assert [step["what"] for step in found["journal"]] == ["fit", "add"]
+    added = [str(later / f"later{i}.png") for i in range(3)]
+    assert found["journal"][1]["names"] == added
     assert found["sizes"]["training state"] > 0
     assert set(found["thresholds"]) == {"0.1"}
     assert_error(run("info", later), "there is no model file")
@@ -202,3 +302,23 @@ def test_classes_are_the_subfolders_as_at_the_fit(tmp_path):
     assert labels_of(tmp_path, paths, classes=False) is None
     with pytest.raises(ValueError, match="lies in no subfolder"):
         labels_of(tmp_path, [str(tmp_path / "2.png")], classes=True)
+
+
+@pytest.mark.filterwarnings("default:.*images were skipped")
+@pytest.mark.filterwarnings("ignore:alpha is 0.1, and 2 held-out")
+@pytest.mark.filterwarnings("ignore:the model was recalibrated, and its rows change")
+def test_the_journal_has_the_images_that_were_read(run, own, later, script):
+    (later / "later1.png").write_bytes(b"torn")
+    read = [str(later / "later0.png"), str(later / "later2.png")]
+    for command in ("add", "calibrate", "forget"):
+        got = run(command, own, later, "-o", own, "--skip-unreadable")
+        assert got.code == 0, got.err
+    steps = load(own, script).journal_[1:]
+    assert [(step.what, step.n_samples) for step in steps] == [
+        ("add", 2),
+        ("calibrate", 2),
+        ("forget", 2),
+    ]
+    assert all(list(step.names) == read for step in steps)
+    text = run("info", own).out.decode()
+    assert f"forget: 2 images, 12 in all (pydfm {pydfm.__version__}): {read[0]}, {read[1]}" in text

@@ -30,6 +30,7 @@ NETWORKS: Final = ("resnet18", "efficientnet_lite0")
 NAMES: Final = (
     "pydfm, torch",
     "pydfm, onnxruntime",
+    "pydfm, onnxruntime, int8",
     "export, onnxruntime, float32",
     "export, OpenVINO, float32",
     "export, onnxruntime, int8",
@@ -60,11 +61,19 @@ class _Models:
 
 
 @lru_cache(maxsize=1)
-def _models(network: str) -> _Models:
+def _models(network: str, n_threads: int) -> _Models:
     folder = tempfile.TemporaryDirectory()
     paths = write_jpegs(Path(folder.name, "pictures"), _N_GOOD, _SIDE)
     # Weights are random, since times do not depend on them.
-    dfm = pydfm.DFM(backbone=network, weights=None, alpha=0.1, batch_size=_BATCH, runtime="torch")
+    dfm = pydfm.DFM(
+        backbone=network,
+        weights=None,
+        alpha=0.1,
+        batch_size=_BATCH,
+        n_threads=n_threads,
+        device="cpu",
+        runtime="torch",
+    )
     dfm.fit(paths).save(Path(folder.name, "model.pydfm"))
     dfm.to_onnx(Path(folder.name, "float32.onnx"))
     with warnings.catch_warnings():
@@ -86,7 +95,7 @@ class _Answer:
 @lru_cache(maxsize=1)
 def comparison(network: str, n_threads: int) -> Comparison:
     """Return the cases for a network on so many threads."""
-    models = _models(network)
+    models = _models(network, n_threads)
     planes = np.ascontiguousarray(models.images.transpose(0, 3, 1, 2))
 
     def case(name: str, run: Callable[[], Any], dfm: pydfm.DFM, most: float = _EQUAL) -> Case:
@@ -104,6 +113,8 @@ def comparison(network: str, n_threads: int) -> Comparison:
             models.path("model.pydfm"), runtime=runtime, n_threads=n_threads, device="cpu"
         )
         cases.append(case(f"pydfm, {name}", partial(own.score, planes), models.dfm))
+    in_int8 = partial(models.in_int8.score, planes)
+    cases.append(case("pydfm, onnxruntime, int8", in_int8, models.in_int8))
     for precision, dfm in (("float32", models.dfm), ("int8", models.in_int8)):
         path = models.path(f"{precision}.onnx")
         run = _onnxruntime(path, models.images, n_threads)

@@ -1768,12 +1768,24 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         parameters = {**self._fit_parameters(), "runtime": "onnx", "device": "cpu"}
         held = self._with(parameters, None, None, None, ())
         held._fit(X, labels, groups, extractor=extractor)
+        messages = []
         if held.n_samples_ < self.n_samples_:
-            warnings.warn(
+            messages.append(
                 f"the model was fitted to {self.n_samples_} images, and int8 has "
-                f"{held.n_samples_}: the exported one knows these alone; give all good images",
-                stacklevel=3,
+                f"{held.n_samples_}: the exported one knows these alone; give all good images"
             )
+        if self.left_out_:
+            messages.append(
+                f"the fit left out {len(self.left_out_)} images, such as '{self.left_out_[0]}', "
+                "and the exported model is fitted to all of int8; see that they are not among them"
+            )
+        if self.calibration_ == RECALIBRATED:
+            messages.append(
+                "the model was recalibrated, and the held-out scores of the exported one are those "
+                "of int8; give later good images too"
+            )
+        for message in messages:
+            warnings.warn(message, stacklevel=3)
         return held, network
 
     # Fitted attributes

@@ -18,7 +18,6 @@ from pydfm.cli.options import (
     load_model,
     parse_groups,
     say,
-    threshold_text,
 )
 
 
@@ -53,6 +52,7 @@ def export(
     from pydfm.io.onnx.proof import prove
     from pydfm.io.onnx.session import OnnxModel
     from pydfm.parameters import none_or
+    from pydfm.reports.batch import threshold_text
     from pydfm.runtime.files import check_output
 
     check_output(output)

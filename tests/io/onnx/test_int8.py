@@ -2,6 +2,7 @@
 
 import json
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -187,6 +188,16 @@ def test_fewer_images_than_the_fit_are_warned_of(folder, tmp_path):
     dfm = fit(folder, **KINDS["nll"])
     with pytest.warns(UserWarning, match="fitted to 40 images, and int8 has 20: the exported one"):
         dfm.to_onnx(tmp_path / "int8.onnx", int8=folder / "a")
+
+
+def test_what_the_export_does_not_take_over_is_warned_of(folder, tmp_path):
+    dfm = fit(folder, **KINDS["nll"])
+    dfm.recalibrate(folder / "a")
+    with pytest.warns(UserWarning, match="the model was recalibrated, and the held-out scores of"):
+        dfm.to_onnx(tmp_path / "int8.onnx", int8=folder)
+    dfm._fitted = replace(dfm.fitted_, calibration="loo", left_out=("odd.png",))
+    with pytest.warns(UserWarning, match=r"the fit left out 1 images, such as 'odd.png', and the"):
+        dfm.to_onnx(tmp_path / "int8.onnx", int8=folder)
 
 
 def test_features_that_suffer_are_warned_of(folder, tmp_path, monkeypatch):

@@ -1751,7 +1751,7 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
             raise ValueError("labels is None, but the model has classes; give the labels of int8")
         spec, n_threads = self.feature_spec_, resolve_threads(self.n_threads)
         assert spec is not None
-        shares = sample_pixels(X, spec.preprocessing, self.max_pixels, n_threads)
+        shares = sample_pixels(X, spec.preprocessing, self.on_error, self.max_pixels, n_threads)
         network = quantise(
             graph_of(module, self.alpha), shares, spec.preprocessing, tapped.grids, n_threads
         )

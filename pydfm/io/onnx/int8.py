@@ -74,18 +74,18 @@ class Int8Network:
 
 
 def sample_pixels(
-    X: Any, preprocessing: Preprocessing, max_pixels: int | None, n_threads: int
+    X: Any, preprocessing: Preprocessing, on_error: str, max_pixels: int | None, n_threads: int
 ) -> NDArray[np.float32]:
     """Return up to `N_IMAGES` of some images, evenly spread, as shares (n, 3, h, w).
 
     Raises
     ------
     ValueError
-        If X holds features, or can be read only once.
+        If X holds features, or can be read only once, or none of these images can be read.
     ImageError
-        If an image cannot be read.
+        If an image cannot be read, unless `on_error` is "skip".
     """
-    source = open_source(X, "raise")
+    source = open_source(X, on_error)
     if not isinstance(source, ImageSource):
         raise ValueError("int8 holds features, and a network is quantised by images; pass images")
     known: list[Any] = []
@@ -97,10 +97,14 @@ def sample_pixels(
             "folder, a list or an array"
         )
     places = np.unique(np.linspace(0, len(known) - 1, N_IMAGES).round().astype(int))
-    chosen = ImageSource([known[i] for i in places], "raise")
+    chosen = ImageSource([known[i] for i in places], on_error)
     chosen.max_pixels = max_pixels
-    batches = chosen.batches(preprocessing, N_IMAGES, n_threads)
-    return np.concatenate([as_shares(batch.pixels) for batch in batches])
+    batches = [batch.pixels for batch in chosen.batches(preprocessing, N_IMAGES, n_threads)]
+    if not any(map(len, batches)):
+        raise ValueError(
+            f"int8 holds no image that can be read; {chosen.skipped[0].reason}; give good images"
+        )
+    return np.concatenate([as_shares(pixels) for pixels in batches])
 
 
 def quantise(
@@ -136,7 +140,9 @@ def quantise(
 
     network = _cut(proto)
     (name,) = [one.name for one in network.graph.input]
-    mean, std = (np.array(own, np.float32)[:, None, None] for own in _normalisation(preprocessing))
+    mean, std = (
+        np.array(own, np.float32)[:, None, None] for own in (preprocessing.mean, preprocessing.std)
+    )
     reader = _Reader(name, (shares - mean) / std)
     # What joins the layers stays in float32: they have ranges of their own.
     joins = [node.name for node in network.graph.node if node.name.count("/") == 2]
@@ -273,7 +279,7 @@ def _with_normalisation(network: Any, preprocessing: Preprocessing) -> bytes:
     graph = whole.graph
     (entry,) = graph.input
     tensors = []
-    for name, own in zip(("mean", "std"), _normalisation(preprocessing), strict=True):
+    for name, own in (("mean", preprocessing.mean), ("std", preprocessing.std)):
         values = np.array(own, np.float32)[None, :, None, None]
         tensors.append(numpy_helper.from_array(values, f"{_PIXELS}_{name}"))
     nodes = [
@@ -288,10 +294,6 @@ def _with_normalisation(network: Any, preprocessing: Preprocessing) -> bytes:
     graph.input.append(helper.make_tensor_value_info(_PIXELS, TensorProto.FLOAT, shape))
     data: bytes = whole.SerializeToString()
     return data
-
-
-def _normalisation(preprocessing: Preprocessing) -> tuple[Any, Any]:
-    return preprocessing.mean, preprocessing.std
 
 
 def _features(data: bytes, shares: NDArray[np.float32], n_threads: int) -> NDArray[np.float32]:
@@ -313,9 +315,12 @@ def _error(want: NDArray[np.float32], found: NDArray[np.float32], grids: Sequenc
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Keep onnxruntime from advice that does not apply: the graph has its shapes, and no norms."""
-    log = logging.getLogger()
-    before, log.disabled = log.disabled, True
+
+    def others(record: logging.LogRecord) -> bool:
+        return "onnxruntime" not in record.pathname
+
+    logging.getLogger().addFilter(others)
     try:
         yield
     finally:
-        log.disabled = before
+        logging.getLogger().removeFilter(others)

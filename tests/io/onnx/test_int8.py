@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 
 import pydfm
+from pydfm.features.inputs.images import ImageError
 from pydfm.features.transforms import Preprocessing
 from pydfm.io.onnx.int8 import N_IMAGES, sample_pixels
 from pydfm.io.onnx.proof import prove
@@ -165,11 +166,29 @@ def test_images_of_any_form_that_can_be_read_twice(folder, tmp_path):
 def test_ranges_come_from_images_evenly_spread():
     images = np.zeros((100, 3, SIDE, SIDE), dtype=np.uint8)
     images += np.arange(100, dtype=np.uint8)[:, None, None, None]
-    found = (255 * sample_pixels(images, PREPROCESSING, None, 1)[:, 0, 0, 0]).round()
+    found = (255 * sample_pixels(images, PREPROCESSING, "raise", None, 1)[:, 0, 0, 0]).round()
     assert len(found) == N_IMAGES
     assert (found[0], found[-1]) == (0, 99)
     assert set(np.diff(found)) == {3, 4}
-    assert len(sample_pixels(images[:5], PREPROCESSING, None, 1)) == 5
+    assert len(sample_pixels(images[:5], PREPROCESSING, "raise", None, 1)) == 5
+
+
+def test_images_that_cannot_be_read_are_skipped_where_asked(folder, tmp_path):
+    (tmp_path / "broken.png").write_bytes(b"no picture")
+    given, path = [*paths(folder), str(tmp_path / "broken.png")], tmp_path / "int8.onnx"
+    dfm = fit(folder, **KINDS["nll"])
+    with pytest.raises(ImageError, match="broken"):
+        dfm.to_onnx(path, int8=given)
+    dfm.set_params(on_error="skip")
+    with pytest.warns(UserWarning, match="1 of 41 images were skipped"):
+        assert dfm.to_onnx(path, int8=given).n_samples_ == 40
+    with pytest.raises(ValueError, match=r"^int8 holds no image that can be read; .*broken"):
+        dfm.to_onnx(path, int8=given[-1:])
+
+
+def test_onnxruntime_gives_no_advice(folder, tmp_path, caplog):
+    fit(folder, **KINDS["nll"]).to_onnx(tmp_path / "int8.onnx", int8=folder)
+    assert caplog.records == []
 
 
 def test_what_cannot_be_is_told(folder, tmp_path):

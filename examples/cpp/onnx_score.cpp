@@ -6,9 +6,11 @@
 
 #include <onnxruntime_cxx_api.h>
 
+#include <cstdint>
 #include <filesystem>
 #include <fstream>
 #include <iostream>
+#include <stdexcept>
 #include <string>
 #include <vector>
 

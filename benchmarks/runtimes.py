@@ -98,8 +98,13 @@ def comparison(network: str, n_threads: int) -> Comparison:
     models = _models(network, n_threads)
     planes = np.ascontiguousarray(models.images.transpose(0, 3, 1, 2))
 
-    def case(name: str, run: Callable[[], Any], dfm: pydfm.DFM, most: float = _EQUAL) -> Case:
-        want, scale = dfm.score(planes), dfm.held_out_scores_.std()
+    truths = {
+        precision: (dfm.score(planes), dfm.held_out_scores_.std())
+        for precision, dfm in (("float32", models.dfm), ("int8", models.in_int8))
+    }
+
+    def case(name: str, run: Callable[[], Any], precision: str, most: float = _EQUAL) -> Case:
+        want, scale = truths[precision]
 
         def answer() -> _Answer:
             scores = run()
@@ -112,16 +117,16 @@ def comparison(network: str, n_threads: int) -> Comparison:
         own = pydfm.load(
             models.path("model.pydfm"), runtime=runtime, n_threads=n_threads, device="cpu"
         )
-        cases.append(case(f"pydfm, {name}", partial(own.score, planes), models.dfm))
+        cases.append(case(f"pydfm, {name}", partial(own.score, planes), "float32"))
     in_int8 = partial(models.in_int8.score, planes)
-    cases.append(case("pydfm, onnxruntime, int8", in_int8, models.in_int8))
-    for precision, dfm in (("float32", models.dfm), ("int8", models.in_int8)):
+    cases.append(case("pydfm, onnxruntime, int8", in_int8, "int8"))
+    for precision in truths:
         path = models.path(f"{precision}.onnx")
         run = _onnxruntime(path, models.images, n_threads)
-        cases.append(case(f"export, onnxruntime, {precision}", run, dfm))
+        cases.append(case(f"export, onnxruntime, {precision}", run, precision))
         if importlib.util.find_spec("openvino") is not None:
             run = _openvino(path, models.images, n_threads)
-            cases.append(case(f"export, OpenVINO, {precision}", run, dfm, _NEAR[precision]))
+            cases.append(case(f"export, OpenVINO, {precision}", run, precision, _NEAR[precision]))
 
     def check(answer: _Answer) -> None:
         assert answer.off < answer.most, answer.off

@@ -69,6 +69,7 @@ from pydfm.parameters import (
 )
 from pydfm.runtime.checks import check_number, check_share
 from pydfm.runtime.threads import Lock, PerThread, resolve_threads
+from pydfm.stats.identities import UnknownRowError
 from pydfm.stats.scores import check_score_types
 from pydfm.stats.subspace import Subspace
 
@@ -791,13 +792,20 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
             for places, features, pixels in self._batches(
                 source, extractor, "forget", training.n_features
             ):
-                training = training.remove(
-                    features,
-                    None if row_labels is None else row_labels.take(places),
-                    n_threads=n_threads,
-                    groups=None if row_groups is None else row_groups.take(places),
-                    hashes=None if pixels is None else image_hashes(pixels),
-                )
+                try:
+                    training = training.remove(
+                        features,
+                        None if row_labels is None else row_labels.take(places),
+                        n_threads=n_threads,
+                        groups=None if row_groups is None else row_groups.take(places),
+                        hashes=None if pixels is None else image_hashes(pixels),
+                    )
+                except UnknownRowError as error:
+                    if isinstance(source, ImageSource):
+                        named = f"image {source.place(places[error.index])}"
+                    else:
+                        named = f"row {places.start + error.index} of X"
+                    raise ValueError(f"{named} {error.why}") from None
             _check_counts(source, row_labels, row_groups)
             self._report(source)
             names = _names_read(source)
@@ -1649,12 +1657,14 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         torch.nn.Module
             On the CPU. It takes images (N, H, W, 3), uint8, RGB, of any size, and a false-alarm
             rate, a float64 tensor of shape (); it returns scores (N,), p-values (N,), verdicts
-            (N,), +1 or -1, and maps (N, height, width), as far as the model has them.
+            (N,), +1 or -1, and maps (N, height, width), as far as the model has them. Both
+            ``torch.export.export(..., strict=False)`` and `to_onnx` take it.
 
         Raises
         ------
         ValueError
-            If the model cannot be one module: features, mixtures, folds, relative_mahalanobis.
+            If the model cannot be one module: one of features, of images of more than 8 bits, in
+            another precision than float32, or with a score of one's own.
         """
         return self._pixel_model(backbone, weights)[0]
 

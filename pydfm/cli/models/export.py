@@ -49,17 +49,19 @@ def export(
     """Write a model as one graph of ONNX, from pixels to scores, p-values, verdicts and maps."""
     from pydfm.features.inputs.images import list_images
     from pydfm.features.pictures.pages import with_pages
+    from pydfm.io.onnx.export import check_export
     from pydfm.io.onnx.proof import prove
-    from pydfm.io.onnx.session import OnnxModel
+    from pydfm.io.onnx.session import OnnxModel, check_onnxruntime
     from pydfm.parameters import none_or
     from pydfm.reports.batch import threshold_text
-    from pydfm.runtime.files import check_output
 
-    check_output(output)
+    check_export(output)
+    if int8 is None and (classes or groups is not None):
+        raise ValueError("--classes and --groups are of --int8, which is not given; leave them out")
+    if check is not None or int8 is not None:
+        check_onnxruntime()
     images = [] if check is None else with_pages(list_images(check))
     good = None if int8 is None else with_pages(list_images(int8))
-    if good is None and (classes or groups is not None):
-        raise ValueError("--classes and --groups are of --int8, which is not given; leave them out")
     dfm = load_model(model, weights, backbone, parameters)
     moved: dict[str, Any] = {} if weights is None else {"weights": none_or(weights)}
     moved |= {} if backbone is None else {"backbone": backbone}

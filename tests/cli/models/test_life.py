@@ -77,7 +77,8 @@ def test_what_was_added_is_forgotten_and_undone(run, own, later, script, picture
 
 
 def test_an_image_that_is_not_in_the_model_is_refused(run, own, later, kept):
-    assert_error(run("forget", own, later, "-o", own), "none of those the model was fitted on")
+    says = r"image '.*later0.png' is none of those the model was fitted on"
+    assert_error(run("forget", own, later, "-o", own), says)
     assert own.read_bytes() == kept.read_bytes()
     assert not own.with_name("own.pydfm.previous").exists()
 
@@ -105,10 +106,24 @@ def test_marks_of_a_page_choose_what_is_added(run, own, later, script, tmp_path)
         ("path,mark\nlater0.png,fine\n", "a mark is 'good' or 'bad'"),
         ("path,mark\nlater0.png,bad\n", "marks no image as good"),
         ("a,b\n1,2\n", "has no columns 'path' and 'mark'"),
+        ("path,mark\nlater0.png,good\nlater0.png,bad\n", "marks 'later0.png' as good and as bad"),
     ):
         marks.write_text(text)
         assert_error(run("add", own, later, "--marks", marks, "-o", own), says)
     assert_error(run("add", own, later, "--marks", tmp_path / "no", "-o", own), "No such file")
+
+
+def test_marks_that_a_spreadsheet_has_written(run, own, later, tmp_path):
+    marks = tmp_path / "marks.csv"
+    for text in (
+        b"\xef\xbb\xbfpath,mark\r\nlater0.png,good\r\nlater1.png,bad\r\n",
+        b"path;mark\r\nlater0.png;good\r\nlater0.png;good\r\nlater1.png;bad\r\n",
+        b"mark\tpath\ngood\tlater0.png\n",
+    ):
+        marks.write_bytes(text)
+        got = run("add", own, later, "--marks", marks, "-o", tmp_path / "new")
+        assert got.code == 0, got.err
+        assert b"1 image added to 12" in got.out
 
 
 def test_images_that_are_marked_as_bad_are_kept_for_an_evaluation(

@@ -19,7 +19,7 @@ _PINNED = ("-c", "constraints.txt")
 _PYTHONS = nox.project.python_versions(nox.project.load_toml("pyproject.toml"))
 _BUILD = ("cmake", "ninja", "cmeel-eigen>=3.4,<4")
 _SCRIPT_RULES = ("-D", "correctness", "-D", "suspicious", "-D", "perf")
-_CPP = [str(path) for path in Path("csrc").rglob("*.[ch]pp")]
+_CPP = [str(path) for room in ("csrc", "examples") for path in Path(room).rglob("*.[ch]pp")]
 
 
 @nox.session(python=_PYTHONS)
@@ -135,7 +135,7 @@ def demo(session: nox.Session) -> None:
 @nox.session
 def benchmarks(session: nox.Session) -> None:
     """Write the tables of docs/benchmarks.md anew; takes a quarter of an hour."""
-    session.install(*_PINNED, ".[test]")
+    session.install(*_PINNED, ".[test]", "openvino>=2025")
     session.run("python", "-m", "benchmarks", "--write", "docs/benchmarks.md", *session.posargs)
 
 

@@ -17,6 +17,7 @@ from benchmarks import (
     instruction_sets,
     machine,
     processes,
+    runtimes,
     scale,
     score,
     verdicts,
@@ -24,7 +25,13 @@ from benchmarks import (
 from benchmarks.measure import compare
 from benchmarks.report import HEADER, Table, rows, write
 
-_SECTIONS = {"score": score, "fit": fit, "eigensolver": eigensolver, "extract": extract}
+_SECTIONS = {
+    "score": score,
+    "fit": fit,
+    "eigensolver": eigensolver,
+    "extract": extract,
+    "runtimes": runtimes,
+}
 _TABLES: dict[str, tuple[str, Callable[[bool], Table]]] = {
     "instructions": ("Instruction sets", instruction_sets.table),
     "verdicts": ("Verdicts", verdicts.table),

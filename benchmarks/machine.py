@@ -10,7 +10,10 @@ from threadpoolctl import threadpool_info
 import pydfm
 from benchmarks.report import Table
 
-_FLAGS: Final = ("avx2", "fma", "avx512f", "avx512_bf16", "amx_bf16", "asimd", "sve")
+_FLAGS: Final = (
+    *("avx2", "fma", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16"),
+    *("asimd", "sve"),
+)
 
 
 def facts() -> dict[str, Any]:

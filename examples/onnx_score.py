@@ -12,12 +12,17 @@ from PIL import Image, ImageOps
 
 def main(model: str, *images: str) -> None:
     """Print the score of each image, and its p-value and verdict where the model decides."""
-    session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3  # errors
+    session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     names = [output.name for output in session.get_outputs() if output.name != "map"]
     for path in images:
         image = ImageOps.exif_transpose(Image.open(path)).convert("RGB")
-        found = session.run(names, {"images": np.asarray(image)[None]})
-        print(path, *(f"{name}={value[0]:.6g}" for name, value in zip(names, found, strict=True)))
+        values = session.run(names, {"images": np.asarray(image)[None]})
+        found = {name: f"{own[0]:.6g}" for name, own in zip(names, values, strict=True)}
+        if "verdict" in found:
+            found["verdict"] = "anomalous" if found["verdict"] == "-1" else "ok"
+        print(path, *(f"{name}={text}" for name, text in found.items()))
 
 
 if __name__ == "__main__":

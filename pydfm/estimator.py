@@ -78,7 +78,9 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from typing_extensions import Self
 
+    from pydfm.features.taps import Tapped
     from pydfm.io.onnx.graph import PixelModel
+    from pydfm.io.onnx.int8 import Int8Network
 
 # Attributes that a copy does not share.
 _OF_THREADS = ("_lock", "_skipped")
@@ -549,6 +551,7 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         clean: float | None = None,
         join_copies: bool = False,
         look: "Callable[[Preprocessing], Look] | None" = None,
+        extractor: Extractor | None = None,
     ) -> "Self":
         """Fit as `fit` does.
 
@@ -560,12 +563,15 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
             Whether rows without groups that are equal share one.
         look : callable, optional
             Makes what is called with each image as it is decoded.
+        extractor : Extractor, optional
+            What makes features of the images, in place of that of the parameters.
         """
         parameters = self._checked()
         source, row_labels = open_labelled(X, self.on_error, labels)
         row_groups = open_groups(source, groups)
         seed = draw_seed(self.random_state)
-        extractor = self._build_extractor(seed, source) if isinstance(source, ImageSource) else None
+        if extractor is None and isinstance(source, ImageSource):
+            extractor = self._build_extractor(seed, source)
         _check_combine(
             self.combine, outliers, 1 if extractor is None else len(extractor.spec.layers)
         )
@@ -1614,8 +1620,14 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         OSError
             If the file cannot be written.
         ValueError
-            If the state is to be kept and there is none, or a file cannot hold it.
+            If the state is to be kept and there is none, or a file cannot hold it; or if this is
+            what `to_onnx` returned for `int8`.
         """
+        if self.feature_spec_ is not None and self.feature_spec_.precision == "int8":
+            raise ValueError(
+                "the model is that of an export in int8, whose network only the export holds; save "
+                "the model that was exported"
+            )
         with self._updating:
             names = getattr(self, "feature_names_in_", None)
             fitted = self.fitted_
@@ -1654,7 +1666,7 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
             If the model cannot be one module: one of features, of images of more than 8 bits, in
             another precision than float32, or with a score of one's own.
         """
-        return self._pixel_model(backbone, weights)
+        return self._pixel_model(backbone, weights)[0]
 
     def to_onnx(
         self,
@@ -1662,45 +1674,129 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         *,
         backbone: "str | os.PathLike[str] | torch.nn.Module | None" = None,
         weights: "str | os.PathLike[str] | None" = AS_SAVED,
-    ) -> None:
+        int8: Any = None,
+        labels: Any = None,
+        groups: Any = None,
+    ) -> "DFM":
         """Write the fitted model as one graph of ONNX, from pixels to verdicts and maps.
 
         Weights, held-out scores and thresholds are inside: onnxruntime alone can run it. The inputs
         are ``images`` and ``alpha`` of `to_torch`, the second with this model's as default.
+
+        With `int8` the network computes in integers of 8 bits, which is faster where the processor
+        has instructions for them. Its features are not those that the model was fitted to, so the
+        exported model is fitted again, with the same parameters, to what the network in int8 makes
+        of all good images: its scores are held out as in any fit, and the false-alarm rate is held
+        as in any fit. Weights have 7 bits, so that every processor gives the same.
 
         Parameters
         ----------
         path : path
         backbone, weights : optional
             As in `to_torch`.
+        int8 : folder, list of paths or of PIL images, or array of images, optional
+            All good images that the exported model is to know, those of the fit among them. Up to
+            32 of them, evenly spread, give the ranges of the network's activations.
+        labels, groups : optional
+            Those of `int8`, as in `fit`.
+
+        Returns
+        -------
+        DFM
+            What the file holds: this model, or that of `int8`, which scores in onnxruntime alone
+            and cannot be saved.
 
         Raises
         ------
         ImportError
             If onnx is not installed (the extra `onnx`).
         ValueError
-            As `to_torch`; or if the network cannot be exported.
+            As `to_torch`; if the network cannot be exported or quantised; if `int8` is given and
+            the model has combine="logistic", or classes and no labels; or as `fit`.
         OSError
             If the file cannot be written.
         """
         from pydfm.io.onnx.export import check_export, write_onnx
+        from pydfm.io.onnx.graph import PixelModel
 
         check_export(path)
-        module, spec = self._pixel_model(backbone, weights), self.feature_spec_
+        if int8 is None and (labels is not None or groups is not None):
+            raise ValueError("labels and groups are those of int8, which is None; leave them out")
+        module, tapped = self._pixel_model(backbone, weights)
+        held, network = self, None
+        if int8 is not None:
+            held, network = self._in_int8(module, tapped, int8, labels, groups)
+            module = PixelModel(held.fitted_, tapped, held._kind).eval()
+        spec = self.feature_spec_
         assert spec is not None
         parameters = {name: repr(value) for name, value in self._fit_parameters().items()}
-        about = {"model": self.model_.summary(), "parameters": json.dumps(parameters)}
-        write_onnx(path, module, float(self.alpha), {**about, "sha256": spec.sha256})
+        about = {"model": held.model_.summary(), "parameters": json.dumps(parameters)}
+        about["sha256"] = spec.sha256
+        write_onnx(path, module, float(self.alpha), about, network)
+        return held
 
-    def _pixel_model(self, backbone: Any, weights: Any) -> "PixelModel":
-        """Return the model from pixels on; what cannot be is refused before a network is loaded."""
+    def _pixel_model(self, backbone: Any, weights: Any) -> "tuple[PixelModel, Tapped]":
+        """Return the model from pixels on, and its network.
+
+        What cannot be exported is refused before a network is loaded.
+        """
         from pydfm.io.onnx.graph import PixelModel, check_exportable
 
         fitted, kind, spec = self.fitted_, self._kind, self.feature_spec_
         check_exportable(fitted, kind)
         assert spec is not None
         own = self.backbone if backbone is None and spec.needs_module else backbone
-        return PixelModel(fitted, tapped_of(spec, backbone=own, weights=weights), kind).eval()
+        tapped = tapped_of(spec, backbone=own, weights=weights)
+        return PixelModel(fitted, tapped, kind).eval(), tapped
+
+    def _in_int8(
+        self, module: "PixelModel", tapped: "Tapped", X: Any, labels: Any, groups: Any
+    ) -> "tuple[DFM, Int8Network]":
+        """Return the model fitted again with its network in int8, and that network."""
+        from pydfm.io.onnx.export import graph_of
+        from pydfm.io.onnx.int8 import LARGEST, quantise, sample_pixels
+
+        self._check_not_logistic("an export in int8")
+        if self.model_.classes is not None and labels is None:
+            raise ValueError("labels is None, but the model has classes; give the labels of int8")
+        spec, n_threads = self.feature_spec_, resolve_threads(self.n_threads)
+        assert spec is not None
+        shares = sample_pixels(X, spec.preprocessing, self.on_error, self.max_pixels, n_threads)
+        network = quantise(
+            graph_of(module, self.alpha), shares, spec.preprocessing, tapped.grids, n_threads
+        )
+        if not network.error <= LARGEST:
+            warnings.warn(
+                f"the features of the network in int8 differ by {network.error:.2g} of their "
+                "deviation, so that the model may find less; compare it with this one, or export "
+                "without int8",
+                stacklevel=3,
+            )
+        extractor = Extractor(
+            network.backbone(n_threads), replace(spec, precision="int8", runtime="onnx"), "onnx"
+        )
+        parameters = {**self._fit_parameters(), "runtime": "onnx", "device": "cpu"}
+        held = self._with(parameters, None, None, None, ())
+        held._fit(X, labels, groups, extractor=extractor)
+        messages = []
+        if held.n_samples_ < self.n_samples_:
+            messages.append(
+                f"the model was fitted to {self.n_samples_} images, and int8 has "
+                f"{held.n_samples_}: the exported one knows these alone; give all good images"
+            )
+        if self.left_out_:
+            messages.append(
+                f"the fit left out {len(self.left_out_)} images, such as '{self.left_out_[0]}', "
+                "and the exported model is fitted to all of int8; see that they are not among them"
+            )
+        if self.calibration_ == RECALIBRATED:
+            messages.append(
+                "the model was recalibrated, and the held-out scores of the exported one are those "
+                "of int8; give later good images too"
+            )
+        for message in messages:
+            warnings.warn(message, stacklevel=3)
+        return held, network
 
     # Fitted attributes
 

@@ -10,6 +10,7 @@ import pydfm
 from pydfm.cli import main as cli
 from pydfm.datasets.category import load_category
 from pydfm.datasets.measure import measure_category
+from pydfm.io.onnx.proof import prove
 
 DATA = Path(os.environ.get("PYDFM_TEST_DATA", "."))
 WEIGHTS = DATA / "resnet18_imagenet_to_layer3.safetensors"
@@ -50,3 +51,17 @@ def test_the_default_finds_and_shows_defects(name, targets):
     assert dfm.image_score_ == "calibrated"
     values = {**found.image, **found.pixel}
     assert all(target <= values[of] <= 1 for of, target in targets.items()), values
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")
+def test_a_network_in_int8_finds_what_it_found_in_float32(tmp_path):
+    pytest.importorskip("onnx")
+    category = load_category(DATA / "glassfiber")
+    fitted, new = category.train[:60], category.train[60:]
+    dfm = pydfm.DFM(weights=WEIGHTS, alpha=0.1).fit(fitted)
+    held = dfm.to_onnx(tmp_path / "int8.onnx", int8=fitted)
+    proof = prove(held, tmp_path / "int8.onnx", new)
+    assert proof.holds
+    assert proof.anomalous[0] <= 9  # of 30; more with a probability of 0.4 %
+    found = measure_category(held, category).image["auroc"]
+    assert found >= measure_category(dfm, category).image["auroc"] - 0.02

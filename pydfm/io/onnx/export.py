@@ -6,11 +6,13 @@ import os
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
 import torch
 
 from pydfm import __version__
 from pydfm.features.onnx.export import ExportError, exported
 from pydfm.io.onnx.graph import PixelModel
+from pydfm.io.onnx.int8 import Int8Network, put_network
 from pydfm.runtime.files import check_output, write_file
 
 # Protobuf's bound, less room for the graph itself.
@@ -18,7 +20,11 @@ _MOST_BYTES: Final = (1 << 31) - (1 << 24)
 
 
 def write_onnx(
-    path: "str | os.PathLike[str]", module: PixelModel, alpha: float, about: dict[str, str]
+    path: "str | os.PathLike[str]",
+    module: PixelModel,
+    alpha: float,
+    about: dict[str, str],
+    network: Int8Network | None = None,
 ) -> None:
     """Write a fitted model as one graph of ONNX, atomically.
 
@@ -32,7 +38,10 @@ def write_onnx(
     alpha : float
         Default of the input.
     about : dict of str to str
-        Written as metadata, beside ``pydfm`` (a JSON object with version, outputs and score type).
+        Written as metadata, beside ``pydfm`` (a JSON object with version, outputs, score type and
+        precision).
+    network : Int8Network, optional
+        In place of the module's own, whose features the model was fitted to.
 
     Raises
     ------
@@ -44,6 +53,43 @@ def write_onnx(
         If the file cannot be written.
     """
     onnx = check_export(path)
+    proto = graph_of(module, alpha)
+    if network is not None:
+        put_network(proto, network)
+    if module.decide is not None:
+        # An initial value makes an input one that may be left out.
+        level = np.array(alpha, dtype=np.float64)
+        proto.graph.initializer.append(onnx.numpy_helper.from_array(level, "alpha"))
+    proto.producer_name, proto.producer_version = "pydfm", __version__
+    own: dict[str, Any] = {
+        "version": __version__,
+        "score_type": module.score_type,
+        "outputs": list(module.outputs),
+        "precision": "float32" if network is None else "int8",
+    }
+    if network is not None:
+        own["network"] = {
+            "bytes": network.n_bytes,
+            "bytes_in_float32": network.n_bytes_before,
+            "error": round(network.error, 4),
+        }
+    for key, value in {"pydfm": json.dumps(own), **about}.items():
+        entry = proto.metadata_props.add()
+        entry.key, entry.value = key, value
+    onnx.checker.check_model(proto)
+    write_file(path, proto.SerializeToString())
+
+
+def graph_of(module: PixelModel, alpha: float) -> Any:
+    """Return the graph of a module as onnx has it.
+
+    Raises
+    ------
+    ValueError
+        If the network cannot be exported.
+    """
+    import onnx
+
     _check_size(module)
     height, width = module.size
     example = torch.zeros((2, height + 3, width + 5, 3), dtype=torch.uint8)
@@ -59,17 +105,7 @@ def write_onnx(
         raise ValueError(
             f"the network cannot be exported to ONNX ({error}); fit with another backbone"
         ) from error
-    proto = onnx.load_from_string(data)
-    if module.decide is not None:
-        # An initial value makes an input one that may be left out.
-        proto.graph.initializer.append(onnx.numpy_helper.from_array(level.numpy(), "alpha"))
-    proto.producer_name, proto.producer_version = "pydfm", __version__
-    own = {"version": __version__, "score_type": module.score_type, "outputs": list(module.outputs)}
-    for key, value in {"pydfm": json.dumps(own), **about}.items():
-        entry = proto.metadata_props.add()
-        entry.key, entry.value = key, value
-    onnx.checker.check_model(proto)
-    write_file(path, proto.SerializeToString())
+    return onnx.load_from_string(data)
 
 
 def check_export(path: "str | os.PathLike[str]") -> Any:

@@ -28,6 +28,8 @@ class Proof:
         The largest difference of a score, as a share of the threshold (of the deviation of the
         held-out scores, where that is larger; under folds, of their quantile at the level; without
         calibration, of the scores).
+    typical : float
+        The median of these differences.
     changed : tuple of str
         Images whose verdicts differ.
     near : int
@@ -35,13 +37,17 @@ class Proof:
     map_share : float or None
         Share of the pixels of maps that are on another side of the threshold of maps; None without
         maps.
+    anomalous : (int, int) or None
+        Images that are anomalous to the model, and to the export; None without calibration.
     """
 
     n_images: int
     difference: float
+    typical: float
     changed: tuple[str, ...]
     near: int
     map_share: float | None
+    anomalous: tuple[int, int] | None
 
     @property
     def holds(self) -> bool:
@@ -49,18 +55,25 @@ class Proof:
         return self.difference < LARGEST and not self.changed
 
     def lines(self) -> list[str]:
-        """Say it in words."""
+        """Say it in words, and what is proven."""
+        end = "the export gives the model's answers" if self.holds else "the export is not equal"
+        return [f"images      {self.n_images}", *self.figures(), f"proof       {end}"]
+
+    def figures(self) -> list[str]:
+        """Say in words how far the export differs."""
+        typical, most = (f"{share:.2g}" for share in (self.typical, self.difference))
         found = [
-            f"images      {self.n_images}",
-            f"scores      differ by at most {self.difference:.2g} of the threshold",
+            f"scores      differ by at most {most} of the threshold ({typical} at the median)",
             f"verdicts    {len(self.changed)} differ"
             + (f", {self.near} more within {LARGEST:g} of the threshold" if self.near else ""),
         ]
         found += [f"            {name}" for name in self.changed]
+        if self.anomalous is not None:
+            model, export = self.anomalous
+            found.append(f"anomalous   {model} by the model, {export} by the export")
         if self.map_share is not None:
             found.append(f"maps        {100 * self.map_share:.2g} % of the pixels on another side")
-        end = "the export gives the model's answers" if self.holds else "the export is not equal"
-        return [*found, f"proof       {end}"]
+        return found
 
 
 def prove(dfm: "DFM", path: Any, images: Sequence[str]) -> Proof:
@@ -83,12 +96,14 @@ def prove(dfm: "DFM", path: Any, images: Sequence[str]) -> Proof:
     off = np.abs(found["score"].astype(np.float64) - want)
     scale = max(float(np.abs(want).mean()), np.finfo(np.float64).tiny)
     changed: list[str] = []
-    near, share = 0, None
+    near, share, anomalous = 0, None, None
     if "verdict" in found:
         thresholds, held_out = _thresholds(dfm), dfm.held_out_scores_
         scale = max(float(np.nanmax(np.abs(thresholds))), float(held_out.std()))
         margins = dfm.decision_function(features)
-        for i in np.flatnonzero(found["verdict"] != np.where(margins < 0, -1, 1)).tolist():
+        verdicts = np.where(margins < 0, -1, 1)
+        anomalous = (int((verdicts < 0).sum()), int((found["verdict"] < 0).sum()))
+        for i in np.flatnonzero(found["verdict"] != verdicts).tolist():
             if abs(margins[i]) <= LARGEST * scale:
                 near += 1
             else:
@@ -98,7 +113,9 @@ def prove(dfm: "DFM", path: Any, images: Sequence[str]) -> Proof:
             level = dfm.map_threshold_
             mine = dfm.score_map(features, score_type=kind) > level
             share = float((mine != (found["map"] > level)).mean())
-    return Proof(len(images), float(off.max() / scale), tuple(changed), near, share)
+    off /= scale
+    typical, most = float(np.median(off)), float(off.max())
+    return Proof(len(images), most, typical, tuple(changed), near, share, anomalous)
 
 
 def _thresholds(dfm: "DFM") -> NDArray[np.float64]:

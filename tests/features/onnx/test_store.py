@@ -131,7 +131,7 @@ def test_the_name_depends_on_all_that_features_depend_on(monkeypatch):
     # What happens before the network does not matter.
     resized = replace(Preprocessing(), resize=300)
     assert key_of(FAMILY, **{**OWN, "preprocessing": resized}) == key
-    monkeypatch.setattr(store, "_version", lambda name: "another")
+    monkeypatch.setattr(store, "version_of", lambda package: "another")
     keys.add(key_of(FAMILY, **OWN))
     monkeypatch.undo()
     monkeypatch.setattr(store, "_sources", lambda family: "edited")
@@ -144,7 +144,3 @@ def test_the_code_of_the_family_counts():
     assert store._sources(FAMILY) != store._sources(lite)
     for name in store._SOURCES:
         assert (store.Path(store.__file__).parent.parent / name).is_file()
-
-
-def test_a_package_that_is_not_there_has_no_version():
-    assert store._version("no-such-package-of-anyone") is None

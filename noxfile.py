@@ -139,11 +139,8 @@ def benchmarks(session: nox.Session) -> None:
     session.run("python", "-m", "benchmarks", "--write", "docs/benchmarks.md", *session.posargs)
 
 
-# What the tests read besides the package: all of it but the package and the core's sources.
-_OUTSIDE = (
-    *("tests", "docs", "examples", ".github", "pyproject.toml", "noxfile.py"),
-    *("README.md", "CHANGELOG.md", "CITATION.cff", "Dockerfile", ".dockerignore"),
-)
+# What the tests read besides the package.
+_OUTSIDE = nox.project.load_toml("pyproject.toml")["tool"]["cibuildwheel"]["test-sources"]
 _MOST_BYTES = 4_000_000
 _COMPILERS = ("cc", "gcc", "c++", "g++", "clang", "clang++", "cl", "cmake", "ninja", "make")
 # What libraries ask a system for: joblib counts cores by one of these, and warns without them.

@@ -58,7 +58,3 @@ def test_a_package_that_is_not_there_has_no_version(monkeypatch):
 def test_another_mode_is_refused(mode):
     with pytest.raises(ValueError, match=r"^mode is .* 'stdout' or 'dicts'"):
         pydfm.show_config(mode)
-
-
-def test_a_package_that_is_not_there_has_no_version():
-    assert config.version_of("no-such-package-of-anyone") is None

@@ -69,6 +69,7 @@ from pydfm.parameters import (
 )
 from pydfm.runtime.checks import check_number, check_share
 from pydfm.runtime.threads import Lock, PerThread, resolve_threads
+from pydfm.stats.identities import UnknownRowError
 from pydfm.stats.scores import check_score_types
 from pydfm.stats.subspace import Subspace
 
@@ -676,7 +677,8 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         total = training.n_samples
         journal: tuple[Entry, ...] = (Entry.now("fit", total, total),)
         if begun:
-            journal = self._with_step("add", total - self.training_.n_samples, total)
+            added = total - self.training_.n_samples
+            journal = self._with_step("add", added, total, _names_read(source))
         return self._become(training, None, extractor, parameters, journal)
 
     def merge(self, *others: "DFM") -> "Self":
@@ -758,6 +760,7 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
 
     def _forget(self, X: Any, labels: Any, groups: Any, classes: Any) -> "Self":
         training, n_threads = self.training_, resolve_threads(self.n_threads)
+        names: Sequence[str] = ()
         self._check_not_logistic("forget")
         if X is not None and self._parameters and self._parameters["augment"]:
             raise ValueError(
@@ -783,15 +786,23 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
             for places, features, pixels in self._batches(
                 source, extractor, "forget", training.n_features
             ):
-                training = training.remove(
-                    features,
-                    None if row_labels is None else row_labels.take(places),
-                    n_threads=n_threads,
-                    groups=None if row_groups is None else row_groups.take(places),
-                    hashes=None if pixels is None else image_hashes(pixels),
-                )
+                try:
+                    training = training.remove(
+                        features,
+                        None if row_labels is None else row_labels.take(places),
+                        n_threads=n_threads,
+                        groups=None if row_groups is None else row_groups.take(places),
+                        hashes=None if pixels is None else image_hashes(pixels),
+                    )
+                except UnknownRowError as error:
+                    if isinstance(source, ImageSource):
+                        named = f"image {source.place(places[error.index])}"
+                    else:
+                        named = f"row {places.start + error.index} of X"
+                    raise ValueError(f"{named} {error.why}") from None
             _check_counts(source, row_labels, row_groups)
             self._report(source)
+            names = _names_read(source)
         if training.n_samples < 2:
             raise ValueError(
                 f"X or classes would leave {training.n_samples} of {self.n_samples_} rows or "
@@ -799,7 +810,8 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
             )
         self._warn_of_lost_calibration()
         total = training.n_samples
-        journal = self._with_step("forget", self.training_.n_samples - total, total)
+        forgotten = self.training_.n_samples - total
+        journal = self._with_step("forget", forgotten, total, names)
         return self._become(training, None, self._extractor, self._parameters, journal)
 
     def recalibrate(
@@ -865,7 +877,8 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         _check_counts(source, row_labels, row_groups)
         self._report(source)
         recalibrated, found = task.conclude()
-        journal = self._with_step("calibrate", source.count, self.n_samples_)
+        read = source.count - (len(source.skipped) if isinstance(source, ImageSource) else 0)
+        journal = self._with_step("calibrate", read, self.n_samples_, _names_read(source))
         self._become(self._training, recalibrated, self._extractor, self._parameters, journal)
         return found
 
@@ -1632,12 +1645,14 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         torch.nn.Module
             On the CPU. It takes images (N, H, W, 3), uint8, RGB, of any size, and a false-alarm
             rate, a float64 tensor of shape (); it returns scores (N,), p-values (N,), verdicts
-            (N,), +1 or -1, and maps (N, height, width), as far as the model has them.
+            (N,), +1 or -1, and maps (N, height, width), as far as the model has them. Both
+            ``torch.export.export(..., strict=False)`` and `to_onnx` take it.
 
         Raises
         ------
         ValueError
-            If the model cannot be one module: features, mixtures, folds, relative_mahalanobis.
+            If the model cannot be one module: one of features, of images of more than 8 bits, in
+            another precision than float32, or with a score of one's own.
         """
         return self._pixel_model(backbone, weights)
 
@@ -1895,9 +1910,11 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         self._parameters, self._late, self._journal = parameters, (), journal
         return self
 
-    def _with_step(self, what: str, n_samples: int, total: int) -> tuple[Entry, ...]:
+    def _with_step(
+        self, what: str, n_samples: int, total: int, names: Sequence[str] = ()
+    ) -> tuple[Entry, ...]:
         """Return the journal with one more step."""
-        return (*self._journal, Entry.now(what, n_samples, total))
+        return (*self._journal, Entry.now(what, n_samples, total, names))
 
     @property
     def _updating(self) -> Lock:
@@ -2380,6 +2397,14 @@ def estimator_of(loaded: LoadedModel) -> DFM:
     if loaded.feature_names is not None:
         dfm.feature_names_in_ = loaded.feature_names
     return dfm.with_state(loaded.training, loaded.fitted, loaded.extractor, loaded.journal)
+
+
+def _names_read(source: _Source) -> list[str]:
+    """Return the names of the images of a source that were read, where they are files."""
+    if not isinstance(source, ImageSource) or source.names is None:
+        return []
+    skipped = {one.index for one in source.skipped}
+    return [name for i, name in enumerate(source.names) if i not in skipped]
 
 
 def _check_counts(source: _Source, *each: RowLabels | None) -> None:

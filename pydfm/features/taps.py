@@ -145,7 +145,7 @@ class Taps(nn.Module):
     def _flat(self, layer: str, output: Any) -> torch.Tensor:
         output = self._to_map(self.network, layer, output, self._size)
         if isinstance(output, torch.Tensor) and output.ndim == 3:
-            if not _jit.is_tracing():
+            if not _is_traced():
                 self._token_grids[layer] = token_grid(
                     self.network, layer, int(output.shape[1]), self._size, self.prefix
                 )
@@ -155,7 +155,7 @@ class Taps(nn.Module):
                 f"layer '{layer}' returns {type(output).__name__}; features can be taken only from "
                 "layers that return a tensor (B, ...)"
             )
-        if not _jit.is_tracing():
+        if not _is_traced():
             if output.shape[0] != self._n_images:
                 raise ValueError(
                     f"layer '{layer}' gives {output.shape[0]} rows for {self._n_images} images; "
@@ -165,14 +165,14 @@ class Taps(nn.Module):
             if self._probes:
                 return output.flatten(1)
         if output.ndim == 4:
-            if not _jit.is_tracing():
+            if not _is_traced():
                 self._last[layer] = self._is_last(layer)
             if self._last[layer]:
                 output = output.permute(0, 3, 1, 2)
         kernel = self._kernels[layer]
         # The run before the trace has checked the sizes. Within the trace such a check would look
         # as if it depended on the data.
-        fits = _jit.is_tracing() or (output.ndim == 4 and kernel <= min(output.shape[2:]))
+        fits = _is_traced() or (output.ndim == 4 and kernel <= min(output.shape[2:]))
         if kernel > 1 and not fits:
             shape = " x ".join(str(side) for side in output.shape[1:])
             raise ValueError(
@@ -184,7 +184,7 @@ class Taps(nn.Module):
             pooled = nn.functional.avg_pool2d(output, kernel)
         elif self._average and output.ndim == 4:
             pooled = output.mean(dim=(2, 3), keepdim=True)
-        if not _jit.is_tracing():
+        if not _is_traced():
             self.grids[layer] = _grid(pooled, output, kernel)
         # A copy where nothing was computed, since a later layer may change the output in place.
         flat: torch.Tensor = pooled.flatten(1)
@@ -249,7 +249,7 @@ class Taps(nn.Module):
         """Return the features (B, D) of normalised pixels (B, 3, h, w)."""
         self._found.clear()
         self._parts.clear()
-        if not _jit.is_tracing():
+        if not _is_traced():
             self._n_images = int(batch.shape[0])
         output = self.network(batch)
         if "output" in self._kernels:
@@ -260,9 +260,14 @@ class Taps(nn.Module):
         return torch.cat([self._found.pop(layer) for layer in self._kernels], dim=1)
 
 
+def _is_traced() -> bool:
+    """Whether this run makes a graph, whose sizes are no numbers; a run before it has seen them."""
+    return bool(_jit.is_tracing() or torch.compiler.is_compiling())
+
+
 def _mean(layer: str, parts: Sequence[torch.Tensor]) -> torch.Tensor:
     """Return the mean of the outputs of some submodules, which together are a layer."""
-    if not _jit.is_tracing() and len({part.shape for part in parts}) > 1:
+    if not _is_traced() and len({part.shape for part in parts}) > 1:
         shapes = ", ".join(" x ".join(map(str, part.shape[1:])) for part in parts)
         raise ValueError(
             f"layers has '{layer}', whose parts cannot be averaged: they give {shapes} per image; "

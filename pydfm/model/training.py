@@ -21,7 +21,7 @@ from pydfm.model.layer import take_columns
 from pydfm.model.settings import N_PARTS, Settings, warn_of_folds
 from pydfm.model.units import Units, draw_folds
 from pydfm.stats.accumulator import Accumulator, KeptRows
-from pydfm.stats.identities import Identities
+from pydfm.stats.identities import Identities, UnknownRowError
 from pydfm.stats.sample import Renumber, RowSample
 from pydfm.stats.scatter import fits_memory, most_kept, scatter_bytes
 
@@ -403,12 +403,14 @@ class TrainingState:
         numbers = None if labels is None else self.codes.find(labels)
         own = np.zeros(len(features), dtype=np.intp) if numbers is None else numbers
         state = replace(self, units=self.units.remove(own, groups))
+        places = np.arange(len(features))
         if self.held is not None:
             found = self.held.find(features, numbers)
             held = self.held.remove(features[found], None if numbers is None else numbers[found])
             state = replace(state, held=held)
             features, numbers = features[~found], None if numbers is None else numbers[~found]
             hashes = None if hashes is None else hashes[~found]
+            places = places[~found]
             if len(features) == 0:
                 return state
         if self.settings.n_folds > 1:
@@ -419,23 +421,26 @@ class TrainingState:
         known = hashes is not None and self.identities.known
         identities = Identities(None)
         if hashes is not None and known:
-            identities = self.identities.remove(hashes, numbers)
+            with UnknownRowError.among(places):
+                identities = self.identities.remove(hashes, numbers)
         cells, mixture_rows = dict(self.cells), dict(self.mixture_rows)
         for i, layer in enumerate(self.layers):
             none = np.zeros(len(features), dtype=np.intp)
             own = none if numbers is None else numbers
             rows = self._samples(
-                i, KeptRows(take_columns(features, layer.columns), own, none, none)
+                i, KeptRows(take_columns(features, layer.columns), own, places, none)
             )
             kept = False
             if (sample := mixture_rows.get((i, 0))) is not None:
-                kept = self._all_kept(sample, rows.rows, rows.classes)
+                with UnknownRowError.among(rows.places):
+                    kept = self._all_kept(sample, rows.rows, rows.classes)
                 mixture_rows[i, 0] = sample.remove(np.asarray(rows.rows, np.float64), rows.classes)
             for c, part in self._by_cell(rows):
                 cell = cells[i, 0, c]
-                cells[i, 0, c] = cell.remove(
-                    part.rows, part.classes, n_threads=n_threads, known=known or kept
-                )
+                with UnknownRowError.among(part.places):
+                    cells[i, 0, c] = cell.remove(
+                        part.rows, part.classes, n_threads=n_threads, known=known or kept
+                    )
         return replace(
             state,
             cells=cells,
@@ -611,7 +616,7 @@ class TrainingState:
             return False
         found = sample.find(rows, numbers)
         if not found.all():
-            raise ValueError(f"row {found.argmin()} of X is none of those the model was fitted on")
+            raise UnknownRowError(int(found.argmin()))
         return True
 
 

@@ -157,6 +157,8 @@ def keep_previous(path: "str | os.PathLike[str]") -> None:
 def swap_with_previous(path: "str | os.PathLike[str]") -> None:
     """Put back what `keep_previous` kept of the file at `path`, and keep that one in its place.
 
+    If it is killed on the way, both are still there, and the next call ends what was begun.
+
     Raises
     ------
     FileNotFoundError
@@ -170,9 +172,12 @@ def swap_with_previous(path: "str | os.PathLike[str]") -> None:
             f"there is no '{previous}', which commands that replace '{path}' leave beside it; it "
             "cannot be undone"
         )
+    aside = previous.with_name(f"{previous.name}.new")
     old, new = previous.read_bytes(), Path(path).read_bytes()
-    write_file(path, old)
-    write_file(previous, new)
+    if not (aside.is_file() and old == new):  # else it was killed before the last step
+        write_file(aside, new)
+        write_file(path, old)
+    aside.replace(previous)
 
 
 def remove_litter(folder: "str | os.PathLike[str]") -> None:

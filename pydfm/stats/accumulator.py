@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pydfm.features.inputs.arrays import Rows, blocks, check_finite
+from pydfm.stats.identities import UnknownRowError
 from pydfm.stats.sample import Renumber, RowSample, find_rows
 from pydfm.stats.scatter import Scatter, fits_memory, most_kept
 
@@ -260,16 +261,15 @@ class Accumulator:
         found = np.full(len(rows), known and self.scatter is not None)
         if self.scatter is not None and not known:
             if self.sample is None or not self.sample.complete:
-                raise ValueError(
-                    f"row {places[0]} of X cannot be recognised: there are more rows than features "
-                    "(or max_memory has no room for them), so that their moments are kept and not "
-                    "the rows; fit again without it, or forget whole classes"
+                raise UnknownRowError(
+                    int(places[0]),
+                    "cannot be recognised: there are more rows than features (or max_memory has no "
+                    "room for them), so that their moments are kept and not the rows; fit again "
+                    "without it, or forget whole classes",
                 )
             found = self.sample.find(rows, classes)
         if not found.all():
-            raise ValueError(
-                f"row {places[found.argmin()]} of X is none of those the model was fitted on"
-            )
+            raise UnknownRowError(int(places[found.argmin()]))
 
     def compact(self) -> "Accumulator":
         """Return the same accumulator, with its kept rows in one array of its own."""

@@ -4,6 +4,8 @@ Once rows are folded into moments, a row cannot be recognised among them. The ha
 pixels is the same in every batch, while its features may differ in their last bits.
 """
 
+import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
@@ -13,6 +15,37 @@ from numpy.typing import NDArray
 # 16 bytes each; beyond so many images their hashes are not kept.
 _MOST: Final = 10_000_000
 _ODD: Final = np.uint64(0x9E3779B97F4A7C15)
+
+
+class UnknownRowError(ValueError):
+    """A row, or an image, that is to be removed is none of those that were fitted.
+
+    Parameters
+    ----------
+    index : int
+        Its place among those that were given.
+    why : str
+    what : str
+
+    Attributes
+    ----------
+    index : int
+    why : str
+    """
+
+    def __init__(self, index: int, why: str = "", what: str = "row") -> None:
+        self.index, self.what = index, what
+        self.why = why or "is none of those the model was fitted on"
+        super().__init__(f"{what} {index} of X {self.why}")
+
+    @classmethod
+    @contextlib.contextmanager
+    def among(cls, places: NDArray[np.intp]) -> Iterator[None]:
+        """Tell of the place (n,) among all rows where a part of them is removed."""
+        try:
+            yield
+        except cls as error:
+            raise cls(int(places[error.index]), error.why, error.what) from None
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,9 +111,7 @@ class Identities:
         found = places < len(have)
         found[found] = have[order[places[found]]] == gone[found]
         if not found.all():
-            raise ValueError(
-                f"image {found.argmin()} of X is none of those the model was fitted on"
-            )
+            raise UnknownRowError(int(found.argmin()), what="image")
         stay = np.delete(np.arange(len(have)), order[places])
         return Identities(((own[stay], numbers[stay]),))
 

@@ -154,6 +154,16 @@ def test_what_is_proven_is_said(rows):
         none.monitor(reference="calibration")
 
 
+def test_half_of_what_is_left_out_one_by_one_is_compared_with(rows):
+    for count, want in ((20, 20), (50, 30), (100, 50)):
+        dfm = pydfm.DFM(4).fit(rows[:count])
+        monitor = dfm.monitor(seed=1)
+        assert monitor.n_reference == want
+        assert np.isin(monitor._start[0][0], dfm.held_out_scores_).all()
+        assert np.array_equal(monitor._start[0][0], dfm.monitor(seed=1)._start[0][0])
+    assert not np.array_equal(monitor._start[0][0], dfm.monitor(seed=2)._start[0][0])
+
+
 def test_one_image_of_each_group_is_compared_with(rows):
     dfm = pydfm.DFM(4).fit(rows[:90], groups=np.arange(90) // 3)
     with pytest.warns(UserWarning, match="are in groups, or turned copies of each other: one of"):

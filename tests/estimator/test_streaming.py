@@ -58,6 +58,16 @@ def pick(classes, part, covariance):
     return None if covariance is None else classes[part]
 
 
+@pytest.mark.parametrize("options", [{}, {"calibration": "split"}, {"covariance": "tied"}])
+def test_an_unknown_row_is_told_by_its_number(options):
+    rows, classes = labelled_rows(90, 200, 2)
+    dfm = pydfm.DFM(3, **options).fit(rows, labels=classes)
+    strange = rows[:40].copy()
+    strange[33] += 100
+    with pytest.raises(ValueError, match="row 33 of X is none of those the model was fitted on"):
+        dfm.forget(strange, labels=classes[:40])
+
+
 @given(streams())
 @settings(max_examples=80)
 def test_batches_give_the_model_of_one_fit(problem):
@@ -243,6 +253,12 @@ def test_images_are_added_merged_and_forgotten(tiny_network, textures):
     merged = new().fit(textures[:4]) + new().fit(textures[4:])
     np.testing.assert_allclose(merged.score(textures), want, rtol=1e-3, atol=1e-3)
     fewer = new().fit(textures).forget(textures[8:])
+    # The number is that among all images, not in their batch, and not after those held out.
+    strange = np.concatenate([textures[:9], 255 - textures[:1]])
+    with pytest.raises(ValueError, match="image 9 of X is none of those the model was fitted on"):
+        new().set_params(batch_size=4).fit(textures).forget(strange)
+    with pytest.raises(ValueError, match="image 9 of X is none of those the model was fitted on"):
+        new().set_params(calibration="split").fit(textures).forget(strange)
     np.testing.assert_allclose(
         fewer.score(textures), new().fit(textures[:8]).score(textures), rtol=1e-3, atol=1e-3
     )

@@ -5,14 +5,18 @@ import stat
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import pytest
 
 from pydfm.runtime.files import (
     check_output,
+    keep_previous,
     make_folder,
+    previous_of,
     put_into,
     remove_litter,
+    swap_with_previous,
     temporary_files,
     write_file,
 )
@@ -255,3 +259,30 @@ def test_files_are_put_into_a_folder_once(tmp_path, monkeypatch):
     source.unlink()
     assert not put_into(folder, "gone.png", source, found.st_size, found.st_mtime_ns)
     assert not (folder / "gone.png").exists()
+
+
+@pytest.mark.parametrize("step", [1, 2, 3])
+def test_nothing_is_lost_where_a_swap_is_killed(tmp_path, monkeypatch, step):
+    path = tmp_path / "m"
+    path.write_bytes(b"old")
+    keep_previous(path)
+    write_file(path, b"new")
+    steps = []
+
+    def killed(source, target, replace=Path.replace):
+        steps.append(1)
+        if len(steps) == step:
+            raise KeyboardInterrupt
+        return replace(source, target)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "replace", killed)
+        with pytest.raises(KeyboardInterrupt):
+            swap_with_previous(path)
+    there = [one.read_bytes() for one in tmp_path.iterdir()]
+    assert {b"old", b"new"} <= set(there)
+    swap_with_previous(path)
+    assert (path.read_bytes(), previous_of(path).read_bytes()) == (b"old", b"new")
+    assert names(tmp_path) == ["m", "m.previous"]
+    swap_with_previous(path)
+    assert (path.read_bytes(), previous_of(path).read_bytes()) == (b"new", b"old")

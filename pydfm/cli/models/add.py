@@ -1,6 +1,7 @@
 """The command ``pydfm add``."""
 
 import csv
+import io
 import os
 from pathlib import Path
 from typing import Annotated, Any
@@ -118,8 +119,11 @@ def _tell_of_bad(bad: list[str], folder: Path, category: Path | None) -> None:
 
 def _marked(marks: Path, paths: list[str], folder: Path) -> tuple[list[str], list[str]]:
     """Return those of `paths` that a file marks as good, and those that it marks as bad."""
-    with marks.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
-        rows = list(csv.DictReader(file))
+    # A spreadsheet may have written it again: with a byte order mark, and other separators.
+    text = marks.read_text(encoding="utf-8-sig", errors="surrogateescape")
+    header = text.partition("\n")[0]
+    separator = next((s for s in ",;\t" if s in header), ",")
+    rows = list(csv.DictReader(io.StringIO(text, newline=""), delimiter=separator))
     if not rows or not {"path", "mark"} <= set(rows[0]):
         raise ValueError(
             f"--marks is '{marks}', which has no columns 'path' and 'mark'; save it from the page "
@@ -129,13 +133,12 @@ def _marked(marks: Path, paths: list[str], folder: Path) -> tuple[list[str], lis
     # Pages name images as they were given, or within their folder.
     root = folder if folder.is_dir() else folder.parent
     known |= {str(Path(path).resolve()): path for path in paths}
-    found: dict[str, list[str]] = {"good": [], "bad": []}
+    found: dict[str, str] = {}
     for row in rows:
-        name = row["path"]
-        if row["mark"] not in found:
+        name, mark = row["path"], row["mark"]
+        if mark not in ("good", "bad"):
             raise ValueError(
-                f"--marks is '{marks}', which marks '{name}' as {row['mark']!r}; a mark is 'good' "
-                "or 'bad'"
+                f"--marks is '{marks}', which marks '{name}' as {mark!r}; a mark is 'good' or 'bad'"
             )
         # A cell that a spreadsheet would take for a formula was written behind an apostrophe.
         names = (name, name.removeprefix("'"))
@@ -145,10 +148,12 @@ def _marked(marks: Path, paths: list[str], folder: Path) -> tuple[list[str], lis
         path = next((known[each] for each in tried if each in known), None)
         if path is None:
             raise ValueError(f"--marks has '{name}', which is no image of '{folder}'")
-        found[row["mark"]].append(path)
-    if not found["good"]:
+        if found.setdefault(path, mark) != mark:
+            raise ValueError(f"--marks is '{marks}', which marks '{name}' as good and as bad")
+    good, bad = ([path for path, own in found.items() if own == mark] for mark in ("good", "bad"))
+    if not good:
         raise ValueError(f"--marks is '{marks}', which marks no image as good; nothing is added")
-    return found["good"], found["bad"]
+    return good, bad
 
 
 COMMAND = Command("add", add, order=12, optional=RUNTIME)

@@ -34,12 +34,16 @@ def export(
     """Write a model as one graph of ONNX, from pixels to scores, p-values, verdicts and maps."""
     from pydfm.features.inputs.images import list_images
     from pydfm.features.pictures.pages import with_pages
+    from pydfm.io.onnx.export import check_export
     from pydfm.io.onnx.proof import prove
+    from pydfm.io.onnx.session import check_onnxruntime
     from pydfm.parameters import none_or
-    from pydfm.runtime.files import check_output
 
-    check_output(output)
-    images = [] if check is None else with_pages(list_images(check))
+    check_export(output)
+    images: list[str] = []
+    if check is not None:
+        check_onnxruntime()
+        images = with_pages(list_images(check))
     dfm = load_model(model, weights, backbone, parameters)
     moved: dict[str, Any] = {} if weights is None else {"weights": none_or(weights)}
     moved |= {} if backbone is None else {"backbone": backbone}

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 LEVELS = (0.01, 0.05, 0.1)
+_FEW_NAMES = 3
 
 
 def info(
@@ -135,7 +136,12 @@ def _lines(found: dict[str, Any]) -> list[str]:
         rows += [("certificate ", sentence) for sentence in own["sentences"]]
     for step in found["journal"]:
         count = f"{step['n_samples']} images, {step['total']} in all"
-        rows.append(("journal", f"{step['when']}  {step['what']}: {count} (pydfm {step['pydfm']})"))
+        text = f"{step['when']}  {step['what']}: {count} (pydfm {step['pydfm']})"
+        if step["names"]:
+            few = ", ".join(step["names"][:_FEW_NAMES])
+            more = step["n_samples"] - _FEW_NAMES
+            text += f": {few}{f' and {more} more' if more > 0 else ''}"
+        rows.append(("journal", text))
     sizes = [f"{name} {size / 1e6:.2f} MB" for name, size in found["sizes"].items()]
     rows.append(("sizes", ", ".join(sizes)))
     goes = (

@@ -42,23 +42,7 @@ def export(tapped: Tapped) -> Graph:
     own = tapped.preprocessing
     whole = _Normalised(tapped.taps, own.mean, own.std).eval()
     example = tapped.example.clone()
-    try:
-        with _exporting, torch.no_grad(), warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("ignore")
-            warnings.simplefilter("always", _jit.TracerWarning)
-            traced = _jit.trace(whole, example, check_trace=False)
-    except Exception as error:  # of a network's own code, or torch's
-        raise ExportError(_first_line(error)) from error
-    if caught:  # Python code that looks at values is traced along one of its branches only
-        raise ExportError(str(caught[0].message).split(". ")[0])
-    # The exporter traces once more, but not around scripts; it takes sizes for values.
-    scripted = isinstance(tapped.taps.network, torch.jit.ScriptModule)
-    data = exported(
-        traced if scripted else whole,
-        (example,),
-        inputs={"pixels": {0: "n"}},
-        outputs={"features": {0: "n"}},
-    )
+    data = exported(whole, (example,), inputs={"pixels": {0: "n"}}, outputs={"features": {0: "n"}})
     graph = Graph(data, tapped.grids)
     _check(graph, tapped, whole)
     return graph
@@ -99,6 +83,9 @@ def exported(
     }
     if "dynamo" in inspect.signature(exporter).parameters:
         options["dynamo"] = False
+    traced = _traced(module, example)
+    # The exporter traces once more, but not around scripts; it takes sizes for values.
+    scripted = any(isinstance(own, _jit.ScriptModule) for own in module.modules())
     try:
         with (
             _exporting,
@@ -108,10 +95,24 @@ def exported(
             warnings.catch_warnings(),
         ):
             warnings.simplefilter("ignore")
-            exporter(module, example, data, **options)
+            exporter(traced if scripted else module, example, data, **options)
     except Exception as error:  # of a network's own code, torch's or its exporter's
         raise ExportError(_first_line(error)) from error
     return data.getvalue()
+
+
+def _traced(module: nn.Module, example: tuple[torch.Tensor, ...]) -> Any:
+    """Return a trace of a module; ExportError where it depends on values."""
+    try:
+        with _exporting, torch.no_grad(), warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("ignore")
+            warnings.simplefilter("always", _jit.TracerWarning)
+            traced = _jit.trace(module, example, check_trace=False)
+    except Exception as error:  # of a network's own code, or torch's
+        raise ExportError(_first_line(error)) from error
+    if caught:  # Python code that looks at values is traced along one of its branches only
+        raise ExportError(str(caught[0].message).split(". ")[0])
+    return traced
 
 
 @contextmanager

@@ -1,7 +1,10 @@
 """The graph of a fitted model written to a file of ONNX, with what is known of it."""
 
+import itertools
 import json
-from typing import TYPE_CHECKING, Any
+import os
+from pathlib import Path
+from typing import Any, Final
 
 import torch
 
@@ -10,8 +13,8 @@ from pydfm.features.onnx.export import ExportError, exported
 from pydfm.io.onnx.graph import PixelModel
 from pydfm.runtime.files import check_output, write_file
 
-if TYPE_CHECKING:
-    import os
+# Protobuf's bound, less room for the graph itself.
+_MOST_BYTES: Final = (1 << 31) - (1 << 24)
 
 
 def write_onnx(
@@ -36,11 +39,12 @@ def write_onnx(
     ImportError
         If onnx is not installed.
     ValueError
-        If the network cannot be exported.
+        If the network cannot be exported, or a graph cannot hold all of the model.
     OSError
         If the file cannot be written.
     """
     onnx = check_export(path)
+    _check_size(module)
     height, width = module.size
     example = torch.zeros((2, height + 3, width + 5, 3), dtype=torch.uint8)
     level = torch.tensor(alpha, dtype=torch.float64)
@@ -77,8 +81,15 @@ def check_export(path: "str | os.PathLike[str]") -> Any:
         If onnx is not installed.
     OSError
         If the file cannot be written.
+    ValueError
+        If the file has another ending than .onnx.
     """
     check_output(path)
+    if Path(path).suffix.lower() != ".onnx":
+        raise ValueError(
+            f"the file to write is '{os.fspath(path)}', and `pydfm score` knows an export by its "
+            "ending: name it as *.onnx"
+        )
     try:
         import onnx
     except ImportError as error:
@@ -86,3 +97,15 @@ def check_export(path: "str | os.PathLike[str]") -> Any:
             "an export needs onnx and onnxruntime; install them with `pip install 'pydfm[onnx]'`"
         ) from error
     return onnx
+
+
+def _check_size(module: PixelModel) -> None:
+    """Raise ValueError where a model takes more bytes than a graph can."""
+    tensors = itertools.chain(module.parameters(), module.buffers())
+    size = sum(own.numel() * own.element_size() for own in tensors)
+    if size > _MOST_BYTES:
+        raise ValueError(
+            f"the export would take {size / 1e9:.1f} GB, and a graph of ONNX holds at most "
+            f"{_MOST_BYTES / 1e9:.1f}; fit with a smaller n_components, a larger pool, or "
+            "calibration='loo' in place of 'kfold'"
+        )

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pydfm.io.onnx.session import OnnxModel, read_pixels
 from pydfm.stats.scores import check_score_types
@@ -25,7 +26,8 @@ class Proof:
     n_images : int
     difference : float
         The largest difference of a score, as a share of the threshold (of the deviation of the
-        held-out scores, where that is larger; without calibration, of the scores).
+        held-out scores, where that is larger; under folds, of their quantile at the level; without
+        calibration, of the scores).
     changed : tuple of str
         Images whose verdicts differ.
     near : int
@@ -83,7 +85,7 @@ def prove(dfm: "DFM", path: Any, images: Sequence[str]) -> Proof:
     changed: list[str] = []
     near, share = 0, None
     if "verdict" in found:
-        thresholds, held_out = np.atleast_1d(dfm.threshold_), dfm.held_out_scores_
+        thresholds, held_out = _thresholds(dfm), dfm.held_out_scores_
         scale = max(float(np.nanmax(np.abs(thresholds))), float(held_out.std()))
         margins = dfm.decision_function(features)
         for i in np.flatnonzero(found["verdict"] != np.where(margins < 0, -1, 1)).tolist():
@@ -97,3 +99,10 @@ def prove(dfm: "DFM", path: Any, images: Sequence[str]) -> Proof:
             mine = dfm.score_map(features, score_type=kind) > level
             share = float((mine != (found["map"] > level)).mean())
     return Proof(len(images), float(off.max() / scale), tuple(changed), near, share)
+
+
+def _thresholds(dfm: "DFM") -> NDArray[np.float64]:
+    """Return the thresholds of the classes; under folds, which have none, what is near them."""
+    if dfm.fitted_.held_out.folds:
+        return np.array([np.quantile(dfm.held_out_scores_, 1 - dfm.alpha)])
+    return np.atleast_1d(dfm.threshold_)

@@ -46,13 +46,7 @@ class OnnxModel:
     def __init__(self, path: "str | os.PathLike[str]", n_threads: int | None = None) -> None:
         if not Path(path).is_file():
             raise FileNotFoundError(f"there is no file '{os.fspath(path)}'")
-        try:
-            import onnxruntime  # noqa: F401 (or an error that says how to get it)
-        except ImportError as error:
-            raise ImportError(
-                f"'{os.fspath(path)}' is scored by onnxruntime; install it with `pip install "
-                "'pydfm[onnx]'`"
-            ) from error
+        check_onnxruntime()
         try:
             self._session = open_session(os.fspath(path), resolve_threads(n_threads))
         except Exception as error:  # onnxruntime's have no common class
@@ -69,6 +63,16 @@ class OnnxModel:
         if alpha is not None and "verdict" in self.outputs:
             given["alpha"] = np.array(alpha, dtype=np.float64)
         return dict(zip(self.outputs, self._session.run(list(self.outputs), given), strict=True))
+
+
+def check_onnxruntime() -> None:
+    """Raise ImportError, with how to get it, where onnxruntime is not installed."""
+    try:
+        import onnxruntime  # noqa: F401
+    except ImportError as error:
+        raise ImportError(
+            "an export is scored by onnxruntime; install it with `pip install 'pydfm[onnx]'`"
+        ) from error
 
 
 def read_pixels(path: "str | os.PathLike[str]", max_pixels: int | None = None) -> NDArray[np.uint8]:

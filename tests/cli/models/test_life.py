@@ -77,7 +77,8 @@ def test_what_was_added_is_forgotten_and_undone(run, own, later, script, picture
 
 
 def test_an_image_that_is_not_in_the_model_is_refused(run, own, later, kept):
-    assert_error(run("forget", own, later, "-o", own), "none of those the model was fitted on")
+    says = r"image '.*later0.png' is none of those the model was fitted on"
+    assert_error(run("forget", own, later, "-o", own), says)
     assert own.read_bytes() == kept.read_bytes()
     assert not own.with_name("own.pydfm.previous").exists()
 
@@ -105,10 +106,24 @@ def test_marks_of_a_page_choose_what_is_added(run, own, later, script, tmp_path)
         ("path,mark\nlater0.png,fine\n", "a mark is 'good' or 'bad'"),
         ("path,mark\nlater0.png,bad\n", "marks no image as good"),
         ("a,b\n1,2\n", "has no columns 'path' and 'mark'"),
+        ("path,mark\nlater0.png,good\nlater0.png,bad\n", "marks 'later0.png' as good and as bad"),
     ):
         marks.write_text(text)
         assert_error(run("add", own, later, "--marks", marks, "-o", own), says)
     assert_error(run("add", own, later, "--marks", tmp_path / "no", "-o", own), "No such file")
+
+
+def test_marks_that_a_spreadsheet_has_written(run, own, later, tmp_path):
+    marks = tmp_path / "marks.csv"
+    for text in (
+        b"\xef\xbb\xbfpath,mark\r\nlater0.png,good\r\nlater1.png,bad\r\n",
+        b"path;mark\r\nlater0.png;good\r\nlater0.png;good\r\nlater1.png;bad\r\n",
+        b"mark\tpath\ngood\tlater0.png\n",
+    ):
+        marks.write_bytes(text)
+        got = run("add", own, later, "--marks", marks, "-o", tmp_path / "new")
+        assert got.code == 0, got.err
+        assert b"1 image added to 12" in got.out
 
 
 def test_images_that_are_marked_as_bad_are_kept_for_an_evaluation(
@@ -258,6 +273,8 @@ def test_a_file_is_described(run, own, later):
     assert found["goes_on"]
     assert found["network"]["runtime"] == "torch"
     assert [step["what"] for step in found["journal"]] == ["fit", "add"]
+    added = [str(later / f"later{i}.png") for i in range(3)]
+    assert found["journal"][1]["names"] == added
     assert found["sizes"]["training state"] > 0
     assert set(found["thresholds"]) == {"0.1"}
     assert_error(run("info", later), "there is no model file")
@@ -300,3 +317,23 @@ def test_classes_are_the_subfolders_as_at_the_fit(tmp_path):
     assert labels_of(tmp_path, paths, classes=False) is None
     with pytest.raises(ValueError, match="lies in no subfolder"):
         labels_of(tmp_path, [str(tmp_path / "2.png")], classes=True)
+
+
+@pytest.mark.filterwarnings("default:.*images were skipped")
+@pytest.mark.filterwarnings("ignore:alpha is 0.1, and 2 held-out")
+@pytest.mark.filterwarnings("ignore:the model was recalibrated, and its rows change")
+def test_the_journal_has_the_images_that_were_read(run, own, later, script):
+    (later / "later1.png").write_bytes(b"torn")
+    read = [str(later / "later0.png"), str(later / "later2.png")]
+    for command in ("add", "calibrate", "forget"):
+        got = run(command, own, later, "-o", own, "--skip-unreadable")
+        assert got.code == 0, got.err
+    steps = load(own, script).journal_[1:]
+    assert [(step.what, step.n_samples) for step in steps] == [
+        ("add", 2),
+        ("calibrate", 2),
+        ("forget", 2),
+    ]
+    assert all(list(step.names) == read for step in steps)
+    text = run("info", own).out.decode()
+    assert f"forget: 2 images, 12 in all (pydfm {pydfm.__version__}): {read[0]}, {read[1]}" in text

@@ -131,7 +131,7 @@ def test_the_name_depends_on_all_that_features_depend_on(monkeypatch):
     # What happens before the network does not matter.
     resized = replace(Preprocessing(), resize=300)
     assert key_of(FAMILY, **{**OWN, "preprocessing": resized}) == key
-    monkeypatch.setattr(store, "version_of", lambda package: "another")
+    monkeypatch.setattr(store, "version_of", lambda name: "another")
     keys.add(key_of(FAMILY, **OWN))
     monkeypatch.undo()
     monkeypatch.setattr(store, "_sources", lambda family: "edited")

@@ -4,16 +4,14 @@ import json
 import subprocess
 import sys
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 import pydfm
-from pydfm.features.transforms import Preprocessing
-from pydfm.io.onnx.graph import Pixels
 from pydfm.io.onnx.proof import prove
 from pydfm.io.onnx.session import OnnxModel, read_pixels
 from pydfm.stats.scores import SCORES, Score
@@ -21,6 +19,8 @@ from pydfm.stats.scores import SCORES, Score
 onnx = pytest.importorskip("onnx")
 
 ROOT = Path(__file__).parents[3]
+MIXTURE = {"density": "gmm", "calibration": "split", "layers": "2", "image_score": "sum"}
+RELATIVE = {"score_type": "relative_mahalanobis", "layers": "2", "image_score": "sum"}
 KINDS = {
     "calibrated": {"layers": ("0", "2")},
     "fre": {"image_score": "sum", "layers": "0"},
@@ -34,8 +34,35 @@ KINDS = {
     "layers, max": {"layers": ("0", "2"), "combine": "max"},
     "no calibration": {"calibration": None, "layers": "2"},
     "split": {"calibration": "split", "layers": "0"},
+    "folds": {"calibration": "kfold", "layers": "2", "image_score": "sum", "score_type": "ppca"},
+    "folds, patch": {"calibration": "kfold", "layers": "2", "spatial": "patch"},
+    "folds, calibrated": {"calibration": "kfold", "layers": ("0", "2")},
+    "mixture, nll": {**MIXTURE, "score_type": "nll"},
+    "mixture, ppca": {**MIXTURE, "score_type": "ppca"},
+    "mixture, mahalanobis": {**MIXTURE, "score_type": "mahalanobis"},
+    "mixture, patch": {**MIXTURE, "spatial": "patch", "score_type": "nll"},
+    "mixture, fre": MIXTURE,
+    "shrinkage": {"regularization": "shrinkage", "layers": "2", "score_type": "nll"},
 }
+OF_CLASSES = {
+    "relative": RELATIVE,
+    "relative, layers": {**RELATIVE, "layers": ("0", "2")},
+    "relative, patch": {**RELATIVE, "spatial": "patch"},
+    "relative, tied": {**RELATIVE, "covariance": "tied"},
+    "relative, folds": {**RELATIVE, "calibration": "kfold"},
+    "tied": {"covariance": "tied", "layers": ("0", "2")},
+}
+STRAY = torch.zeros((1, 3, 32, 32))
 LABELS = [str(i % 2) for i in range(10)]
+CASES = [
+    *(
+        (kind, parameters, labels)
+        for kind, parameters in KINDS.items()
+        for labels in (None, LABELS)
+    ),
+    *((kind, own, LABELS) for kind, own in OF_CLASSES.items()),
+    ("a class of one image", {"layers": "2", "image_score": "sum"}, [*LABELS[:9], "2"]),
+]
 
 
 def network():
@@ -47,19 +74,6 @@ def network():
     ).eval()
 
 
-@pytest.fixture(scope="module")
-def images(tmp_path_factory):
-    """Images of odd sizes, grey and with alpha too."""
-    folder, rng = tmp_path_factory.mktemp("images"), np.random.default_rng(0)
-    base = Image.fromarray(rng.integers(0, 256, (8, 8, 3), dtype=np.uint8))
-    for i in range(14):
-        pixels = np.asarray(base.resize((70 + i, 60 + 2 * i), Image.Resampling.BICUBIC))
-        pixels = (pixels + rng.integers(-40, 40, pixels.shape)).clip(0, 255).astype(np.uint8)
-        image = Image.fromarray(pixels).convert({3: "L", 5: "RGBA", 12: "L"}.get(i, "RGB"))
-        image.save(folder / f"{i:02}.png")
-    return [str(path) for path in sorted(folder.iterdir())]
-
-
 def fit(images, labels=None, **parameters):
     given = {"image_size": 32, "device": "cpu", "alpha": 0.2, "runtime": "torch", **parameters}
     with warnings.catch_warnings():
@@ -68,14 +82,13 @@ def fit(images, labels=None, **parameters):
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
-@pytest.mark.parametrize("labels", [None, LABELS], ids=["one", "classes"])
-@pytest.mark.parametrize("kind", KINDS)
-def test_an_export_gives_the_answers_of_its_model(kind, labels, images, tmp_path):
-    if labels and kind.startswith("layers"):
-        with pytest.raises(ValueError, match="only with image_score='calibrated'"):
-            fit(images, labels, **KINDS[kind]).to_onnx(tmp_path / "model.onnx")
-        return
-    dfm = fit(images, labels, **KINDS[kind])
+@pytest.mark.parametrize(
+    ("parameters", "labels"),
+    [case[1:] for case in CASES],
+    ids=[f"{kind}, {'classes' if labels else 'one'}" for kind, _, labels in CASES],
+)
+def test_an_export_gives_the_answers_of_its_model(parameters, labels, images, tmp_path):
+    dfm = fit(images, labels, **parameters)
     dfm.to_onnx(tmp_path / "model.onnx")
     proof = prove(dfm, tmp_path / "model.onnx", images)
     assert proof.holds
@@ -111,19 +124,6 @@ def test_batches_are_their_images(images, tmp_path):
     np.testing.assert_allclose(scores.numpy(), together["score"], rtol=1e-4)
 
 
-@pytest.mark.parametrize(
-    ("resize", "crop"), [((32, 32), None), ((48, 20), None), (40, (32, 32)), (20, (32, 24))]
-)
-def test_pixels_are_those_of_pillow(resize, crop):
-    preprocessing = Preprocessing(resize, crop, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0), None)
-    module, rng = Pixels(preprocessing), np.random.default_rng(0)
-    for height, width in ((32, 32), (31, 64), (100, 97), (320, 320), (16, 19)):
-        image = rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
-        want = preprocessing.from_pil(Image.fromarray(image))
-        got = (255 * module(torch.from_numpy(image)[None])[0]).round().numpy()
-        assert np.array_equal(got, want), (height, width)
-
-
 def test_a_file_says_what_it_holds(images, tmp_path):
     dfm = fit(images, **KINDS["fre"])
     dfm.to_onnx(tmp_path / "model.onnx")
@@ -143,17 +143,78 @@ def test_a_proof_tells_of_another_model(images, tmp_path):
     assert "the export is not equal" in proof.lines()[-1]
 
 
-@pytest.mark.parametrize(
-    ("parameters", "says"),
-    [
-        ({"calibration": "kfold", "layers": "2"}, "calibration is 'kfold', .* calibrate the model"),
-        ({"layers": "2", "image_score": "sum", "density": "gmm", "calibration": None}, "'gmm'"),
-    ],
-)
-def test_what_cannot_be_exported_is_told(images, tmp_path, parameters, says):
-    with pytest.raises(ValueError, match=says):
-        fit(images, **parameters).to_onnx(tmp_path / "model.onnx")
+def test_what_a_graph_cannot_compute_is_refused(images, tmp_path):
+    dfm = fit(images, layers="2", precision="bfloat16")
+    with pytest.raises(ValueError, match=r"precision is 'bfloat16', .*; fit with precision"):
+        dfm.to_onnx(tmp_path / "model.onnx")
+    with pytest.raises(ValueError, match=r"to write is '.*model.pt', .* name it as \*\.onnx"):
+        dfm.to_onnx(tmp_path / "model.pt")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_model_too_large_for_a_graph_is_refused(images, tmp_path, monkeypatch):
+    dfm = fit(images, layers="2", calibration="kfold")
+    monkeypatch.setattr("pydfm.io.onnx.export._MOST_BYTES", 30_000)
+    with pytest.raises(ValueError, match=r"would take 0.0 GB, .* fit with a smaller n_components"):
+        dfm.to_onnx(tmp_path / "model.onnx")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_maps_of_files_of_before_are_left_out_with_a_warning(images, tmp_path):
+    """They add up layers' maps in another way."""
+    dfm = fit(images, layers=("0", "2"), image_score="sum")
+    layers = tuple(replace(layer, map_scales={}) for layer in dfm.model_.layers)
+    dfm._fitted = replace(dfm.fitted_, model=replace(dfm.model_, layers=layers))
+    with pytest.warns(UserWarning, match="the export has scores and no maps; fit again"):
+        dfm.to_onnx(tmp_path / "model.onnx")
+    assert OnnxModel(tmp_path / "model.onnx").outputs == ("score", "p_value", "verdict")
+    assert prove(dfm, tmp_path / "model.onnx", images).holds
+
+
+def test_a_network_that_looks_at_values_is_refused(images, tmp_path):
+    """A graph would hold one of its ways."""
+
+    class Bright(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = network()
+
+        def forward(self, pixels):
+            found = self.inner(pixels)
+            return 2 * found if float(found.mean()) > 1 else found
+
+    given = {"image_size": 32, "device": "cpu", "runtime": "torch", "calibration": None}
+    with pytest.warns(UserWarning, match="could not be traced"):
+        dfm = pydfm.DFM(3, backbone=Bright(), layers="output", **given).fit(images)
+    with pytest.raises(
+        ValueError, match=r"cannot be exported to ONNX .*; fit with another backbone"
+    ):
+        dfm.to_onnx(tmp_path / "model.onnx")
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch's, of TorchScript
+@pytest.mark.filterwarnings("ignore::UserWarning")  # of few images
+@pytest.mark.parametrize("scripted", [True, False])
+def test_torchscript_files_are_exported(images, tmp_path, scripted):
+    module = torch.jit.script(network()) if scripted else torch.jit.trace(network(), STRAY)
+    module.save(tmp_path / "network.pt")
+    given = {"image_size": 32, "device": "cpu", "runtime": "torch", "alpha": 0.2}
+    dfm = pydfm.DFM(3, backbone=tmp_path / "network.pt", **given).fit(images[:10])
+    dfm.to_onnx(tmp_path / "model.onnx")
+    assert prove(dfm, tmp_path / "model.onnx", images).holds
+    batch = np.zeros((5, 40, 90, 3), dtype=np.uint8)
+    assert OnnxModel(tmp_path / "model.onnx").run(batch)["score"].shape == (5,)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # of few images
+@pytest.mark.parametrize("combine", ["max", "logistic"])
+def test_layers_are_combined_by_every_rule(images, tmp_path, combine):
+    given = {"image_size": 32, "device": "cpu", "alpha": 0.2, "runtime": "torch"}
+    own = {"layers": ("0", "2"), "image_score": "sum", "combine": combine}
+    outliers = images[10:] if combine == "logistic" else None
+    dfm = pydfm.DFM(3, backbone=network(), **own, **given).fit(images[:10], outliers=outliers)
+    dfm.to_onnx(tmp_path / "model.onnx")
+    assert prove(dfm, tmp_path / "model.onnx", images).holds
 
 
 def test_a_score_of_ones_own_is_refused(images, tmp_path, monkeypatch):
@@ -175,9 +236,9 @@ def test_the_first_of_several_score_types_is_exported(images, tmp_path):
 def test_what_cannot_be_exported_is_told_before_the_network_is_loaded(
     images, tmp_path, monkeypatch
 ):
-    dfm = fit(images, calibration="kfold", layers="2")
+    dfm = fit(images, layers="2", precision="bfloat16")
     monkeypatch.setattr("pydfm.estimator.tapped_of", None)  # a call would raise TypeError
-    with pytest.raises(ValueError, match="calibration is 'kfold'"):
+    with pytest.raises(ValueError, match="precision is 'bfloat16'"):
         dfm.to_torch()
     with pytest.raises(FileNotFoundError, match="there is no folder"):
         dfm.to_onnx(tmp_path / "none" / "model.onnx")

@@ -139,13 +139,12 @@ def benchmarks(session: nox.Session) -> None:
     session.run("python", "-m", "benchmarks", "--write", "docs/benchmarks.md", *session.posargs)
 
 
-# What the tests read besides the package: all of it but the package and the core's sources.
-_OUTSIDE = (
-    *("tests", "docs", "examples", ".github", "pyproject.toml", "noxfile.py"),
-    *("README.md", "CHANGELOG.md", "CITATION.cff", "Dockerfile", ".dockerignore"),
-)
+# What the tests read besides the package.
+_OUTSIDE = nox.project.load_toml("pyproject.toml")["tool"]["cibuildwheel"]["test-sources"]
 _MOST_BYTES = 4_000_000
 _COMPILERS = ("cc", "gcc", "c++", "g++", "clang", "clang++", "cl", "cmake", "ninja", "make")
+# What libraries ask a system for: joblib counts cores by one of these, and warns without them.
+_ASKED = ("cat", "lscpu", "sh", "sysctl", "uname")
 
 
 @contextmanager
@@ -155,12 +154,18 @@ def _fresh(session: nox.Session, name: str) -> Iterator[tuple[str, Path, dict[st
     folder = Path(tempfile.mkdtemp(prefix=f"pydfm-{name}-"))
     session.run("python", "-m", "venv", str(folder / "venv"))
     programs = folder / "venv" / ("Scripts" if os.name == "nt" else "bin")
-    found = [tool for tool in _COMPILERS if shutil.which(tool, path=str(programs))]
+    system = folder / "system"
+    system.mkdir()
+    for tool in _ASKED:
+        if os.name == "posix" and (there := shutil.which(tool)):
+            (system / tool).symlink_to(there)
+    path = os.pathsep.join(map(str, (programs, system)))
+    found = [tool for tool in _COMPILERS if shutil.which(tool, path=path)]
     if found:
         session.error(f"the fresh environment has {', '.join(found)}")
     outside = folder / "outside"
     outside.mkdir()
-    settings = {"PATH": str(programs), "MPLBACKEND": "agg", "PYTHONPATH": "", "CC": "", "CXX": ""}
+    settings = {"PATH": path, "MPLBACKEND": "agg", "PYTHONPATH": "", "CC": "", "CXX": ""}
     try:
         with session.chdir(outside):
             yield str(programs / "python"), outside, settings

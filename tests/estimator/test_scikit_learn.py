@@ -31,6 +31,10 @@ UNMET = {
     "it, as LocalOutlierFactor does, and predict by the model of all",
 }
 
+# The versions of scikit-learn that Python 3.10 has give pytest an iterator, which its newest one
+# warns of.
+_CHECKS = parametrize_with_checks([pydfm.DFM(), pydfm.DFM(score_type="mahalanobis")]).mark
+
 
 def dfm(**parameters):
     return pydfm.DFM(4, alpha=0.2, **parameters)
@@ -40,7 +44,7 @@ def dfm(**parameters):
 # Mahalanobis distances need no residual.
 @pytest.mark.filterwarnings("ignore:y looks like classes and is ignored", "ignore:alpha is 0.01")
 @pytest.mark.filterwarnings("ignore:X holds rows that are not")  # two rows of iris are the same
-@parametrize_with_checks([pydfm.DFM(), pydfm.DFM(score_type="mahalanobis")])
+@pytest.mark.parametrize(_CHECKS.args[0], list(_CHECKS.args[1]), **_CHECKS.kwargs)
 @pytest.mark.filterwarnings("ignore:.*no row has a residual")
 def test_it_is_an_estimator_by_the_rules_of_scikit_learn(estimator, check, request):
     reason = UNMET.get((estimator.score_type, check.func.__name__))

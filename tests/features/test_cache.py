@@ -1,4 +1,5 @@
 import json
+import os
 import shutil
 import signal
 from itertools import chain, islice
@@ -12,15 +13,16 @@ from pydfm.features.extractor import Extractor, feature_batches
 from pydfm.features.inputs import sources
 from pydfm.features.inputs.sources import Skipped, open_source
 
+KILL = getattr(signal, "SIGKILL", signal.SIGTERM)  # Windows has the latter, which kills there
 CODE = """
-import os, signal, sys
+import os, sys
 import pydfm
 from pydfm.features import cache
 
 write = cache.write_file
 def kill_at_third(path, data, **options):
     if path.name == "00000002.safetensors":
-        os.kill(os.getpid(), signal.SIGKILL)
+        os.kill(os.getpid(), int(sys.argv[3]))
     write(path, data, **options)
 cache.write_file = kill_at_third
 pydfm.DFM(2, weights=None, layers="layer1", pool=4, image_size=32, batch_size=3, device="cpu",
@@ -57,8 +59,8 @@ def counted(monkeypatch):
 def test_a_fit_that_was_killed_goes_on_from_its_last_batch(copied, tmp_path, run_python, counted):
     sorted(copied.iterdir())[4].write_bytes(b"This is text.")
     folder = tmp_path / "checkpoint"
-    killed = run_python(CODE, str(copied), str(folder), check=False)
-    assert killed.returncode == -signal.SIGKILL
+    killed = run_python(CODE, str(copied), str(folder), str(int(KILL)), check=False)
+    assert killed.returncode == (KILL if os.name == "nt" else -KILL)
     assert len(list(folder.glob("*.safetensors"))) == 2
 
     want = new().fit(copied)

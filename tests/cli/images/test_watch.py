@@ -269,7 +269,7 @@ def directed(run, model, script, inbox, tmp_path):
                 direct()
             except BaseException as error:
                 failed.append(error)
-            os.kill(os.getpid(), number)
+            signal.raise_signal(number)  # os.kill would end this process on Windows
 
         before = signal.getsignal(number)
         thread = threading.Thread(target=act)
@@ -335,9 +335,9 @@ def test_a_changed_model_is_taken_up(directed, arrive, model, script, tmp_path):
         arrive(0)
         wait_for(lambda: count(results) == 1)
         (tmp_path / "torn").write_bytes(mine.read_bytes()[:1000])
-        (tmp_path / "torn").rename(mine)
+        (tmp_path / "torn").replace(mine)
         time.sleep(0.3)
-        (tmp_path / "other.pydfm").rename(mine)
+        (tmp_path / "other.pydfm").replace(mine)
         time.sleep(0.3)
         arrive(1, 2, 3)
         wait_for(lambda: count(results) == 4)

@@ -1,5 +1,6 @@
 import os
 import pickle
+import re
 
 import numpy as np
 import pytest
@@ -55,8 +56,10 @@ def test_a_single_file_is_taken_whatever_its_name(tmp_path):
 
 
 def test_what_is_not_there_is_told(tmp_path):
-    with pytest.raises(FileNotFoundError, match=f"there is no file or folder '{tmp_path}/gone'"):
-        list_images(tmp_path / "gone")
+    gone = tmp_path / "gone"
+    says = f"there is no file or folder '{re.escape(str(gone))}'"
+    with pytest.raises(FileNotFoundError, match=says):
+        list_images(gone)
 
 
 def test_a_folder_without_pictures_is_told(tmp_path):

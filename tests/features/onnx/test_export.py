@@ -50,6 +50,8 @@ def test_features_are_those_of_torch(tiny_network, textures, layers, options):
     ],
 )
 def test_the_families_can_be_exported(backbone, layers, side):
+    if backbone.startswith("timm:"):
+        pytest.importorskip("timm")
     size = Preprocessing(resize=(side, side), crop=None)
     if backbone == "efficientnet_lite0":
         layers = load_network(backbone, None).family.map_layers(backbone)

@@ -1,5 +1,6 @@
 """Fits below the estimator: rows to accumulators, subspaces, densities and training states."""
 
+import copy
 import sys
 
 import numpy as np
@@ -142,3 +143,21 @@ def held_out_of(dfm, kind="fre"):
 def conformal_p_values(scores, own):
     """P-values of `scores` among those `own`, by their definition."""
     return (1 + (np.asarray(own) >= np.asarray(scores)[:, None]).sum(axis=1)) / (1 + len(own))
+
+
+def scripted(network):
+    """A network as TorchScript.
+
+    torch knows its builtins by their places in memory, some of which are free again: a list that
+    comes to lie there is taken for a builtin. A copy lies elsewhere.
+    """
+    import torch
+
+    tried = [network]
+    while True:
+        try:
+            return torch.jit.script(tried[-1])
+        except RuntimeError as error:
+            if "builtin cannot be used as a value" not in str(error) or len(tried) > 5:
+                raise
+            tried.append(copy.deepcopy(network))

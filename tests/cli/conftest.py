@@ -4,6 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from fits import scripted
 from measured import config, root, sets  # noqa: F401 (fixtures)
 
 import pydfm
@@ -21,7 +22,7 @@ def script(tmp_path_factory):
     )
     path = tmp_path_factory.mktemp("network") / "network.pt"
     with pytest.warns(DeprecationWarning, match="torch.jit"):
-        torch.jit.script(network.eval()).save(path)
+        scripted(network.eval()).save(path)
     return path
 
 

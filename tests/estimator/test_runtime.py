@@ -6,6 +6,7 @@ import sys
 import numpy as np
 import pytest
 import torch
+from fits import scripted
 from torch import nn
 
 import pydfm
@@ -58,7 +59,7 @@ def test_auto_leaves_your_own_module_to_torch(textures, tiny_network):
 
 @pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")
 def test_a_torchscript_file_runs_in_it_where_that_is_asked_for(textures, tiny_network, tmp_path):
-    torch.jit.script(tiny_network.eval()).save(tmp_path / "network.pt")
+    scripted(tiny_network.eval()).save(tmp_path / "network.pt")
     own = {**OPTIONS, "backbone": tmp_path / "network.pt"}
     dfm = pydfm.DFM(**own).fit(textures)
     assert dfm.feature_spec_.runtime == "torch"

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch
 import tqdm
+from fits import scripted
 from safetensors.torch import save_file
 
 from pydfm.features.backbones import load_network, torchvision
@@ -131,7 +132,7 @@ def test_other_weights_than_those_of_the_specification_are_refused(tiny_network)
 @pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")
 def test_a_torchscript_file_is_known_by_its_path_and_content(tiny_network, tmp_path):
     path = tmp_path / "network.pt"
-    torch.jit.script(tiny_network.eval()).save(path)
+    scripted(tiny_network.eval()).save(path)
     spec = build(path).spec
     assert spec.backbone == str(path)
     moved = path.rename(tmp_path / "moved.pt")
@@ -139,7 +140,7 @@ def test_a_torchscript_file_is_known_by_its_path_and_content(tiny_network, tmp_p
     with pytest.raises(ValueError, match="the path of an existing TorchScript file"):
         Extractor.rebuild(spec)
     tiny_network.head.bias.data += 1
-    torch.jit.script(tiny_network).save(path)
+    scripted(tiny_network).save(path)
     with pytest.raises(ValueError, match="are not the ones the model was fitted with"):
         Extractor.rebuild(spec)
 

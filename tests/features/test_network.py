@@ -5,6 +5,7 @@ from threading import Barrier, BrokenBarrierError
 import numpy as np
 import pytest
 import torch
+from fits import scripted
 from torch import nn
 
 from pydfm.features.backbones import load_network
@@ -155,7 +156,7 @@ def test_a_lower_precision_comes_close(tiny_network, textures, precision):
 
 @pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")
 def test_a_script_is_taken_from_a_file_or_as_a_module(tiny_network, textures, tmp_path):
-    script = torch.jit.script(tiny_network.eval())
+    script = scripted(tiny_network.eval())
     script.save(tmp_path / "network.pt")
     want = build(tiny_network)(textures)
     assert_close(build(script)(textures), want)

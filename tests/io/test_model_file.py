@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from fits import maps_dfm
+from fits import maps_dfm, scripted
 from model_files import parts, write
 from reference import SCORE_TYPES, falling_rows
 from safetensors.numpy import save_file
@@ -85,7 +85,7 @@ def test_images_score_the_same_bits(tiny_network, textures, picture_folder, tmp_
 @pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")
 def test_a_torchscript_file_is_taken_only_from_the_caller(tiny_network, textures, tmp_path):
     script = tmp_path / "network.pt"
-    torch.jit.script(tiny_network.eval()).save(script)
+    scripted(tiny_network.eval()).save(script)
     dfm = pydfm.DFM(3, backbone=script, **SIZE).fit(textures)
     dfm.save(tmp_path / "model")
     script.rename(tmp_path / "moved.pt")
@@ -94,7 +94,7 @@ def test_a_torchscript_file_is_taken_only_from_the_caller(tiny_network, textures
 
     with torch.no_grad():
         tiny_network.head.bias += 1
-    torch.jit.script(tiny_network).save(script)
+    scripted(tiny_network).save(script)
     says = (
         r"^'.*model' names the TorchScript file '.*network.pt', whose code would run; .* backbone$"
     )

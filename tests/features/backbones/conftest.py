@@ -1,5 +1,6 @@
 import pytest
 import torch
+from fits import scripted
 from safetensors.torch import save_file
 
 from pydfm.features.backbones import load_network
@@ -29,5 +30,5 @@ def saved(tiny_network, tmp_path):
 def script(tiny_network, tmp_path):
     """`tiny_network` as a TorchScript file."""
     path = tmp_path / "network.pt"
-    torch.jit.script(tiny_network.eval()).save(path)
+    scripted(tiny_network.eval()).save(path)
     return path

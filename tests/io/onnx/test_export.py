@@ -196,7 +196,7 @@ def test_a_network_that_looks_at_values_is_refused(images, tmp_path):
 @pytest.mark.filterwarnings("ignore::UserWarning")  # of few images
 @pytest.mark.parametrize("scripted", [True, False])
 def test_torchscript_files_are_exported(images, tmp_path, scripted):
-    module = torch.jit.script(network()) if scripted else torch.jit.trace(network(), STRAY)
+    module = scripted(network()) if scripted else torch.jit.trace(network(), STRAY)
     module.save(tmp_path / "network.pt")
     given = {"image_size": 32, "device": "cpu", "runtime": "torch", "alpha": 0.2}
     dfm = pydfm.DFM(3, backbone=tmp_path / "network.pt", **given).fit(images[:10])

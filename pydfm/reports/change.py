@@ -41,6 +41,7 @@ def write_change(
     done: str,
     names: tuple[str, str] = ("before", "after"),
     note: str = "",
+    judged: Assessment | None = None,
 ) -> None:
     """Write the page of a change of a model, or of the difference between two.
 
@@ -59,6 +60,8 @@ def write_change(
         What the page calls the two models.
     note : str
         What is to be known of the images.
+    judged : Assessment, optional
+        What `before` says of the images, where that is known.
 
     Raises
     ------
@@ -75,7 +78,8 @@ def write_change(
     unreadable: list[tuple[str, str]] = []
     no_maps = ""
     if X:
-        old, result = before.assess(list(X)), examine(after, list(X), task="report")
+        old = before.assess(list(X)) if judged is None else judged
+        result = examine(after, list(X), task="report")
         unreadable, no_maps = result.unreadable, result.no_maps
         same = old.verdicts == result.assessment.verdicts
         groups = {card.index: "same" if same[card.index] else "changed" for card in result.cards}

@@ -63,7 +63,8 @@ def diff(
         names = (f"A, {model}", f"B, {other}")
         title = folder.resolve().name
         done = f"{model.name} beside {other.name}"
-        write_change(models[0], models[1], paths, report, title=title, done=done, names=names)
+        before, after = models
+        write_change(before, after, paths, report, title=title, done=done, names=names, judged=a)
         say(f"page  {report}")
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from fits import scripted
 
 import pydfm
 from pydfm.io.onnx.proof import prove
@@ -194,9 +195,9 @@ def test_a_network_that_looks_at_values_is_refused(images, tmp_path):
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch's, of TorchScript
 @pytest.mark.filterwarnings("ignore::UserWarning")  # of few images
-@pytest.mark.parametrize("scripted", [True, False])
-def test_torchscript_files_are_exported(images, tmp_path, scripted):
-    module = scripted(network()) if scripted else torch.jit.trace(network(), STRAY)
+@pytest.mark.parametrize("kind", ["scripted", "traced"])
+def test_torchscript_files_are_exported(images, tmp_path, kind):
+    module = scripted(network()) if kind == "scripted" else torch.jit.trace(network(), STRAY)
     module.save(tmp_path / "network.pt")
     given = {"image_size": 32, "device": "cpu", "runtime": "torch", "alpha": 0.2}
     dfm = pydfm.DFM(3, backbone=tmp_path / "network.pt", **given).fit(images[:10])

@@ -11,10 +11,6 @@ Images that would become longer than 16384 pixels are resized within a box in
 `pydfm.features.transforms`, whose sides Pillow rounds: some of their pixels differ by one level.
 """
 
-import functools
-import warnings
-from typing import Any
-
 import PIL
 import torch
 from torch import nn
@@ -23,8 +19,6 @@ from pydfm.features.transforms import Preprocessing
 
 # Pillow's weights are multiples of 1 / this.
 _PARTS = float(1 << 22)
-
-_jit: Any = torch.jit  # most of it has no types
 
 
 class Pixels(nn.Module):
@@ -48,7 +42,6 @@ class Pixels(nn.Module):
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Return the pixels that the network takes."""
-        planes = images.permute(0, 3, 1, 2).double()
         # Numbers of pixels as tensors (1,): the exporter takes those of shape () for float32.
         rows, columns = (_centres(line) for line in (images[0, :, 0, 0], images[0, 0, :, 0]))
         height, width = rows[-1:] + 0.5, columns[-1:] + 0.5
@@ -61,9 +54,17 @@ class Pixels(nn.Module):
         down = self._weights(rows, height, resized[0], self._size[0])
         down_first = self._is_down_first(height, width, *resized)
         if torch.compiler.is_compiling():
-            planes = torch.cond(down_first, _down_first, _across_first, (planes, across, down))
+            planes = torch.cond(down_first, _down_first, _across_first, (images, across, down))
         else:
-            planes = _script()(planes, across, down, down_first)
+            # Each order takes its images, which are all or none: OpenVINO's first answer from a
+            # graph with a condition ("If") was of images that were not resized.
+            goes_down = down_first & torch.ones_like(images[:, 0, 0, 0], dtype=torch.bool)
+            planes = torch.cat(
+                [
+                    _down_first(images[goes_down], across, down),
+                    _across_first(images[~goes_down], across, down),
+                ]
+            )
         mean: torch.Tensor = getattr(self, "_mean")  # noqa: B009 (its type)
         std: torch.Tensor = getattr(self, "_std")  # noqa: B009
         pixels: torch.Tensor = (planes.float() / 255 - mean) / std
@@ -108,29 +109,17 @@ def _centres(line: torch.Tensor) -> torch.Tensor:
     return torch.cumsum(torch.ones_like(line, dtype=torch.float64), 0) - 0.5
 
 
+def _planes(images: torch.Tensor) -> torch.Tensor:
+    return images.permute(0, 3, 1, 2).double()
+
+
 def _rounded(planes: torch.Tensor) -> torch.Tensor:
     return torch.clamp(torch.floor(planes + 0.5), 0, 255)
 
 
-def _across_first(planes: torch.Tensor, across: torch.Tensor, down: torch.Tensor) -> torch.Tensor:
-    return _rounded(down @ _rounded(planes @ across.T))
+def _across_first(images: torch.Tensor, across: torch.Tensor, down: torch.Tensor) -> torch.Tensor:
+    return _rounded(down @ _rounded(_planes(images) @ across.T))
 
 
-def _down_first(planes: torch.Tensor, across: torch.Tensor, down: torch.Tensor) -> torch.Tensor:
-    return _rounded(_rounded(down @ planes) @ across.T)
-
-
-def _in_two_passes(
-    planes: torch.Tensor, across: torch.Tensor, down: torch.Tensor, down_first: torch.Tensor
-) -> torch.Tensor:
-    if bool(down_first):
-        return _down_first(planes, across, down)
-    return _across_first(planes, across, down)
-
-
-@functools.cache
-def _script() -> Any:
-    """Return `_in_two_passes` as a script: a trace would hold the order of its example alone."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)
-        return _jit.script(_in_two_passes)
+def _down_first(images: torch.Tensor, across: torch.Tensor, down: torch.Tensor) -> torch.Tensor:
+    return _rounded(_rounded(down @ _planes(images)) @ across.T)

@@ -193,6 +193,22 @@ def test_a_network_that_looks_at_values_is_refused(images, tmp_path):
         dfm.to_onnx(tmp_path / "model.onnx")
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning")  # of few images
+def test_openvino_gives_their_scores(images, tmp_path):
+    openvino = pytest.importorskip("openvino")
+    batch = np.random.default_rng(0).integers(0, 256, (6, 96, 96, 3), dtype=np.uint8)
+    dfm = pydfm.DFM(
+        3, backbone=network(), image_size=32, spatial="mean", device="cpu", alpha=0.2
+    ).fit(images[:10])
+    dfm.to_onnx(tmp_path / "model.onnx")
+    settings = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": 1}
+    compiled = openvino.compile_model(tmp_path / "model.onnx", "CPU", settings)
+    for n in (6, 1, 4):
+        got = np.array(compiled({"images": batch[:n]})["score"])
+        want = dfm.score(batch[:n].transpose(0, 3, 1, 2))
+        np.testing.assert_allclose(got, want, atol=0.05 * dfm.held_out_scores_.std())
+
+
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch's, of TorchScript
 @pytest.mark.filterwarnings("ignore::UserWarning")  # of few images
 @pytest.mark.parametrize("kind", ["scripted", "traced"])

@@ -13,6 +13,7 @@ from pydfm.features.transforms import Preprocessing
 from pydfm.io.onnx.pixels import Pixels
 from pydfm.io.onnx.session import read_pixels
 
+onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 
 # A side that stays, squares, longer sides, and crops within images and around them.
@@ -42,6 +43,10 @@ def test_they_are_those_of_every_image_of_any_size(resize, crop, tmp_path):
         (torch.zeros((2, 35, 37, 3), dtype=torch.uint8),),
         inputs={"images": {0: "n", 1: "height", 2: "width"}},
         outputs={"pixels": {0: "n"}},
+    )
+    # Not all runtimes have the parts of a graph that a condition chooses, or have them right.
+    assert not any(
+        part.g.node for node in onnx.load_from_string(graph).graph.node for part in node.attribute
     )
     session = open_session(graph, 1)
     file, orders = tmp_path / "image.tif", set()

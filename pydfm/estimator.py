@@ -851,7 +851,8 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         ------
         ValueError, TypeError, FileNotFoundError
             As `score`; and if the model was fitted without calibration, X holds no image that can
-            be read, labels are missing, or `extend` cannot be.
+            be read, labels are missing, or `extend` cannot be; or if X has images that the model
+            was fitted on, as far as its training state is kept.
         """
         with self._updating:
             return self._recalibrate(X, labels, groups, extend)
@@ -873,16 +874,20 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         task = RecalibrationTask(
             fitted, kind, self.alpha, resolve_threads(self.n_threads), extend=extend
         )
-        for places, features, _ in self._batches(
+        images: list[str] = []
+        for places, features, pixels in self._batches(
             source, extractor, "calibrate", self.n_features_in_
         ):
             classes = None
             if row_labels is not None:
                 classes = find_classes(row_labels.take(places), self.classes_)
-            task.add(features, classes, None if row_groups is None else row_groups.take(places))
+            own = None if row_groups is None else row_groups.take(places)
+            task.add(features, classes, own, image_hashes(features if pixels is None else pixels))
+            if isinstance(source, ImageSource) and pixels is not None:
+                images += [source.place(place) for place in places]
         _check_counts(source, row_labels, row_groups)
         self._report(source)
-        recalibrated, found = task.conclude()
+        recalibrated, found = task.conclude(self._training, images or None)
         read = source.count - (len(source.skipped) if isinstance(source, ImageSource) else 0)
         journal = self._with_step("calibrate", read, self.n_samples_, _names_read(source))
         self._become(self._training, recalibrated, self._extractor, self._parameters, journal)
@@ -1811,6 +1816,8 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
             kinds = check_score_types(self.score_type)
             n_threads = resolve_threads(self.n_threads)
             fitted = freeze(compact, n_threads=n_threads, score_types=kinds)
+            if self.calibration is not None:
+                warn_of_dependence(compact, n_threads)
             with self._updating:
                 if self._training is training:  # or another thread has added rows meanwhile
                     self._training, self._fitted = compact, fitted

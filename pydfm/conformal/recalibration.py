@@ -1,18 +1,29 @@
 """Recalibration: later normal images take the place of held-out scores, or come beside them."""
 
+import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pydfm.conformal.calibration import Calibration
 from pydfm.conformal.certificate import held_out_as_new
+from pydfm.conformal.checks.independence import check_not_fitted
 from pydfm.conformal.decisions import Decider
 from pydfm.features.inputs.labels import ClassCodes
 from pydfm.model.fitting import RECALIBRATED, FittedDFM
-from pydfm.model.held_out import HeldOutScores, joined_scores, score_new_rows
+from pydfm.model.held_out import HeldOutSample, HeldOutScores, joined_scores, score_new_rows
 from pydfm.model.row_scores import RowScores
+from pydfm.model.training import TrainingState
 from pydfm.stats.accumulator import KeptRows
+
+# Rows are the same whose scores of every type differ by less, in deviations: batches differ in the
+# last bits of features.
+_SAME: Final = 1e-4
+# Lower scores than this probability allows are told.
+_LOWER: Final = 1e-5
 
 
 @dataclass(frozen=True)
@@ -82,6 +93,7 @@ class RecalibrationTask:
         self._groups = ClassCodes()
         self._parts: list[HeldOutScores] = []
         self._verdicts: list[NDArray[np.intp]] = []
+        self._hashes: list[NDArray[np.uint64]] = []
         self._n_rows = 0
 
     def add(
@@ -89,8 +101,12 @@ class RecalibrationTask:
         features: NDArray[np.floating],
         classes: NDArray[np.intp] | None,
         groups: NDArray[np.generic] | None,
+        hashes: NDArray[np.uint64],
     ) -> None:
-        """Add rows (N, D) of classes (N,), by their places among those of the model."""
+        """Add rows (N, D) of classes (N,), by their places among those of the model.
+
+        `hashes` (N,) are those of their images, or of themselves.
+        """
         fitted, n = self._fitted, len(features)
         rows = np.arange(self._n_rows, self._n_rows + n)
         places = self._first_place + rows
@@ -108,18 +124,30 @@ class RecalibrationTask:
         )
         scored = RowScores(fitted.model, features, self._n_threads, classes)
         self._verdicts.append(self._decider.judge(self._decider.measure(scored)).verdicts)
+        self._hashes.append(hashes)
         self._n_rows += n
 
-    def conclude(self) -> tuple[FittedDFM, Recalibration]:
+    def conclude(
+        self, state: TrainingState | None, names: Sequence[str] | None
+    ) -> tuple[FittedDFM, Recalibration]:
         """Return the recalibrated model, and what was found.
+
+        Parameters
+        ----------
+        state : TrainingState or None
+            Of the model, where it was kept.
+        names : sequence of str, optional
+            How messages call images; rows are called by their numbers.
 
         Raises
         ------
         ValueError
-            Without rows.
+            Without rows, or if the model was fitted on some, as far as that is known.
         """
         if not self._parts:
             raise ValueError("X holds no image that can be read; give normal images")
+        if state is not None and names is not None:
+            check_not_fitted(state, np.concatenate(self._hashes), names)
         later = joined_scores(self._parts)
         held_out = joined_scores([*self._kept, later])
         fitted = replace(self._fitted, calibration=RECALIBRATED, pending=held_out)
@@ -129,9 +157,69 @@ class RecalibrationTask:
         _, unit = np.unique(keys, axis=0, return_inverse=True)
         share = np.bincount(unit.reshape(-1), anomalous) / np.bincount(unit.reshape(-1))
         alpha = self._decider.alpha
+        self._warn_of_repeats(later, sample.places - self._first_place, names)
+        if _is_lower(sample, self._fitted.held_out.samples[self._score_type]):
+            warnings.warn(
+                "the scores of X are lower than the held-out ones, as are those of rows that the "
+                "model was fitted on; see that X has none of these, or thresholds are too low",
+                stacklevel=3,
+            )
         return fitted, Recalibration(
             alpha, float(share.mean()), _chance(share, alpha, self._decider.calibration), len(share)
         )
+
+    def _warn_of_repeats(
+        self, later: HeldOutScores, places: NDArray[np.intp], names: Sequence[str] | None
+    ) -> None:
+        """Warn of rows that came earlier, outside their group, or are in the sample that is kept.
+
+        Of that sample the scores are known, of every type and layer: rows are the same where all
+        agree.
+        """
+        sample = later.samples[self._score_type]
+        hashes = np.concatenate(self._hashes)[places]
+        _, first, same = np.unique(hashes, return_index=True, return_inverse=True)
+        repeated = np.asarray(sample.units[first[same.reshape(-1)]] != sample.units)
+        for kept in self._kept:
+            from scipy.spatial import KDTree
+
+            old, new = (
+                np.concatenate([held.samples[kind].scores for kind in later.samples]).T
+                for held in (kept, later)
+            )
+            scale = np.maximum(old.std(axis=0), np.finfo(np.float32).tiny)
+            repeated |= KDTree(old / scale).query(new / scale)[0] < _SAME
+        if repeated.any():
+            first_place = int(places[repeated].min())
+            one = f"row {first_place} of X" if names is None else f"image {names[first_place]}"
+            warnings.warn(
+                f"X has {repeated.sum()} of {len(repeated)} rows or images that are in the "
+                f"calibration sample already, such as {one}; each counts again, so that rates of "
+                "false alarms do not hold: leave them out, or pass groups=, which says what "
+                "belongs together",
+                stacklevel=4,
+            )
+
+
+def _is_lower(later: HeldOutSample, held_out: HeldOutSample) -> bool:
+    """Return whether the later scores of a class are lower than chance would have it.
+
+    By the ranks of the scores (Mann and Whitney 1947), of one row of each unit.
+    """
+    from scipy.stats import mannwhitneyu
+
+    classes, lower = np.unique(later.classes), False
+    for c in classes:
+        new, old = (_one_of_each_unit(sample, c) for sample in (later, held_out))
+        if len(old):
+            p = mannwhitneyu(new, old, alternative="less").pvalue
+            lower |= bool(p < _LOWER / len(classes))
+    return lower
+
+
+def _one_of_each_unit(sample: HeldOutSample, c: int) -> NDArray[np.float32]:
+    own = sample.classes == c
+    return np.asarray(sample.scores[0, own][np.unique(sample.units[own], return_index=True)[1]])
 
 
 def _check_extendable(fitted: FittedDFM, score_type: str) -> None:

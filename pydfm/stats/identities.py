@@ -35,7 +35,7 @@ class UnknownRowError(ValueError):
 
     def __init__(self, index: int, why: str = "", what: str = "row") -> None:
         self.index, self.what = index, what
-        self.why = why or "is none of those the model was fitted on"
+        self.why = why or "is none of those the model was fitted on, or is given twice"
         super().__init__(f"{what} {index} of X {self.why}")
 
     @classmethod

@@ -14,6 +14,10 @@ SHOTS = np.repeat(falling_rows(20, 30), 3, axis=0) + 0.1 * falling_rows(60, 30, 
 ROWS = falling_rows(60, 30)
 
 
+def of_images(network):
+    return pydfm.DFM(3, backbone=network, image_size=32, device="cpu", alpha=0.25)
+
+
 # Groups
 
 
@@ -219,8 +223,51 @@ def test_later_images_come_beside_those_that_are_held_out(tmp_path):
     dfm.save(tmp_path / "m")
     again = pydfm.load(tmp_path / "m")
     assert np.array_equal(again.p_value(ROWS), dfm.p_value(ROWS))
-    assert again.recalibrate(later, extend=True).n_units == 50
+    with pytest.warns(
+        UserWarning, match="X has 50 of 50 rows .*sample already, such as row 0 of X"
+    ):
+        assert again.recalibrate(later, extend=True).n_units == 50
     assert calibration_of(again.fitted_, "fre").n_units.tolist() == [len(held_out) + 20 + 50]
+
+
+def test_images_that_were_fitted_do_not_recalibrate(tiny_network, textures, tmp_path):
+    later = np.concatenate([255 - textures[:2], textures[7:8], 255 - textures[2:3]])
+    dfm = of_images(tiny_network).fit(textures)
+    dfm.save(tmp_path / "kept", keep=True)
+    for own in (dfm, pydfm.load(tmp_path / "kept", backbone=tiny_network, device="cpu")):
+        threshold = own.threshold_
+        with pytest.raises(ValueError, match=r"X has 1 of 4 images .* such as image 2 of X, whose"):
+            own.recalibrate(later)
+        assert own.threshold_ == threshold
+        own.forget(textures[7:8])
+        own.recalibrate(later)
+
+
+@pytest.mark.parametrize("groups", [None, np.arange(60) // 2])
+def test_scores_as_low_as_those_of_fitted_rows_are_told(groups):
+    dfm = pydfm.DFM(20, alpha=0.1).fit(ROWS, groups=groups)
+    with pytest.warns(UserWarning, match="lower than the held-out ones, as are those of rows"):
+        dfm.recalibrate(ROWS, groups=groups)
+    dfm.recalibrate(falling_rows(60, 30, seed=3), groups=groups)
+
+
+def test_rows_that_calibrate_twice_are_told():
+    dfm, later = pydfm.DFM(4, alpha=0.1).fit(ROWS), falling_rows(40, 30, seed=3)
+    twice = later[[*range(20), 7, 7]]
+    with pytest.warns(UserWarning, match="X has 2 of 22 rows .*such as row 20 of X; each counts"):
+        dfm.recalibrate(twice)
+    dfm.recalibrate(twice, groups=[*range(20), 7, 7])
+    with pytest.warns(UserWarning, match="X has 1 of 21 rows .* such as row 3 of X"):
+        dfm.recalibrate(np.insert(later[20:], 3, later[7], axis=0), extend=True)
+
+
+def test_copies_that_are_added_or_merged_are_told(tiny_network, textures):
+    dfm = of_images(tiny_network).fit(textures[:10])
+    dfm.partial_fit(textures[9:12])
+    with pytest.warns(UserWarning, match="not independent: 1 of 13 images are copies of others"):
+        dfm.score(textures)
+    with pytest.warns(UserWarning, match="not independent: 14 of 26 images are copies of others"):
+        dfm.merge(dfm).score(textures)
 
 
 def test_what_does_not_go_with_later_images_is_not_extended():

@@ -87,6 +87,7 @@ def test_rows_of_other_names_are_neither_merged_nor_forgotten():
     assert dfm.merge(new().fit(frame)).n_samples_ == 120
 
 
+@pytest.mark.filterwarnings("ignore:X holds rows that are not independent")  # copies
 def test_a_saved_model_has_the_parameters_of_its_fit(tmp_path):
     dfm = new().fit(ROWS).set_params(n_components=2, score_type="nll")
     dfm.save(tmp_path / "model.pydfm")
@@ -116,6 +117,7 @@ def test_a_model_fitted_to_outliers_is_not_changed(change, tiny_network, texture
     assert dfm.score(textures[:1]).shape == (1,)
 
 
+@pytest.mark.filterwarnings("ignore:X holds rows that are not independent")  # copies
 def test_rows_that_come_while_a_model_is_fitted_are_not_lost(monkeypatch):
     dfm = new().partial_fit(ROWS)
     begun, added = threading.Event(), threading.Event()

@@ -81,6 +81,7 @@ def test_a_grid_is_searched_by_the_rank():
 @pytest.mark.parametrize(
     "y", [None, np.resize([1, -1], 60), np.resize([0, 1], 60), ROWS[:, 0] > 0, ROWS[:, 0], [1] * 60]
 )
+@pytest.mark.filterwarnings("ignore:X holds rows that are not independent")  # copies
 def test_y_is_ignored(y):
     got = pydfm.DFM(3).fit(ROWS, y).partial_fit(ROWS, y)
     want = pydfm.DFM(3).fit(ROWS).partial_fit(ROWS)
@@ -99,9 +100,10 @@ def test_y_is_ignored(y):
         pd.Series([4, 5] * 30),
     ],
 )
+@pytest.mark.filterwarnings("ignore:X holds rows that are not independent")  # copies
 def test_a_y_that_looks_like_classes_is_ignored_with_a_warning(y):
     estimator = pydfm.DFM(3).fit(ROWS)
-    for method in (estimator.fit, estimator.partial_fit, estimator.score):
+    for method in (estimator.fit, estimator.score, estimator.partial_fit):
         with pytest.warns(UserWarning, match="y looks like classes and is ignored") as told:
             method(ROWS, y)
         assert [warning.filename for warning in told] == [__file__]

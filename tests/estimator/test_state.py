@@ -67,7 +67,7 @@ def test_attributes_follow_partial_fit(calibration):
     assert_fresh(dfm, want)
     # An object that was read before stays what it was.
     before = dfm.fitted_
-    dfm.partial_fit(ROWS)
+    dfm.partial_fit(3 * ROWS)
     assert dfm.fitted_ is not before
     assert before.model.n_samples == 80
 

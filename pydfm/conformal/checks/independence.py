@@ -16,7 +16,7 @@ so near. A row in a hundred has a probability below 0.01 by chance.
 """
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -60,6 +60,30 @@ def warn_of_dependence(state: TrainingState, n_threads: int) -> None:
         "film, crops of an image)",
         stacklevel=3,
     )
+
+
+def check_not_fitted(
+    state: TrainingState, hashes: NDArray[np.uint64], names: Sequence[str]
+) -> None:
+    """Raise ValueError if images that are to be held out were fitted, as far as that is known.
+
+    Parameters
+    ----------
+    state : TrainingState
+    hashes : ndarray of shape (n,)
+        Of the images.
+    names : sequence of str
+        How messages call them.
+    """
+    if not state.identities.known:
+        return
+    fitted = np.isin(hashes, state.identities.take()[0])
+    if fitted.any():
+        raise ValueError(
+            f"X has {fitted.sum()} of {len(hashes)} images that the model was fitted on, such as "
+            f"image {names[int(fitted.argmax())]}, whose scores are too low to calibrate by; give "
+            "images that it never saw"
+        )
 
 
 def near_pairs(squared: NDArray[np.float64]) -> NDArray[np.intp]:

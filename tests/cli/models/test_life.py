@@ -141,6 +141,7 @@ def test_images_that_are_marked_as_bad_are_kept_for_an_evaluation(
     shutil.copytree(picture_folder, category / "test" / "good")
     assert b"(2 bad, 12 good)" in run("eval", own, category).out
     # Once more changes nothing there.
+    assert run("undo", own).code == 0
     assert run("add", own, later, "--marks", marks, "--keep-bad", category, "-o", own).code == 0
     assert names(kept) == ["later1.png", "later2.png"]
     for wrong, says in (
@@ -172,6 +173,7 @@ def test_a_page_of_a_file_is_not_kept_as_a_file(run, own, later, tmp_path):
         (("diff", "OWN", "OWN", "LATER"), "own.pydfm beside own.pydfm"),
     ],
 )
+@pytest.mark.filterwarnings("ignore:X holds rows that are not independent")  # copies
 def test_changes_have_pages(run, own, later, picture_folder, tmp_path, command, says):
     places = {
         "OWN": own,
@@ -217,6 +219,7 @@ def test_models_with_folds_go_on(run, later, script, picture_folder, tmp_path):
     assert "p-values come from 10 folds" in (tmp_path / "x.html").read_text()
 
 
+@pytest.mark.filterwarnings("ignore:X has 3 of 3 rows or images")
 def test_a_slim_file_says_that_it_cannot_go_on(run, own, later, script, tmp_path):
     load(own, script).save(own, keep=False)
     before = own.read_bytes()
@@ -234,11 +237,24 @@ def test_a_slim_file_says_that_it_cannot_go_on(run, own, later, script, tmp_path
     assert len(load(own, script).held_out_scores_) == 6
 
 
+def test_images_that_are_there_already_are_told(run, own, later, picture_folder, tmp_path):
+    new = tmp_path / "new"
+    got = run("calibrate", own, picture_folder, "-o", new, "--alpha", "0.25")
+    assert_error(
+        got, "X has 12 of 12 images that the model was fitted on, such as image '.*00.png'"
+    )
+    assert not new.exists()
+    shutil.copy(later / "later0.png", later / "later3.png")
+    got = run("add", own, later, "-o", new)  # warnings are errors here
+    assert_error(got, "1 of 16 images are copies of others, such as '.*later0")
+
+
 def test_what_belongs_to_the_fit_is_not_extended(run, own, later):
     got = run("calibrate", own, later, "-o", own, "--extend", "--alpha", "0.25")
     assert_error(got, "extend is True, but held-out scores are those of leave-one-out")
 
 
+@pytest.mark.filterwarnings("ignore:X holds rows that are not independent")  # copies
 def test_merged_models_are_that_of_all_images(run, own, script, tmp_path):
     got = run("merge", own, own, "-o", tmp_path / "both.pydfm")
     assert got.code == 0, got.err
@@ -325,14 +341,14 @@ def test_classes_are_the_subfolders_as_at_the_fit(tmp_path):
 def test_the_journal_has_the_images_that_were_read(run, own, later, script):
     (later / "later1.png").write_bytes(b"torn")
     read = [str(later / "later0.png"), str(later / "later2.png")]
-    for command in ("add", "calibrate", "forget"):
+    for command in ("add", "forget", "calibrate"):
         got = run(command, own, later, "-o", own, "--skip-unreadable")
         assert got.code == 0, got.err
     steps = load(own, script).journal_[1:]
     assert [(step.what, step.n_samples) for step in steps] == [
         ("add", 2),
-        ("calibrate", 2),
         ("forget", 2),
+        ("calibrate", 2),
     ]
     assert all(list(step.names) == read for step in steps)
     text = run("info", own).out.decode()

@@ -50,12 +50,17 @@ def test_folders_without_images(run, model, script, tmp_path):
     assert not (tmp_path / "out.onnx").exists()
 
 
-@pytest.mark.parametrize(("package", "option"), [("onnx", False), ("onnxruntime", True)])
-def test_without_the_packages(run, model, script, good, tmp_path, monkeypatch, package, option):
+@pytest.mark.parametrize(
+    ("package", "option", "name"),
+    [("onnx", False, "'pydfm[onnx]'"), ("onnxruntime", True, "onnxruntime")],
+)
+def test_without_the_packages(
+    run, model, script, good, tmp_path, monkeypatch, package, option, name
+):
     monkeypatch.setitem(sys.modules, package, None)
     given = ("--check", good) if option else ()
     done = run("export", model, tmp_path / "out.onnx", "--backbone", script, *given)
-    refused(done, package, "pip install 'pydfm[onnx]'")
+    refused(done, package, f"pip install {name}`")
     assert not (tmp_path / "out.onnx").exists()
 
 

@@ -56,6 +56,8 @@ def export(
     from pydfm.reports.batch import threshold_text
 
     check_export(output)
+    if output.exists() and model.exists() and output.samefile(model):
+        raise ValueError(f"'{output}' is the model itself; name another file to write")
     if int8 is None and (classes or groups is not None):
         raise ValueError("--classes and --groups are of --int8, which is not given; leave them out")
     if check is not None or int8 is not None:

@@ -88,7 +88,10 @@ def test_a_program_of_python_scores_an_export(export):
 
 @pytest.fixture(scope="module")
 def compiled(tmp_path_factory):
-    """The program of C++, built against the onnxruntime of PYDFM_ONNXRUNTIME, or the system's."""
+    """The program of C++, built with the headers of PYDFM_ONNXRUNTIME, or the system's.
+
+    Where there is no library beside them, it is that of the Python package.
+    """
     root = Path(os.environ.get("PYDFM_ONNXRUNTIME", "/usr"))
     if not any(root.glob("include/**/onnxruntime_cxx_api.h")):
         pytest.skip("no headers of onnxruntime; PYDFM_ONNXRUNTIME names the folder of a release")
@@ -96,6 +99,13 @@ def compiled(tmp_path_factory):
         pytest.skip("no cmake")
     build = tmp_path_factory.mktemp("build")
     settings = (f"-DONNXRUNTIME={root}", "-DCMAKE_CXX_FLAGS=-Wall -Wextra -Wconversion -Werror")
+    # A package of headers has a link without its target.
+    if not any(path.exists() for path in root.glob("lib/**/libonnxruntime.[sd]*")):
+        package = Path(importlib.util.find_spec("onnxruntime").origin).parent
+        (library,) = package.glob("capi/libonnxruntime.so*")
+        named = build / "libonnxruntime.so.1"  # as it is looked for at run time
+        named.symlink_to(library)
+        settings += (f"-DONNXRUNTIME_LIBRARY={named}",)
     subprocess.run(["cmake", "-S", EXAMPLES / "cpp", "-B", build, *settings], check=True)
     subprocess.run(["cmake", "--build", build], check=True)
     return build / "onnx_score"

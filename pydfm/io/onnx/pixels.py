@@ -1,8 +1,9 @@
 """Resize, crop and normalisation as a module of torch, with the pixels that Pillow gives.
 
 Pillow resizes by a triangle filter as wide as a pixel of the result, in two passes, each rounded to
-8 bits; a side that stays is passed by. Here a pass is a product with a matrix of weights, in
-float64, which holds Pillow's sums of integers exactly. Which pass comes first decides the rounding.
+8 bits; a side that stays is passed by. Here a pass is a product with matrices of weights, in
+float64, which holds Pillow's sums of integers exactly: lines of the result by groups, each of the
+pixels that its lines need. Which pass comes first decides the rounding.
 It is the one across, but in Pillow 13 the one down where the height loses more than twice the
 pixels that the width loses; in Pillow 12.2 and 12.3 only in images more than 100 times as high as
 wide. A module has the order of the Pillow that it was made with.
@@ -10,6 +11,8 @@ wide. A module has the order of the Pillow that it was made with.
 Images that would become longer than 16384 pixels are resized within a box in
 `pydfm.features.transforms`, whose sides Pillow rounds: some of their pixels differ by one level.
 """
+
+from typing import NamedTuple
 
 import PIL
 import torch
@@ -19,6 +22,15 @@ from pydfm.features.transforms import Preprocessing
 
 # Pillow's weights are multiples of 1 / this.
 _PARTS = float(1 << 22)
+# Groups of lines of a result: of more, less is to be multiplied, and more pixels are in two groups.
+_MOST_GROUPS = 16
+
+
+class _Weights(NamedTuple):
+    """Weights of the pixels of a side, by groups of lines of the result."""
+
+    places: torch.Tensor  # (groups, pixels) int64: the pixels that a group needs
+    values: torch.Tensor  # (groups, lines, pixels) float64
 
 
 class Pixels(nn.Module):
@@ -42,8 +54,9 @@ class Pixels(nn.Module):
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Return the pixels that the network takes."""
+        planes = images.permute(0, 3, 1, 2)
         # Numbers of pixels as tensors (1,): the exporter takes those of shape () for float32.
-        rows, columns = (_centres(line) for line in (images[0, :, 0, 0], images[0, 0, :, 0]))
+        rows, columns = (_centres(n) for n in planes.shape[2:])
         height, width = rows[-1:] + 0.5, columns[-1:] + 0.5
         if isinstance(self._resize, int):
             short = torch.minimum(height, width)
@@ -54,15 +67,15 @@ class Pixels(nn.Module):
         down = self._weights(rows, height, resized[0], self._size[0])
         down_first = self._is_down_first(height, width, *resized)
         if torch.compiler.is_compiling():
-            planes = torch.cond(down_first, _down_first, _across_first, (images, across, down))
+            planes = torch.cond(down_first, _down_first, _across_first, (planes, *across, *down))
         else:
             # Each order takes its images, which are all or none: OpenVINO's first answer from a
             # graph with a condition ("If") was of images that were not resized.
             goes_down = down_first & torch.ones_like(images[:, 0, 0, 0], dtype=torch.bool)
             planes = torch.cat(
                 [
-                    _down_first(images[goes_down], across, down),
-                    _across_first(images[~goes_down], across, down),
+                    _down_first(planes[goes_down], *across, *down),
+                    _across_first(planes[~goes_down], *across, *down),
                 ]
             )
         mean: torch.Tensor = getattr(self, "_mean")  # noqa: B009 (its type)
@@ -72,21 +85,31 @@ class Pixels(nn.Module):
 
     def _weights(
         self, pixels: torch.Tensor, length: torch.Tensor, resized: torch.Tensor, size: int
-    ) -> torch.Tensor:
-        """Return weights (size, length) of a line's pixels, by their centres, in the result."""
+    ) -> _Weights:
+        """Return the weights of a line's pixels, by their centres, in the `size` of the result."""
         first = torch.zeros_like(resized)
         if self._cropped:
             first = torch.round((resized - size) / 2)
-        places = first + torch.arange(size, dtype=torch.float64)
+        n_groups = next(n for n in range(_MOST_GROUPS, 0, -1) if size % n == 0)
+        if torch.compiler.is_compiling():  # which knows no lengths that values decide
+            n_groups = 1
+        results = (first + torch.arange(size, dtype=torch.float64)).view(n_groups, -1)
         scale = length / resized
         wide = torch.clamp(scale, min=1.0)
-        centres = (places + 0.5) * scale
-        weights = torch.clamp(1 - torch.abs(pixels[None] - centres[:, None]) / wide, min=0.0)
-        weights = weights / torch.clamp(weights.sum(dim=1, keepdim=True), min=1e-12)
+        centres = (results + 0.5) * scale
+        near = pixels
+        if n_groups > 1:
+            near = pixels[pixels < size // n_groups * scale + 2 * wide + 1]
+            begin = torch.floor(torch.clamp(centres[:, :1] - wide, min=0.0))
+            near = torch.minimum(begin, length - near[-1:] - 0.5) + near
+        near = near.view(n_groups, -1)
+        weights = 1 - torch.abs(near[:, None] - centres[:, :, None]) / wide
+        weights = torch.clamp(weights, min=0.0)
+        weights = weights / torch.clamp(weights.sum(dim=2, keepdim=True), min=1e-12)
         # As Pillow's integers, so that sums, which float64 holds exactly, are rounded as its are.
         weights = torch.floor(weights * _PARTS + 0.5) / _PARTS
-        inside = (places >= 0) & (places < resized)
-        return weights * inside[:, None]
+        inside = (results >= 0) & (results < resized)
+        return _Weights((near - 0.5).long(), weights * inside[:, :, None])
 
     def _is_down_first(
         self,
@@ -104,22 +127,32 @@ class Pixels(nn.Module):
         return torch.zeros_like(lower)
 
 
-def _centres(line: torch.Tensor) -> torch.Tensor:
+def _centres(length: int) -> torch.Tensor:
     """Return the centres of a line's pixels, 0.5 and so on."""
-    return torch.cumsum(torch.ones_like(line, dtype=torch.float64), 0) - 0.5
+    return torch.cumsum(torch.ones(length, dtype=torch.float64), 0) - 0.5
 
 
-def _planes(images: torch.Tensor) -> torch.Tensor:
-    return images.permute(0, 3, 1, 2).double()
+def _across(planes: torch.Tensor, weights: _Weights) -> torch.Tensor:
+    """Return planes (N, 3, H, W) with rows of the result's width."""
+    parts = planes[:, :, :, weights.places].transpose(2, 3).double()
+    parts = (parts @ weights.values.transpose(1, 2)).transpose(2, 3)
+    return _rounded(parts.reshape(*planes.shape[:3], weights.values.shape[:2].numel()))
+
+
+def _down(planes: torch.Tensor, weights: _Weights) -> torch.Tensor:
+    """Return planes (N, 3, H, W) with columns of the result's height."""
+    parts = weights.values @ planes[:, :, weights.places].double()
+    size = weights.values.shape[:2].numel()
+    return _rounded(parts.reshape(*planes.shape[:2], size, planes.shape[3]))
 
 
 def _rounded(planes: torch.Tensor) -> torch.Tensor:
     return torch.clamp(torch.floor(planes + 0.5), 0, 255)
 
 
-def _across_first(images: torch.Tensor, across: torch.Tensor, down: torch.Tensor) -> torch.Tensor:
-    return _rounded(down @ _rounded(_planes(images) @ across.T))
+def _across_first(planes: torch.Tensor, *weights: torch.Tensor) -> torch.Tensor:
+    return _down(_across(planes, _Weights(*weights[:2])), _Weights(*weights[2:]))
 
 
-def _down_first(images: torch.Tensor, across: torch.Tensor, down: torch.Tensor) -> torch.Tensor:
-    return _rounded(_rounded(down @ _planes(images)) @ across.T)
+def _down_first(planes: torch.Tensor, *weights: torch.Tensor) -> torch.Tensor:
+    return _across(_down(planes, _Weights(*weights[2:])), _Weights(*weights[:2]))

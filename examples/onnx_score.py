@@ -17,8 +17,10 @@ def main(model: str, *images: str) -> None:
     session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     names = [output.name for output in session.get_outputs() if output.name != "map"]
     for path in images:
-        image = ImageOps.exif_transpose(Image.open(path)).convert("RGB")
-        values = session.run(names, {"images": np.asarray(image)[None]})
+        image = ImageOps.exif_transpose(Image.open(path))
+        if image.mode[0] in "IF":  # Pillow would cut off what is above 255
+            sys.exit(f"'{path}' has more than 8 bits, and an export takes 8")
+        values = session.run(names, {"images": np.asarray(image.convert("RGB"))[None]})
         found = {name: f"{own[0]:.6g}" for name, own in zip(names, values, strict=True)}
         if "verdict" in found:
             found["verdict"] = "anomalous" if found["verdict"] == "-1" else "ok"

@@ -1662,7 +1662,8 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         torch.nn.Module
             On the CPU. It takes images (N, H, W, 3), uint8, RGB, of any size, and a false-alarm
             rate, a float64 tensor of shape (); it returns scores (N,), p-values (N,), verdicts
-            (N,), +1 or -1, and maps (N, height, width), as far as the model has them. Both
+            (N,), +1 or -1, and maps (N, height, width), as far as the model has them. Call it under
+            ``torch.no_grad()``, since the network has weights. Both
             ``torch.export.export(..., strict=False)`` and `to_onnx` take it.
 
         Raises
@@ -1717,7 +1718,8 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
             If onnx is not installed (the extra `onnx`).
         ValueError
             As `to_torch`; if the network cannot be exported or quantised; if `int8` is given and
-            the model has combine="logistic", or classes and no labels; or as `fit`.
+            the model has combine="logistic", classes and no labels, or labels and no classes; or as
+            `fit`.
         OSError
             If the file cannot be written.
         """
@@ -1763,7 +1765,14 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
 
         self._check_not_logistic("an export in int8")
         if self.model_.classes is not None and labels is None:
-            raise ValueError("labels is None, but the model has classes; give the labels of int8")
+            raise ValueError(
+                "labels is None, but the model has classes; give the labels of int8, or --classes"
+            )
+        if labels is not None and self.model_.classes is None and self.covariance != "global":
+            raise ValueError(
+                "labels is given, but the model has no classes, and the exported one would have; "
+                "leave labels, or --classes, out"
+            )
         spec, n_threads = self.feature_spec_, resolve_threads(self.n_threads)
         assert spec is not None
         shares = sample_pixels(X, spec.preprocessing, self.on_error, self.max_pixels, n_threads)

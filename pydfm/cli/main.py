@@ -11,12 +11,23 @@ import os
 import sys
 import warnings
 from collections.abc import Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 import typer
 
 from pydfm.cli.command import Command, commands
 from pydfm.cli.options import print_error
+
+# What pydfm always comes with, by the names of imports.
+_PACKAGES: Final = {
+    "safetensors": "safetensors",
+    "scipy": "scipy",
+    "sklearn": "scikit-learn",
+    "threadpoolctl": "threadpoolctl",
+    "torch": "torch",
+    "torchvision": "torchvision",
+    "tqdm": "tqdm",
+}
 
 
 def build(words: Sequence[str]) -> Any:
@@ -97,6 +108,10 @@ def main(args: list[str] | None = None) -> int:
 
 
 def _message(error: Exception) -> str:
+    if isinstance(error, ModuleNotFoundError) and error.name is not None:
+        package = _PACKAGES.get(error.name.partition(".")[0])
+        if package is not None:  # they may be absent beside exports alone
+            return f"this needs {package}, which is not installed; `pip install pydfm` brings it"
     usage = getattr(error, "format_message", None)  # typer's errors of usage have one
     if usage is None:
         return str(error) or type(error).__name__

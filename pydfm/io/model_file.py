@@ -243,6 +243,11 @@ def read_model(path: "str | os.PathLike[str]") -> ModelFile:
             raise ValueError(f"it has the unknown parameter {unknown[0]!r}; update pydfm")
         check_parameters({**DEFAULTS, **parameters})
     except safetensors.SafetensorError as error:
+        if Path(path).suffix.lower() == ".onnx":
+            raise ValueError(
+                f"'{os.fspath(path)}' is an export, which `pydfm score` alone takes; give the "
+                "model file that it was made of"
+            ) from error
         raise ValueError(
             f"'{os.fspath(path)}' is not a model file of pydfm, or not a whole one ({error})"
         ) from error

@@ -71,7 +71,10 @@ def write_file(path: "str | os.PathLike[str]", data: bytes, *, tidy: bool = True
     path = path.resolve()
     if tidy:
         remove_litter(path.parent)
-    temporary, file = _open_temporary(path.parent)
+    try:
+        temporary, file = _open_temporary(path.parent)
+    except OSError as error:
+        raise _told(error, path, len(data)) from error
     try:
         with file:
             file.write(data)

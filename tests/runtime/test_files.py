@@ -195,6 +195,20 @@ def test_a_full_disk_is_told_in_one_sentence(tmp_path, monkeypatch):
     assert names(tmp_path) == ["x"]
 
 
+def test_a_folder_that_takes_no_file_is_told_in_one_sentence(tmp_path, monkeypatch):
+    """Some are told by nothing else, such as /proc."""
+
+    def fail(folder):
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(folder / ".pydfm-0"))
+
+    monkeypatch.setattr("pydfm.runtime.files._open_temporary", fail)
+    says = (
+        rf"^cannot write '{re.escape(str(tmp_path / 'x'))}' of 3 bytes: No such file or directory$"
+    )
+    with pytest.raises(FileNotFoundError, match=says):
+        write_file(tmp_path / "x", b"new")
+
+
 @pytest.mark.skipif(os.name != "posix", reason="needs limits of file sizes")
 def test_a_limit_of_file_sizes_is_told_too(tmp_path, run_python):
     code = """

@@ -50,12 +50,14 @@ def export(
     from pydfm.features.inputs.images import list_images
     from pydfm.features.pictures.pages import with_pages
     from pydfm.io.onnx.export import check_export
-    from pydfm.io.onnx.proof import prove
+    from pydfm.io.onnx.proof import compare
     from pydfm.io.onnx.session import OnnxModel, check_onnxruntime
     from pydfm.parameters import none_or
     from pydfm.reports.batch import threshold_text
 
     check_export(output)
+    if output.exists() and model.exists() and output.samefile(model):
+        raise ValueError(f"'{output}' is the model itself; name another file to write")
     if int8 is None and (classes or groups is not None):
         raise ValueError("--classes and --groups are of --int8, which is not given; leave them out")
     if check is not None or int8 is not None:
@@ -63,6 +65,11 @@ def export(
     images = [] if check is None else with_pages(list_images(check))
     good = None if int8 is None else with_pages(list_images(int8))
     dfm = load_model(model, weights, backbone, parameters)
+    if parameters["alpha"] is not None and dfm.calibration_ is None:
+        raise ValueError(
+            f"--alpha is given, and '{model}' was fitted without calibration and does not decide; "
+            "leave it out, or fit with --calibration loo"
+        )
     moved: dict[str, Any] = {} if weights is None else {"weights": none_or(weights)}
     moved |= {} if backbone is None else {"backbone": backbone}
     if good is not None and int8 is not None:
@@ -78,12 +85,12 @@ def export(
         say(f"fitted      again to {held.n_samples_} images; {threshold_text(held)}")
     if check is None:
         return
-    proof = prove(held, output, images)
+    proof, *others = compare([held] if good is None else [held, dfm], output, images)
     for line in proof.lines():
         say(line)
-    if good is not None:
+    for beside in others:
         say(f"beside {model} in float32:")
-        for line in prove(dfm, output, images).figures():
+        for line in beside.figures():
             say(line)
     if not proof.holds:
         raise typer.Exit(1)

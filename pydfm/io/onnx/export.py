@@ -38,8 +38,8 @@ def write_onnx(
     alpha : float
         Default of the input.
     about : dict of str to str
-        Written as metadata, beside ``pydfm`` (a JSON object with version, outputs, score type and
-        precision).
+        Written as metadata, beside ``pydfm`` (a JSON object with version, outputs, score type,
+        precision, alpha and the smallest one).
     network : Int8Network, optional
         In place of the module's own, whose features the model was fitted to.
 
@@ -67,6 +67,8 @@ def write_onnx(
         "outputs": list(module.outputs),
         "precision": "float32" if network is None else "int8",
     }
+    if module.decide is not None:
+        own |= {"alpha": alpha, "smallest_alpha": module.decide.smallest_alpha}
     if network is not None:
         own["network"] = {
             "bytes": network.n_bytes,

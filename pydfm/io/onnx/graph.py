@@ -136,6 +136,11 @@ class Decision(nn.Module):
     folds : sequence of FoldModel or None
         Empty without folds.
     score_type : str
+
+    Attributes
+    ----------
+    smallest_alpha : float
+        The smallest level at which every class has a threshold.
     """
 
     def __init__(
@@ -144,6 +149,7 @@ class Decision(nn.Module):
         super().__init__()
         self._places = [int(c) for c in np.flatnonzero(calibration.usable)]
         self._units = [float(n) for n in calibration.n_units]
+        self.smallest_alpha = calibration.smallest_alpha
         self.folds = nn.ModuleDict()
         # Of each class: the fold, and the place of the class among those of the fold.
         self._compared: dict[int, list[tuple[int, int]]] = {c: [] for c in self._places}

@@ -81,7 +81,8 @@ def sample_pixels(
     Raises
     ------
     ValueError
-        If X holds features, or can be read only once, or none of these images can be read.
+        If X holds features or a single image, or can be read only once, or none of these images can
+        be read.
     ImageError
         If an image cannot be read, unless `on_error` is "skip".
     """
@@ -104,6 +105,8 @@ def sample_pixels(
         raise ValueError(
             f"int8 holds no image that can be read; {chosen.skipped[0].reason}; give good images"
         )
+    if len(known) == 1:
+        raise ValueError("int8 holds one image, and a fit needs at least two; give all good images")
     return np.concatenate([as_shares(pixels) for pixels in batches])
 
 

@@ -1,5 +1,6 @@
 """The proof of an export: images scored by pydfm and by onnxruntime, side by side."""
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
@@ -7,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from pydfm.features.inputs.images import ImageError
 from pydfm.io.onnx.session import OnnxModel, read_pixels
 from pydfm.stats.scores import check_score_types
 
@@ -62,14 +64,13 @@ class Proof:
     def figures(self) -> list[str]:
         """Say in words how far the export differs."""
         typical, most = (f"{share:.2g}" for share in (self.typical, self.difference))
-        found = [
-            f"scores      differ by at most {most} of the threshold ({typical} at the median)",
-            f"verdicts    {len(self.changed)} differ"
-            + (f", {self.near} more within {LARGEST:g} of the threshold" if self.near else ""),
-        ]
-        found += [f"            {name}" for name in self.changed]
+        unit = "mean score" if self.anomalous is None else "threshold"
+        found = [f"scores      differ by at most {most} of the {unit} ({typical} at the median)"]
         if self.anomalous is not None:
             model, export = self.anomalous
+            near = f", {self.near} more within {LARGEST:g} of the threshold" if self.near else ""
+            found.append(f"verdicts    {len(self.changed)} differ{near}")
+            found += [f"            {name}" for name in self.changed]
             found.append(f"anomalous   {model} by the model, {export} by the export")
         if self.map_share is not None:
             found.append(f"maps        {100 * self.map_share:.2g} % of the pixels on another side")
@@ -79,6 +80,8 @@ class Proof:
 def prove(dfm: "DFM", path: Any, images: Sequence[str]) -> Proof:
     """Compare an export with its model, image by image.
 
+    Images that cannot be read are left out, with a warning, where the model's `on_error` is "skip".
+
     Parameters
     ----------
     dfm : DFM
@@ -86,12 +89,48 @@ def prove(dfm: "DFM", path: Any, images: Sequence[str]) -> Proof:
         The export.
     images : sequence of str
         Paths.
+
+    Raises
+    ------
+    ImageError
+        If an image cannot be read, unless these are skipped; or if none can.
     """
+    return compare([dfm], path, images)[0]
+
+
+def compare(models: "Sequence[DFM]", path: Any, images: Sequence[str]) -> list[Proof]:
+    """Compare an export with several models as `prove` does; it scores the images once."""
+    images, found = _answers(path, images, models[0].max_pixels, models[0].on_error)
+    return [_proof(dfm, images, found) for dfm in models]
+
+
+def _answers(
+    path: Any, images: Sequence[str], max_pixels: int | None, on_error: str
+) -> tuple[list[str], dict[str, NDArray[Any]]]:
+    """Return the images that can be read, and what the export says of them."""
     model = OnnxModel(path)
+    read, runs, errors = [], [], []
+    for image in images:
+        try:
+            pixels = read_pixels(image, max_pixels)
+        except ImageError as error:
+            errors.append(error)
+            if on_error != "skip":
+                raise
+            continue
+        read.append(image)
+        runs.append(model.run(pixels[None]))
+    if errors:
+        first = f"the first: {errors[0]}"
+        if not read:
+            raise ImageError(f"none of the {len(images)} images can be read; {first}")
+        warnings.warn(f"{len(errors)} of {len(images)} images were skipped; {first}", stacklevel=4)
+    return read, {name: np.concatenate([run[name] for run in runs]) for name in model.outputs}
+
+
+def _proof(dfm: "DFM", images: list[str], found: dict[str, NDArray[Any]]) -> Proof:
     (kind, *_) = check_score_types(dfm.score_type)
-    runs = [model.run(read_pixels(image, dfm.max_pixels)[None]) for image in images]
-    found = {name: np.concatenate([run[name] for run in runs]) for name in model.outputs}
-    features = dfm.extract(list(images))
+    features = dfm.extract(images)
     want = dfm.score(features, score_type=kind).astype(np.float64)
     off = np.abs(found["score"].astype(np.float64) - want)
     scale = max(float(np.abs(want).mean()), np.finfo(np.float64).tiny)

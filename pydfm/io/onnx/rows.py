@@ -221,6 +221,7 @@ class SubspaceRows(_Constants):
     ) -> None:
         super().__init__()
         self._kind, self._dtype = score_type, dtype
+        self._is_point = len(subspace.components) == 0
         for name, values in (
             ("mean", subspace.mean),
             ("axes", subspace.components),
@@ -248,6 +249,8 @@ class SubspaceRows(_Constants):
         """Return coordinates (N, R, k) in the subspace, and residuals (N, R, D)."""
         away = rows.to(self._dtype) - self._of("mean")
         axes = self._of("axes")
+        if self._is_point:  # a class of one image; some runtimes have no empty constants
+            return away[..., :0], away
         z = away @ axes.T
         return z, away - z @ axes
 

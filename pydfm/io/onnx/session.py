@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from pydfm.features.inputs.images import read_image
+from pydfm.features.inputs.images import ImageError, read_image
 from pydfm.features.onnx.network import open_session
 from pydfm.features.pictures.intensity import is_deep
 from pydfm.features.pictures.orientation import upright
@@ -32,6 +32,8 @@ class OnnxModel:
         What it gives: "score", and as the model has them "p_value", "verdict" and "map".
     metadata : dict of str to str
         What the file says of the model.
+    about : dict
+        That of it which is an object of JSON, under "pydfm".
 
     Raises
     ------
@@ -47,15 +49,26 @@ class OnnxModel:
         if not Path(path).is_file():
             raise FileNotFoundError(f"there is no file '{os.fspath(path)}'")
         check_onnxruntime()
+        n_threads = resolve_threads(n_threads)
         try:
-            self._session = open_session(os.fspath(path), resolve_threads(n_threads))
+            self._session = open_session(os.fspath(path), n_threads)
         except Exception as error:  # onnxruntime's have no common class
             reason = str(error).splitlines()[0]
             raise ValueError(f"'{os.fspath(path)}' is no graph of ONNX ({reason})") from error
         self.metadata = dict(self._session.get_modelmeta().custom_metadata_map)
-        if "pydfm" not in self.metadata:
-            raise ValueError(f"'{os.fspath(path)}' is not an export of pydfm")
-        self.outputs = tuple(json.loads(self.metadata["pydfm"])["outputs"])
+        try:
+            self.about = json.loads(self.metadata["pydfm"])
+            self.outputs = tuple(map(str, self.about["outputs"]))
+            inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
+            names = {one.name for one in (*inputs, *outputs)}
+            known = {"images", "score", *self.outputs} <= names
+        except (KeyError, TypeError, ValueError):
+            known = False
+        if not known:
+            raise ValueError(
+                f"'{os.fspath(path)}' is a graph of ONNX, but no export of pydfm; give one that "
+                "`pydfm export` wrote"
+            )
 
     def run(self, images: NDArray[np.uint8], alpha: float | None = None) -> dict[str, NDArray[Any]]:
         """Return what the model says of images (N, H, W, 3), uint8, by the names of `outputs`."""
@@ -71,7 +84,8 @@ def check_onnxruntime() -> None:
         import onnxruntime  # noqa: F401
     except ImportError as error:
         raise ImportError(
-            "an export is scored by onnxruntime; install it with `pip install 'pydfm[onnx]'`"
+            "an export is scored by onnxruntime, which is not installed; install it with `pip "
+            "install onnxruntime`"
         ) from error
 
 
@@ -81,15 +95,16 @@ def read_pixels(path: "str | os.PathLike[str]", max_pixels: int | None = None) -
     Raises
     ------
     ImageError
-        If it cannot be read.
-    ValueError
-        If it has more than 8 bits.
+        If it cannot be read, or has more than 8 bits.
     """
-    pixels: NDArray[np.uint8] = read_image(os.fspath(path), _as_rgb, max_pixels)
+    try:
+        pixels: NDArray[np.uint8] = read_image(os.fspath(path), _as_rgb, max_pixels)
+    except ImageError as error:
+        raise ImageError(f"cannot read image '{os.fspath(path)}': {error}") from error
     return pixels
 
 
 def _as_rgb(image: Any) -> NDArray[np.uint8]:
     if not isinstance(image, Image.Image) or is_deep(image):
-        raise ValueError("it has more than 8 bits, and an export takes 8; score it by pydfm")
+        raise ValueError("it has more than 8 bits, and an export takes 8; save it with 8 bits")
     return np.asarray(as_8_bit(upright(image)).convert("RGB"))

@@ -42,6 +42,14 @@ def test_where_it_cannot_be_written(run, model, script, tmp_path, name, says):
     assert sorted(tmp_path.rglob("*")) == before
 
 
+def test_the_model_itself_is_not_replaced(run, model, script, tmp_path):
+    own = tmp_path / "model.onnx"
+    own.write_bytes(model.read_bytes())
+    done = run("export", own, tmp_path / "." / "model.onnx", "--backbone", script)
+    refused(done, "is the model itself; name another file to write")
+    assert own.read_bytes() == model.read_bytes()
+
+
 def test_folders_without_images(run, model, script, tmp_path):
     for name, says in (("empty", "holds no images"), ("none", "there is no file or folder")):
         (tmp_path / "empty").mkdir(exist_ok=True)
@@ -50,12 +58,17 @@ def test_folders_without_images(run, model, script, tmp_path):
     assert not (tmp_path / "out.onnx").exists()
 
 
-@pytest.mark.parametrize(("package", "option"), [("onnx", False), ("onnxruntime", True)])
-def test_without_the_packages(run, model, script, good, tmp_path, monkeypatch, package, option):
+@pytest.mark.parametrize(
+    ("package", "option", "name"),
+    [("onnx", False, "'pydfm[onnx]'"), ("onnxruntime", True, "onnxruntime")],
+)
+def test_without_the_packages(
+    run, model, script, good, tmp_path, monkeypatch, package, option, name
+):
     monkeypatch.setitem(sys.modules, package, None)
     given = ("--check", good) if option else ()
     done = run("export", model, tmp_path / "out.onnx", "--backbone", script, *given)
-    refused(done, package, "pip install 'pydfm[onnx]'")
+    refused(done, package, f"pip install {name}`")
     assert not (tmp_path / "out.onnx").exists()
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from fits import scripted
+from PIL import Image
 
 import pydfm
 from pydfm.io.onnx.proof import prove
@@ -209,6 +210,19 @@ def test_openvino_gives_their_scores(images, tmp_path):
         np.testing.assert_allclose(got, want, atol=0.05 * dfm.held_out_scores_.std())
 
 
+def test_openvino_takes_a_class_of_one_image(images, tmp_path):
+    """It has no constants without elements, such as the axes of such a class."""
+    openvino = pytest.importorskip("openvino")
+    dfm = fit(images, [*LABELS[:9], "2"], spatial="mean", layers="2", image_score="sum")
+    dfm.to_onnx(tmp_path / "model.onnx")
+    settings = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": 1}
+    compiled = openvino.compile_model(tmp_path / "model.onnx", "CPU", settings)
+    batch = np.random.default_rng(0).integers(0, 256, (3, 96, 96, 3), dtype=np.uint8)
+    want = dfm.score(batch.transpose(0, 3, 1, 2))
+    got = np.array(compiled({"images": batch})["score"])
+    np.testing.assert_allclose(got, want, atol=0.05 * dfm.held_out_scores_.std())
+
+
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch's, of TorchScript
 @pytest.mark.filterwarnings("ignore::UserWarning")  # of few images
 @pytest.mark.parametrize("kind", ["scripted", "traced"])
@@ -277,7 +291,7 @@ def test_other_files_are_refused(tmp_path, images):
 
 BLOCKED = """
 import sys
-for name in ("torch", "torchvision", "sklearn"):
+for name in ("torch", "torchvision", "sklearn", "scipy", "safetensors", "tqdm", "threadpoolctl"):
     sys.modules[name] = None
 from pydfm.cli.main import main
 sys.exit(main(["score", *sys.argv[1:]]))
@@ -301,3 +315,8 @@ def test_an_export_is_scored_without_torch(images, tmp_path):
     plain = [sys.executable, script, tmp_path / "model.onnx", images[3]]
     got = subprocess.run(plain, capture_output=True, text=True, check=True)
     assert got.stdout.startswith(f"{images[3]} score={dfm.score(images[3])[0]:.4g}"[:-2])
+    deep = tmp_path / "deep.png"
+    Image.fromarray(np.full((40, 40), 30_000, np.uint16)).save(deep)
+    got = subprocess.run([*plain[:-1], deep], capture_output=True, text=True, check=False)
+    assert (got.returncode, got.stdout) == (1, "")
+    assert got.stderr == f"'{deep}' has more than 8 bits, and an export takes 8\n"

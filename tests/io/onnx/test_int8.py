@@ -197,6 +197,13 @@ def test_what_cannot_be_is_told(folder, tmp_path):
         fit(folder, **KINDS["nll"]).to_onnx(path, labels="folders")
     with pytest.raises(ValueError, match=r"^labels is None, but the model has classes"):
         fit(folder, "folders", **KINDS["nll"]).to_onnx(path, int8=folder)
+    with pytest.raises(ValueError, match=r"^labels is given, but the model has no classes, and"):
+        fit(folder, **KINDS["nll"]).to_onnx(path, int8=folder, labels="folders")
+    for one in (folder / "a" / "00.png", [paths(folder)[0]]):
+        with pytest.raises(
+            ValueError, match=r"^int8 holds one image, and a fit needs at least two"
+        ):
+            fit(folder, **KINDS["nll"]).to_onnx(path, int8=one)
     plain = torch.nn.Sequential(torch.nn.Tanh(), torch.nn.Identity()).eval()
     with pytest.raises(ValueError, match="has no operations that onnxruntime can quantise; export"):
         fit(folder, backbone=plain).to_onnx(path, int8=folder)

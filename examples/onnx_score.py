@@ -1,7 +1,4 @@
-"""Score images with a model that `pydfm export` wrote, by onnxruntime alone: no pydfm, no torch.
-
-python examples/onnx_score.py model.onnx image.png ...
-"""
+"""Score images by onnxruntime alone: python examples/onnx_score.py model.onnx image.png ..."""
 
 import sys
 

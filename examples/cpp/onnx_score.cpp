@@ -7,6 +7,7 @@
 #include <onnxruntime_cxx_api.h>
 
 #include <cstdint>
+#include <cstdlib>
 #include <filesystem>
 #include <fstream>
 #include <iostream>
@@ -35,11 +36,19 @@ Image read_ppm(const std::string& path) {
   return image;
 }
 
+double read_level(const std::string& text) {
+  char* end = nullptr;
+  const double level = std::strtod(text.c_str(), &end);
+  if (text.empty() || *end != '\0' || !(level > 0 && level < 1))
+    throw std::runtime_error("--alpha is '" + text + "'; it must be between 0 and 1");
+  return level;
+}
+
 void run(const std::vector<std::string>& arguments) {
   const bool given = arguments.size() > 2 && arguments[1] == "--alpha";
   if (arguments.size() < (given ? 4 : 2))
     throw std::runtime_error("usage: onnx_score MODEL.onnx [--alpha A] IMAGE.ppm ...");
-  double alpha = given ? std::stod(arguments[2]) : 0.0;  // left out, it is the model's own
+  double alpha = given ? read_level(arguments[2]) : 0.0;  // left out, it is the model's own
   Ort::Env environment(ORT_LOGGING_LEVEL_ERROR, "pydfm");
   Ort::Session session(environment, std::filesystem::path(arguments[0]).c_str(),
                        Ort::SessionOptions());

@@ -100,61 +100,90 @@ def prove(dfm: "DFM", path: Any, images: Sequence[str]) -> Proof:
 
 def compare(models: "Sequence[DFM]", path: Any, images: Sequence[str]) -> list[Proof]:
     """Compare an export with several models as `prove` does; it scores the images once."""
-    images, found = _answers(path, images, models[0].max_pixels, models[0].on_error)
-    return [_proof(dfm, images, found) for dfm in models]
-
-
-def _answers(
-    path: Any, images: Sequence[str], max_pixels: int | None, on_error: str
-) -> tuple[list[str], dict[str, NDArray[Any]]]:
-    """Return the images that can be read, and what the export says of them."""
-    model = OnnxModel(path)
-    read, runs, errors = [], [], []
-    for image in images:
-        try:
-            pixels = read_pixels(image, max_pixels)
-        except ImageError as error:
-            errors.append(error)
-            if on_error != "skip":
-                raise
-            continue
-        read.append(image)
-        runs.append(model.run(pixels[None]))
+    export, own = OnnxModel(path), models[0]
+    comparisons = [_Comparison(dfm) for dfm in models]
+    errors: list[ImageError] = []
+    for first in range(0, len(images), own.batch_size):  # so that few maps are held at once
+        read, runs = [], []
+        for image in images[first : first + own.batch_size]:
+            try:
+                pixels = read_pixels(image, own.max_pixels)
+            except ImageError as error:
+                errors.append(error)
+                if own.on_error != "skip":
+                    raise
+                continue
+            read.append(image)
+            runs.append(export.run(pixels[None]))
+        if read:
+            found = {name: np.concatenate([run[name] for run in runs]) for name in export.outputs}
+            for comparison in comparisons:
+                comparison.add(read, found)
     if errors:
-        first = f"the first: {errors[0]}"
-        if not read:
-            raise ImageError(f"none of the {len(images)} images can be read; {first}")
-        warnings.warn(f"{len(errors)} of {len(images)} images were skipped; {first}", stacklevel=4)
-    return read, {name: np.concatenate([run[name] for run in runs]) for name in model.outputs}
+        told = f"the first: {errors[0]}"
+        if len(errors) == len(images):
+            raise ImageError(f"none of the {len(images)} images can be read; {told}")
+        warnings.warn(f"{len(errors)} of {len(images)} images were skipped; {told}", stacklevel=3)
+    return [comparison.conclude() for comparison in comparisons]
 
 
-def _proof(dfm: "DFM", images: list[str], found: dict[str, NDArray[Any]]) -> Proof:
-    (kind, *_) = check_score_types(dfm.score_type)
-    features = dfm.extract(images)
-    want = dfm.score(features, score_type=kind).astype(np.float64)
-    off = np.abs(found["score"].astype(np.float64) - want)
-    scale = max(float(np.abs(want).mean()), np.finfo(np.float64).tiny)
-    changed: list[str] = []
-    near, share, anomalous = 0, None, None
-    if "verdict" in found:
-        thresholds, held_out = _thresholds(dfm), dfm.held_out_scores_
-        scale = max(float(np.nanmax(np.abs(thresholds))), float(held_out.std()))
-        margins = dfm.decision_function(features)
-        verdicts = np.where(margins < 0, -1, 1)
-        anomalous = (int((verdicts < 0).sum()), int((found["verdict"] < 0).sum()))
-        for i in np.flatnonzero(found["verdict"] != verdicts).tolist():
-            if abs(margins[i]) <= LARGEST * scale:
-                near += 1
-            else:
-                changed.append(images[i])
-        known = dfm.fitted_.held_out
-        if "map" in found and known.map_maxima is not None and known.map_type in (None, kind):
-            level = dfm.map_threshold_
-            mine = dfm.score_map(features, score_type=kind) > level
-            share = float((mine != (found["map"] > level)).mean())
-    off /= scale
-    typical, most = float(np.median(off)), float(off.max())
-    return Proof(len(images), most, typical, tuple(changed), near, share, anomalous)
+class _Comparison:
+    """Takes what an export says of images in batches, beside a model, then concludes."""
+
+    def __init__(self, dfm: "DFM") -> None:
+        self._dfm = dfm
+        (self._kind, *_) = check_score_types(dfm.score_type)
+        self._images: list[str] = []
+        self._off: list[NDArray[np.float64]] = []
+        self._sizes: list[NDArray[np.float64]] = []  # of the model's scores
+        self._margins: list[NDArray[np.float64]] = []
+        self._verdicts: list[NDArray[Any]] = []  # of the export
+        self._others = self._pixels = 0  # pixels of maps on another side, and of all
+        known = dfm.fitted_.held_out if dfm.calibration_ is not None else None
+        self._has_level = (
+            known is not None
+            and known.map_maxima is not None
+            and known.map_type in (None, self._kind)
+        )
+
+    def add(self, images: list[str], found: dict[str, NDArray[Any]]) -> None:
+        """Add the export's outputs for some images."""
+        dfm = self._dfm
+        features = dfm.extract(images)
+        want = dfm.score(features, score_type=self._kind).astype(np.float64)
+        self._images += images
+        self._off.append(np.abs(found["score"].astype(np.float64) - want))
+        self._sizes.append(np.abs(want))
+        if "verdict" in found:
+            self._margins.append(dfm.decision_function(features))
+            self._verdicts.append(found["verdict"])
+            if "map" in found and self._has_level:
+                level = dfm.map_threshold_
+                mine = dfm.score_map(features, score_type=self._kind) > level
+                self._others += int((mine != (found["map"] > level)).sum())
+                self._pixels += mine.size
+
+    def conclude(self) -> Proof:
+        """Return the proof."""
+        dfm, off = self._dfm, np.concatenate(self._off)
+        scale = max(float(np.concatenate(self._sizes).mean()), np.finfo(np.float64).tiny)
+        changed: list[str] = []
+        near, anomalous = 0, None
+        if self._verdicts:
+            thresholds, held_out = _thresholds(dfm), dfm.held_out_scores_
+            scale = max(float(np.nanmax(np.abs(thresholds))), float(held_out.std()))
+            margins, theirs = np.concatenate(self._margins), np.concatenate(self._verdicts)
+            verdicts = np.where(margins < 0, -1, 1)
+            anomalous = (int((verdicts < 0).sum()), int((theirs < 0).sum()))
+            for i in np.flatnonzero(theirs != verdicts).tolist():
+                if abs(margins[i]) <= LARGEST * scale:
+                    near += 1
+                else:
+                    changed.append(self._images[i])
+        off /= scale
+        typical, most = float(np.median(off)), float(off.max())
+        share = self._others / self._pixels if self._pixels else None
+        return Proof(len(off), most, typical, tuple(changed), near, share, anomalous)
 
 
 def _thresholds(dfm: "DFM") -> NDArray[np.float64]:

@@ -218,7 +218,7 @@ def test_fewer_images_than_the_fit_are_warned_of(folder, tmp_path):
 
 def test_what_the_export_does_not_take_over_is_warned_of(folder, tmp_path):
     dfm = fit(folder, **KINDS["nll"])
-    dfm.recalibrate(folder / "a")
+    dfm.recalibrate(np.random.default_rng(5).integers(0, 256, (12, 3, 40, 40), dtype=np.uint8))
     with pytest.warns(UserWarning, match="the model was recalibrated, and the held-out scores of"):
         dfm.to_onnx(tmp_path / "int8.onnx", int8=folder)
     dfm._fitted = replace(dfm.fitted_, calibration="loo", left_out=("odd.png",))

@@ -24,7 +24,7 @@ from sklearn.utils.validation import _check_feature_names
 from pydfm.conformal.calibration import calibration_of, map_range, map_threshold, thresholds
 from pydfm.conformal.certificate import CONFIDENCE, Certificate, certify
 from pydfm.conformal.checks.audit import Audit, AuditInput, audit
-from pydfm.conformal.checks.independence import near_places, warn_of_dependence
+from pydfm.conformal.checks.independence import near_places, warn_of_copies, warn_of_dependence
 from pydfm.conformal.checks.outliers import FDR
 from pydfm.conformal.checks.outliers import outliers as outliers_among
 from pydfm.conformal.decisions import Assessment, Decider, p_values
@@ -665,7 +665,6 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
                 )
             extractor = self._ready_extractor() if images else None
             self._check_feature_names(X)
-        self._warn_of_lost_calibration()
         self._check_augment(extractor)
         known = None if training is None else training.n_features
         training = self._added(
@@ -682,6 +681,9 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
             self._check_feature_names(X, reset=True)
         total = training.n_samples
         journal: tuple[Entry, ...] = (Entry.now("fit", total, total),)
+        if begun and training is self.training_:  # no image could be read, which was told
+            return self
+        self._warn_of_lost_calibration()
         if begun:
             added = total - self.training_.n_samples
             journal = self._with_step("add", added, total, _names_read(source))
@@ -698,7 +700,9 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         Returns
         -------
         DFM
-            A new one. But for rounding, the order and the grouping do not matter.
+            A new one, that of one fit to all rows. But for rounding, the order and the grouping do
+            not matter. With calibration="split" or "kfold" each row stays held out as it was, where
+            one fit may draw others.
 
         Raises
         ------
@@ -715,12 +719,14 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
                     f"a DFM can be merged with another, not with {type(other).__name__}"
                 )
             training = training.merge(other.training_, n_threads=n_threads)
+            other._warn_of_lost_calibration()
             mine, theirs = (getattr(dfm, "feature_names_in_", None) for dfm in (self, other))
             if mine is not None and theirs is not None and list(mine) != list(theirs):
                 raise ValueError(
                     "the names of the features differ in the two models, or their order; models "
                     "to be merged must have the same"
                 )
+        self._warn_of_lost_calibration()
         total = training.n_samples
         journal = self._with_step("merge", total - self.training_.n_samples, total)
         return self._with(parameters, training, None, None, journal)
@@ -809,6 +815,8 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
             _check_counts(source, row_labels, row_groups)
             self._report(source)
             names = _names_read(source)
+        if training is self.training_:  # no image could be read, which was told
+            return self
         if training.n_samples < 2:
             raise ValueError(
                 f"X or classes would leave {training.n_samples} of {self.n_samples_} rows or "
@@ -870,16 +878,24 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
             extractor = self._ready_extractor()
         else:
             self._check_feature_names(X)
+        known = None if self._training is None else self._training.identities
         task = RecalibrationTask(
-            fitted, kind, self.alpha, resolve_threads(self.n_threads), extend=extend
+            fitted,
+            kind,
+            self.alpha,
+            resolve_threads(self.n_threads),
+            extend=extend,
+            fitted_hashes=known.take()[0] if known is not None and known.known else None,
         )
-        for places, features, _ in self._batches(
+        for places, features, pixels in self._batches(
             source, extractor, "calibrate", self.n_features_in_
         ):
             classes = None
             if row_labels is not None:
                 classes = find_classes(row_labels.take(places), self.classes_)
-            task.add(features, classes, None if row_groups is None else row_groups.take(places))
+            own_groups = None if row_groups is None else row_groups.take(places)
+            hashes = None if pixels is None else image_hashes(pixels)
+            task.add(features, classes, own_groups, hashes)
         _check_counts(source, row_labels, row_groups)
         self._report(source)
         recalibrated, found = task.conclude()
@@ -1811,6 +1827,8 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
             kinds = check_score_types(self.score_type)
             n_threads = resolve_threads(self.n_threads)
             fitted = freeze(compact, n_threads=n_threads, score_types=kinds)
+            if self.calibration is not None:
+                warn_of_copies(compact)
             with self._updating:
                 if self._training is training:  # or another thread has added rows meanwhile
                     self._training, self._fitted = compact, fitted

@@ -1,5 +1,6 @@
 """Recalibration: later normal images take the place of held-out scores, or come beside them."""
 
+import warnings
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -51,6 +52,8 @@ class RecalibrationTask:
     n_threads : int
     extend : bool
         Whether the held-out scores that there are stay.
+    fitted_hashes : ndarray of shape (n,), optional
+        Those of the fitted images, where they are known.
 
     Raises
     ------
@@ -66,8 +69,11 @@ class RecalibrationTask:
         n_threads: int,
         *,
         extend: bool = False,
+        fitted_hashes: NDArray[np.uint64] | None = None,
     ) -> None:
         self._fitted = fitted
+        self._fitted_hashes = np.zeros(0, np.uint64) if fitted_hashes is None else fitted_hashes
+        self._grouped = False
         self._kept: list[HeldOutScores] = []
         self._first_place = self._first_unit = 0
         if extend:
@@ -89,26 +95,30 @@ class RecalibrationTask:
         features: NDArray[np.floating],
         classes: NDArray[np.intp] | None,
         groups: NDArray[np.generic] | None,
+        hashes: NDArray[np.uint64] | None = None,
     ) -> None:
-        """Add rows (N, D) of classes (N,), by their places among those of the model."""
+        """Add rows (N, D) of classes (N,), by their places among those of the model.
+
+        `hashes` (N,) are those of images, by which one that came before is known.
+        """
         fitted, n = self._fitted, len(features)
         rows = np.arange(self._n_rows, self._n_rows + n)
         places = self._first_place + rows
         units = self._first_unit + (rows if groups is None else self._groups.encode(groups))
         own = np.zeros(n, dtype=np.intp) if classes is None else classes
         spec = fitted.spec
-        self._parts.append(
-            score_new_rows(
-                fitted.model,
-                KeptRows(features, own, places, units),
-                fitted.model.map_type(self._score_type),
-                None if spec is None else spec.preprocessing.size,
-                self._n_threads,
-            )
+        scores = score_new_rows(
+            fitted.model,
+            KeptRows(features, own, places, units),
+            fitted.model.map_type(self._score_type),
+            None if spec is None else spec.preprocessing.size,
+            self._n_threads,
         )
+        self._parts.append(scores if hashes is None else replace(scores, hashes=hashes))
         scored = RowScores(fitted.model, features, self._n_threads, classes)
         self._verdicts.append(self._decider.judge(self._decider.measure(scored)).verdicts)
         self._n_rows += n
+        self._grouped = groups is not None
 
     def conclude(self) -> tuple[FittedDFM, Recalibration]:
         """Return the recalibrated model, and what was found.
@@ -122,6 +132,7 @@ class RecalibrationTask:
             raise ValueError("X holds no image that can be read; give normal images")
         later = joined_scores(self._parts)
         held_out = joined_scores([*self._kept, later])
+        self._warn_of_copies(later.hashes)
         fitted = replace(self._fitted, calibration=RECALIBRATED, pending=held_out)
         sample = later.samples[self._score_type]
         anomalous = np.concatenate(self._verdicts) == -1
@@ -132,6 +143,33 @@ class RecalibrationTask:
         return fitted, Recalibration(
             alpha, float(share.mean()), _chance(share, alpha, self._decider.calibration), len(share)
         )
+
+    def _warn_of_copies(self, hashes: NDArray[np.uint64]) -> None:
+        """Warn where later images are copies of fitted ones, of one another, or of those before."""
+        n = len(hashes)
+        fitted = int(np.isin(hashes, self._fitted_hashes).sum())
+        if fitted:
+            warnings.warn(
+                f"X holds later images, and the model was fitted on {fitted} of {n}, which score "
+                "too low: rates of false alarms do not hold; leave them out",
+                stacklevel=4,
+            )
+        before = [kept.hashes for kept in self._kept]
+        again = int(np.isin(hashes, np.concatenate(before)).sum()) if before else 0
+        if again:
+            warnings.warn(
+                f"extend is True, and {again} of {n} images of X are in the calibration sample "
+                "already, where they count twice now: rates of false alarms do not hold; leave "
+                "them out",
+                stacklevel=4,
+            )
+        copies = n - len(np.unique(hashes))
+        if copies and not self._grouped:
+            warnings.warn(
+                f"X holds {copies} of {n} images that are copies of others, each of which counts: "
+                "rates of false alarms do not hold; leave them out, or pass groups=",
+                stacklevel=4,
+            )
 
 
 def _check_extendable(fitted: FittedDFM, score_type: str) -> None:

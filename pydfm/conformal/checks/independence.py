@@ -52,14 +52,28 @@ def warn_of_dependence(state: TrainingState, n_threads: int) -> None:
             return
         what = "rows" if state.spec is None else "images"
         found, pairs = f"{what} are much nearer to one another than to the rest", near
-    named = "; ".join(f"{_name(state, i)} and {_name(state, j)}" for i, j in pairs[:3])
-    examples = f", such as {named}" if named else ""
     warnings.warn(
-        f"X holds rows that are not independent: {found}{examples}. Rates of false alarms do not "
-        "hold then: pass groups=, which says what belongs together (shots of a part, frames of a "
-        "film, crops of an image)",
+        f"X holds rows that are not independent: {found}{_examples(state, pairs)}. Rates of false "
+        "alarms do not hold then: pass groups=, which says what belongs together (shots of a part, "
+        "frames of a film, crops of an image)",
         stacklevel=3,
     )
+
+
+def warn_of_copies(state: TrainingState) -> None:
+    """Warn where images without groups are copies of others, after some were added or merged."""
+    copies = None if state.units.grouped else _copies(state)
+    if copies is not None:
+        warnings.warn(
+            f"{copies[0]} of the {state.n_samples} images of the model are copies of others"
+            f"{_examples(state, copies[1])}: rates of false alarms do not hold; forget the copies",
+            stacklevel=3,
+        )
+
+
+def _examples(state: TrainingState, pairs: list[tuple[int, int]]) -> str:
+    named = "; ".join(f"{_name(state, i)} and {_name(state, j)}" for i, j in pairs[:3])
+    return f", such as {named}" if named else ""
 
 
 def near_pairs(squared: NDArray[np.float64]) -> NDArray[np.intp]:

@@ -110,7 +110,10 @@ def test_marks_of_a_page_choose_what_is_added(run, own, later, script, tmp_path)
     ):
         marks.write_text(text)
         assert_error(run("add", own, later, "--marks", marks, "-o", own), says)
-    assert_error(run("add", own, later, "--marks", tmp_path / "no", "-o", own), "No such file")
+    says = "--marks is '.*', which cannot be read: .*; give the file that a page saved"
+    marks.write_text("path,mark\n" + "x" * 200_000 + ",good\n")
+    for path in (tmp_path / "no", later, marks):
+        assert_error(run("add", own, later, "--marks", path, "-o", own), says)
 
 
 def test_marks_that_a_spreadsheet_has_written(run, own, later, tmp_path):
@@ -126,6 +129,7 @@ def test_marks_that_a_spreadsheet_has_written(run, own, later, tmp_path):
         assert b"1 image added to 12" in got.out
 
 
+@pytest.mark.filterwarnings("default:.*of false alarms do not hold")
 def test_images_that_are_marked_as_bad_are_kept_for_an_evaluation(
     run, own, later, picture_folder, tmp_path
 ):
@@ -162,6 +166,7 @@ def test_a_page_of_a_file_is_not_kept_as_a_file(run, own, later, tmp_path):
     assert_error(got, "'.*pages.tif#2' is a page of one with several")
 
 
+@pytest.mark.filterwarnings("default:.*of false alarms do not hold")
 @pytest.mark.parametrize(
     ("command", "says"),
     [
@@ -217,6 +222,7 @@ def test_models_with_folds_go_on(run, later, script, picture_folder, tmp_path):
     assert "p-values come from 10 folds" in (tmp_path / "x.html").read_text()
 
 
+@pytest.mark.filterwarnings("default:.*of false alarms do not hold")
 def test_a_slim_file_says_that_it_cannot_go_on(run, own, later, script, tmp_path):
     load(own, script).save(own, keep=False)
     before = own.read_bytes()
@@ -239,6 +245,7 @@ def test_what_belongs_to_the_fit_is_not_extended(run, own, later):
     assert_error(got, "extend is True, but held-out scores are those of leave-one-out")
 
 
+@pytest.mark.filterwarnings("default:.*of false alarms do not hold")
 def test_merged_models_are_that_of_all_images(run, own, script, tmp_path):
     got = run("merge", own, own, "-o", tmp_path / "both.pydfm")
     assert got.code == 0, got.err
@@ -322,6 +329,7 @@ def test_classes_are_the_subfolders_as_at_the_fit(tmp_path):
 @pytest.mark.filterwarnings("default:.*images were skipped")
 @pytest.mark.filterwarnings("ignore:alpha is 0.1, and 2 held-out")
 @pytest.mark.filterwarnings("ignore:the model was recalibrated, and its rows change")
+@pytest.mark.filterwarnings("default:.*of false alarms do not hold")
 def test_the_journal_has_the_images_that_were_read(run, own, later, script):
     (later / "later1.png").write_bytes(b"torn")
     read = [str(later / "later0.png"), str(later / "later2.png")]
@@ -337,3 +345,88 @@ def test_the_journal_has_the_images_that_were_read(run, own, later, script):
     assert all(list(step.names) == read for step in steps)
     text = run("info", own).out.decode()
     assert f"forget: 2 images, 12 in all (pydfm {pydfm.__version__}): {read[0]}, {read[1]}" in text
+
+
+@pytest.mark.filterwarnings("default:.*of false alarms do not hold")
+def test_images_that_come_twice_are_told(run, own, later):
+    assert run("add", own, later, "-o", own).err == ""
+    again = run("add", own, later, "-o", own)
+    assert again.code == 0
+    assert "3 of the 18 images of the model are copies of others" in again.err
+    one = later / "later0.png"
+    says = "image '.*later0.png' comes more often than the model was fitted on it; give it once"
+    assert_error(run("forget", own, one, one, one, "-o", own), says)
+
+
+@pytest.mark.filterwarnings("default:.*of false alarms do not hold")
+def test_a_merge_tells_of_copies(run, own, tmp_path):
+    got = run("merge", own, own, "-o", tmp_path / "both")
+    assert got.code == 0
+    assert "12 of the 24 images of the model are copies of others" in got.err
+
+
+@pytest.mark.filterwarnings("default:.*of false alarms do not hold")
+def test_calibration_images_that_come_twice_are_told(run, own, later, picture_folder):
+    first = run("calibrate", own, later, "-o", own, "--alpha", "0.3")
+    assert (first.code, first.err) == (0, "")
+    again = run("calibrate", own, later, "-o", own, "--extend", "--alpha", "0.3")
+    assert again.code == 0
+    assert "3 of 3 images of X are in the calibration sample already" in again.err
+    # One of them under another name is known by its content.
+    shutil.copy(later / "later0.png", later / "other.png")
+    got = run("calibrate", own, later, "-o", own, "--alpha", "0.3")
+    assert "X holds 1 of 4 images that are copies of others" in got.err
+    got = run("calibrate", own, picture_folder, "-o", own, "--alpha", "0.3")
+    assert "the model was fitted on 12 of 12, which score too low" in got.err
+
+
+@pytest.mark.filterwarnings("default:.*images were skipped")
+def test_images_none_of_which_can_be_read_change_nothing(run, own, later, tmp_path):
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    (broken / "x.png").write_text("junk")
+    assert run("calibrate", own, later, "-o", own, "--alpha", "0.3").code == 0
+    before = own.read_bytes()
+    for command in ("add", "forget"):
+        got = run(command, own, broken, "-o", own, "--skip-unreadable")
+        assert got.code == 2
+        assert "no image could be read, so that the model does not change" in got.err
+        assert "recalibrated" not in got.err
+        assert own.read_bytes() == before
+
+
+def test_a_page_never_takes_the_place_of_a_model(run, own, kept, later, tmp_path):
+    new = tmp_path / "new"
+    says = "--report and --output are both '.*'; name another file for the page"
+    for output in (own, new):
+        assert_error(run("add", own, later, "-o", output, "--report", output), says)
+    says = "'.*own.pydfm' is there and is no HTML page; name another file for it"
+    for arguments in (
+        ("add", own, later, "-o", new, "--report", own),
+        ("diff", own, kept, later, "--report", own),
+        ("report", own, later, "-o", own),
+    ):
+        assert_error(run(*arguments), says)
+    assert own.read_bytes() == kept.read_bytes()
+    assert not new.exists()
+
+
+def test_what_another_process_wrote_meanwhile_is_kept(run, own, later, monkeypatch):
+    fit = pydfm.DFM.partial_fit
+
+    def slow(*given, **named):
+        own.write_bytes(b"of another process")
+        return fit(*given, **named)
+
+    monkeypatch.setattr(pydfm.DFM, "partial_fit", slow)
+    says = "'.*own.pydfm' was changed by another process since this one began, and is kept"
+    assert_error(run("add", own, later, "-o", own), says)
+    assert own.read_bytes() == b"of another process"
+    assert names(own.parent) == ["later", "own.pydfm"]
+
+
+@pytest.mark.filterwarnings("default:the model was recal")
+def test_a_merge_tells_of_a_calibration_that_is_lost(run, own, kept, later, tmp_path):
+    assert run("calibrate", own, later, "-o", own, "--alpha", "0.3").code == 0
+    got = run("merge", kept, own, "-o", tmp_path / "both")
+    assert "the model was recalibrated, and its rows change" in got.err

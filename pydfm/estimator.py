@@ -869,7 +869,7 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         if fitted.model.classes is not None and labels is None:
             raise ValueError(
                 "labels is None, but the model has classes, each with held-out scores of its own; "
-                "give the labels of X"
+                "give the labels of X (--classes)"
             )
         source, row_labels = open_labelled(X, self.on_error, labels)
         row_groups = open_groups(source, groups)

@@ -178,7 +178,8 @@ def _check_extendable(fitted: FittedDFM, score_type: str) -> None:
     if not as_new:
         raise ValueError(
             f"extend is True, but {reason}, and later images are not as these; "
-            "replace them (extend=False), or teach the model the later images by partial_fit"
+            "replace them (extend=False, no --extend), or teach the model the later images by "
+            "partial_fit (pydfm add)"
         )
     held_out, map_type = fitted.held_out, fitted.model.map_type(score_type)
     if held_out.map_maxima is not None and held_out.map_type not in (None, map_type):

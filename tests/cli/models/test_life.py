@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import warnings
 
 import numpy as np
 import pytest
@@ -430,3 +431,25 @@ def test_a_merge_tells_of_a_calibration_that_is_lost(run, own, kept, later, tmp_
     assert run("calibrate", own, later, "-o", own, "--alpha", "0.3").code == 0
     got = run("merge", kept, own, "-o", tmp_path / "both")
     assert "the model was recalibrated, and its rows change" in got.err
+
+
+def test_models_with_and_without_classes_are_not_merged(run, own, script, later, tmp_path):
+    other = tmp_path / "classes"
+    dfm = pydfm.DFM(3, backbone=script, image_size=40, device="cpu", alpha=0.1, calibration="loo")
+    with warnings.catch_warnings(record=True):  # so few images
+        dfm.fit(later, labels=["a", "a", "a"]).save(other, keep=True)
+    says = "one model was fitted with labels and the other without; models to be merged must both"
+    assert_error(run("merge", own, other, "-o", tmp_path / "new"), says)
+    assert_error(
+        run("add", other, later, "-o", other), r"give labels \(--classes\) always or never"
+    )
+
+
+@pytest.mark.filterwarnings("default:.*images were skipped")
+def test_a_check_that_judges_no_image_does_not_pass(run, own, tmp_path):
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    (broken / "x.png").write_text("junk")
+    got = run("score", own, broken, "--fail-on", "anomalous", "--skip-unreadable")
+    assert got.code == 2
+    assert "no image could be read, so that none was judged" in got.err

@@ -436,7 +436,8 @@ def test_a_merge_tells_of_a_calibration_that_is_lost(run, own, kept, later, tmp_
 def test_models_with_and_without_classes_are_not_merged(run, own, script, later, tmp_path):
     other = tmp_path / "classes"
     dfm = pydfm.DFM(3, backbone=script, image_size=40, device="cpu", alpha=0.1, calibration="loo")
-    with warnings.catch_warnings(record=True):  # so few images
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # so few images
         dfm.fit(later, labels=["a", "a", "a"]).save(other, keep=True)
     says = "one model was fitted with labels and the other without; models to be merged must both"
     assert_error(run("merge", own, other, "-o", tmp_path / "new"), says)

@@ -665,7 +665,6 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
                 )
             extractor = self._ready_extractor() if images else None
             self._check_feature_names(X)
-        self._warn_of_lost_calibration()
         self._check_augment(extractor)
         known = None if training is None else training.n_features
         training = self._added(
@@ -682,6 +681,9 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
             self._check_feature_names(X, reset=True)
         total = training.n_samples
         journal: tuple[Entry, ...] = (Entry.now("fit", total, total),)
+        if begun and training is self.training_:  # no image could be read, which was told
+            return self
+        self._warn_of_lost_calibration()
         if begun:
             added = total - self.training_.n_samples
             journal = self._with_step("add", added, total, _names_read(source))
@@ -698,7 +700,9 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         Returns
         -------
         DFM
-            A new one. But for rounding, the order and the grouping do not matter.
+            A new one, that of one fit to all rows. But for rounding, the order and the grouping do
+            not matter. With calibration="split" or "kfold" each row stays held out as it was, where
+            one fit may draw others.
 
         Raises
         ------
@@ -715,12 +719,14 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
                     f"a DFM can be merged with another, not with {type(other).__name__}"
                 )
             training = training.merge(other.training_, n_threads=n_threads)
+            other._warn_of_lost_calibration()
             mine, theirs = (getattr(dfm, "feature_names_in_", None) for dfm in (self, other))
             if mine is not None and theirs is not None and list(mine) != list(theirs):
                 raise ValueError(
                     "the names of the features differ in the two models, or their order; models "
                     "to be merged must have the same"
                 )
+        self._warn_of_lost_calibration()
         total = training.n_samples
         journal = self._with_step("merge", total - self.training_.n_samples, total)
         return self._with(parameters, training, None, None, journal)
@@ -809,6 +815,8 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
             _check_counts(source, row_labels, row_groups)
             self._report(source)
             names = _names_read(source)
+        if training is self.training_:  # no image could be read, which was told
+            return self
         if training.n_samples < 2:
             raise ValueError(
                 f"X or classes would leave {training.n_samples} of {self.n_samples_} rows or "
@@ -862,7 +870,7 @@ class DFM(OutlierMixin, BaseEstimator):  # type: ignore[misc]
         if fitted.model.classes is not None and labels is None:
             raise ValueError(
                 "labels is None, but the model has classes, each with held-out scores of its own; "
-                "give the labels of X"
+                "give the labels of X (--classes)"
             )
         source, row_labels = open_labelled(X, self.on_error, labels)
         row_groups = open_groups(source, groups)

@@ -97,15 +97,23 @@ def load_without_estimator(
     return loaded.with_parameters(**given, verbose=True)
 
 
-def check_written(output: Path, report: Path | None) -> None:
-    """Check, before any work is done, that a model and a page can be written."""
-    from pydfm.runtime.files import check_output
+def check_written(output: Path, report: Path | None) -> tuple[int, int, int] | None:
+    """Check, before any work is done, that a model and a page can be written.
+
+    Return the state of the file that is there, for `write_changed`.
+    """
+    from pydfm.runtime.files import check_output, state_of
 
     check_output(output)
     if report is not None:
         from pydfm.reports.page import check_page
 
+        if report.resolve() == output.resolve():
+            raise ValueError(
+                f"--report and --output are both '{report}'; name another file for the page"
+            )
         check_page(report)
+    return state_of(output)
 
 
 def open_change(dfm: "DFM", report: Path | None) -> "DFM":
@@ -119,6 +127,7 @@ def write_changed(
     before: "DFM",
     after: "DFM",
     output: Path,
+    state: tuple[int, int, int] | None,
     done: str,
     images: "Sequence[str]",
     report: Path | None,
@@ -134,6 +143,8 @@ def write_changed(
     before, after : DFM
         See `open_change`.
     output : Path
+    state : tuple of int, or None
+        What `check_written` returned: another process may have changed the file meanwhile.
     done : str
     images : sequence of str
         Paths of those that the page shows.
@@ -145,11 +156,17 @@ def write_changed(
         What the models are called.
     """
     from pydfm.reports.batch import threshold_text
-    from pydfm.runtime.files import keep_previous
+    from pydfm.runtime.files import keep_previous, unchanged
 
-    keep_previous(output)
-    # It goes on as before, where it can.
-    after.save(output, keep=True if after.goes_on_ else None)
+    if after.journal_ == before.journal_:
+        raise ValueError(
+            f"no image could be read, so that the model does not change and '{output}' is not "
+            "written; give images that can be read"
+        )
+    with unchanged(output, state):
+        keep_previous(output)
+        # It goes on as before, where it can.
+        after.save(output, keep=True if after.goes_on_ else None)
     say(f"{output}: {done}")
     width = max(map(len, names))
     for name, dfm in zip(names, (before, after), strict=True):

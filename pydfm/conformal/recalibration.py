@@ -19,9 +19,6 @@ from pydfm.model.row_scores import RowScores
 from pydfm.model.training import TrainingState
 from pydfm.stats.accumulator import KeptRows
 
-# Rows are the same whose scores of every type differ by less, in deviations: batches differ in the
-# last bits of features.
-_SAME: Final = 1e-4
 # Lower scores than this probability allows are told.
 _LOWER: Final = 1e-5
 
@@ -93,7 +90,6 @@ class RecalibrationTask:
         self._groups = ClassCodes()
         self._parts: list[HeldOutScores] = []
         self._verdicts: list[NDArray[np.intp]] = []
-        self._hashes: list[NDArray[np.uint64]] = []
         self._n_rows = 0
 
     def add(
@@ -113,18 +109,16 @@ class RecalibrationTask:
         units = self._first_unit + (rows if groups is None else self._groups.encode(groups))
         own = np.zeros(n, dtype=np.intp) if classes is None else classes
         spec = fitted.spec
-        self._parts.append(
-            score_new_rows(
-                fitted.model,
-                KeptRows(features, own, places, units),
-                fitted.model.map_type(self._score_type),
-                None if spec is None else spec.preprocessing.size,
-                self._n_threads,
-            )
+        scores = score_new_rows(
+            fitted.model,
+            KeptRows(features, own, places, units),
+            fitted.model.map_type(self._score_type),
+            None if spec is None else spec.preprocessing.size,
+            self._n_threads,
         )
+        self._parts.append(replace(scores, hashes=hashes))
         scored = RowScores(fitted.model, features, self._n_threads, classes)
         self._verdicts.append(self._decider.judge(self._decider.measure(scored)).verdicts)
-        self._hashes.append(hashes)
         self._n_rows += n
 
     def conclude(
@@ -146,9 +140,9 @@ class RecalibrationTask:
         """
         if not self._parts:
             raise ValueError("X holds no image that can be read; give normal images")
-        if state is not None and names is not None:
-            check_not_fitted(state, np.concatenate(self._hashes), names)
         later = joined_scores(self._parts)
+        if state is not None and names is not None:
+            check_not_fitted(state, later.hashes, names)
         held_out = joined_scores([*self._kept, later])
         fitted = replace(self._fitted, calibration=RECALIBRATED, pending=held_out)
         sample = later.samples[self._score_type]
@@ -171,24 +165,13 @@ class RecalibrationTask:
     def _warn_of_repeats(
         self, later: HeldOutScores, places: NDArray[np.intp], names: Sequence[str] | None
     ) -> None:
-        """Warn of rows that came earlier, outside their group, or are in the sample that is kept.
-
-        Of that sample the scores are known, of every type and layer: rows are the same where all
-        agree.
-        """
+        """Warn of rows that came earlier, outside their group, or are in the kept sample."""
         sample = later.samples[self._score_type]
-        hashes = np.concatenate(self._hashes)[places]
+        hashes = later.hashes[places]
         _, first, same = np.unique(hashes, return_index=True, return_inverse=True)
         repeated = np.asarray(sample.units[first[same.reshape(-1)]] != sample.units)
         for kept in self._kept:
-            from scipy.spatial import KDTree
-
-            old, new = (
-                np.concatenate([held.samples[kind].scores for kind in later.samples]).T
-                for held in (kept, later)
-            )
-            scale = np.maximum(old.std(axis=0), np.finfo(np.float32).tiny)
-            repeated |= KDTree(old / scale).query(new / scale)[0] < _SAME
+            repeated |= np.isin(hashes, kept.hashes)
         if repeated.any():
             first_place = int(places[repeated].min())
             one = f"row {first_place} of X" if names is None else f"image {names[first_place]}"
@@ -228,7 +211,8 @@ def _check_extendable(fitted: FittedDFM, score_type: str) -> None:
     if not as_new:
         raise ValueError(
             f"extend is True, but {reason}, and later images are not as these; "
-            "replace them (extend=False), or teach the model the later images by partial_fit"
+            "replace them (extend=False, no --extend), or teach the model the later images by "
+            "partial_fit (pydfm add)"
         )
     held_out, map_type = fitted.held_out, fitted.model.map_type(score_type)
     if held_out.map_maxima is not None and held_out.map_type not in (None, map_type):

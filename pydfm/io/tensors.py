@@ -16,8 +16,9 @@ maps that are shown (``map_scales`` of each layer).
 Held-out scores have, by score type, ``held_out.TYPE.scores`` (1 + L, n), float32,
 ``held_out.TYPE.places`` (n,), where the rows stood among those that were fitted, and, where the
 model has classes, ``held_out.TYPE.classes`` (n,); with groups, ``held_out.TYPE.units`` (n,); held
-out in folds, ``held_out.TYPE.folds`` (n,); and, with maps, ``held_out.map_maxima`` (m,), float32.
-The model of fold K has the tensors of a model behind ``fold.K.``.
+out in folds, ``held_out.TYPE.folds`` (n,); and, with maps, ``held_out.map_maxima`` (m,), float32;
+of later images, ``held_out.hashes`` (k,), uint64, of those whose hashes are known. The model of
+fold K has the tensors of a model behind ``fold.K.``.
 
 Files of before had no places, units and folds: each row was a unit of its own. They had no
 ``top_shares``: one share made scores as it was. They had no ``map_scales``: the maps that were
@@ -215,6 +216,8 @@ def held_out_to_tensors(held_out: HeldOutScores, model: Model) -> tuple[dict[str
         name: own if own.dtype == np.float32 else own.astype(np.int64)
         for name, own in tensors.items()
     }
+    if len(held_out.hashes):
+        tensors[f"{HELD_OUT}hashes"] = held_out.hashes
     if held_out.map_maxima is not None:
         tensors[f"{HELD_OUT}map_maxima"] = held_out.map_maxima
     header: dict[str, Any] = {
@@ -280,7 +283,10 @@ def held_out_from_tensors(header: dict[str, Any], tensors: Tensors, model: Model
             map_type = check_score_types(text("its map_type", header["map_type"]))[0]
     pairs = [items("its names", own, 2) for own in items("its names", header.get("names", []))]
     names = {integer("a place", place): text("a name", name) for place, name in pairs}
-    return HeldOutScores(samples, maxima, tuple(folds), names, map_type)
+    hashes = tensors.get(f"{HELD_OUT}hashes", np.zeros(0, dtype=np.uint64))
+    if hashes.dtype != np.uint64 or hashes.ndim != 1:
+        raise ValueError(f"{HELD_OUT}hashes is not of hashes of images")
+    return HeldOutScores(samples, maxima, tuple(folds), names, map_type, hashes)
 
 
 def _fold(described: dict[str, Any], tensors: Tensors, model: Model) -> FoldModel:

@@ -91,6 +91,8 @@ class HeldOutScores:
         Names of images, by their places.
     map_type : str or None
         Score type of the maps that `map_maxima` are of; None without any, and of old files.
+    hashes : ndarray of shape (k,), uint64
+        Those of the images or rows of a recalibration, as far as they are known.
     """
 
     samples: dict[str, HeldOutSample]
@@ -98,6 +100,7 @@ class HeldOutScores:
     folds: tuple[FoldModel | None, ...] = ()
     names: Mapping[int, str] = field(default_factory=dict)
     map_type: str | None = None
+    hashes: NDArray[np.uint64] = field(default_factory=lambda: np.zeros(0, dtype=np.uint64))
 
 
 @dataclass(frozen=True, eq=False)
@@ -637,7 +640,8 @@ def joined_scores(parts: Sequence[HeldOutScores]) -> HeldOutScores:
         )
     maxima = [part.map_maxima for part in parts if part.map_maxima is not None]
     together = np.concatenate(maxima) if maxima else None
-    return HeldOutScores(samples, together, map_type=parts[-1].map_type)
+    hashes = np.concatenate([part.hashes for part in parts])
+    return HeldOutScores(samples, together, map_type=parts[-1].map_type, hashes=hashes)
 
 
 def _maxima(

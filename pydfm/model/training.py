@@ -314,6 +314,11 @@ class TrainingState:
             self.check_same(other)
             return self
         labelled = other.labelled
+        if self.labelled is not None and self.labelled != labelled:
+            raise ValueError(
+                "one model was fitted with labels and the other without; models to be merged must "
+                "both have classes, or none"
+            )
         mine, other = self._of_one_kind(other, n_threads)
         mine.check_same(other)
         mine._check_labelled(labelled)
@@ -539,8 +544,8 @@ class TrainingState:
         if self.labelled is not None and self.labelled != labelled:
             have, lack = ("with", "none") if self.labelled else ("without", "some")
             raise ValueError(
-                f"the model was fitted {have} labels, and {lack} are given now; give labels always "
-                "or never"
+                f"the model was fitted {have} labels, and {lack} are given now; give labels "
+                "(--classes) always or never"
             )
 
     def names_of(self, places: NDArray[np.intp]) -> dict[int, str]:

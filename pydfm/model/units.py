@@ -188,8 +188,8 @@ class Units:
         if self.grouped is not None and self.grouped != grouped:
             have, lack = ("with", "none are") if self.grouped else ("without", "some are")
             raise ValueError(
-                f"the model was fitted {have} groups, and {lack} given now; give groups always or "
-                "never"
+                f"the model was fitted {have} groups, and {lack} given now; give groups "
+                "(--groups) always or never"
             )
 
 

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 PICTURE_SIDE: Final = 400
 """Longest side of the pictures in a page, in pixels, where there is room."""
 
+# How much of a file says whether it is a page.
+_BEGIN_BYTES: Final = 256
 _OVERLAY_SIDE: Final = 128
 _LEVELS: Final = 48
 # Bytes of all pictures of a page. In base64 they take a third more.
@@ -41,9 +43,16 @@ def check_page(path: "str | os.PathLike[str]") -> None:
         If Jinja2 is not installed.
     OSError
         If the file cannot be written.
+    ValueError
+        If it is there and is no page: a model, perhaps, or an image.
     """
     _environment()
     check_output(path)
+    if Path(path).is_file():
+        with Path(path).open("rb") as file:
+            begin = file.read(_BEGIN_BYTES).lstrip().lower()
+        if begin and not begin.startswith((b"<!doctype html", b"<html")):
+            raise ValueError(f"'{path}' is there and is no HTML page; name another file for it")
 
 
 def write_page(path: "str | os.PathLike[str]", template: str, **values: Any) -> None:

@@ -3,7 +3,8 @@
 import os
 import re
 import secrets
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import IO, Final
 
@@ -137,6 +138,41 @@ def put_into(
         write_file(target, data, tidy=False)
         os.utime(target, ns=(changed, changed))
     return True
+
+
+def state_of(path: "str | os.PathLike[str]") -> tuple[int, int, int] | None:
+    """Return what changes where the file at `path` is replaced; None where there is none."""
+    try:
+        found = Path(path).stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_size, found.st_mtime_ns
+
+
+@contextmanager
+def unchanged(path: "str | os.PathLike[str]", state: tuple[int, int, int] | None) -> Iterator[None]:
+    """Let nobody else who asks so replace the file at `path`, which has not changed since `state`.
+
+    Raises
+    ------
+    ValueError
+        If it has.
+    """
+    path = Path(path)
+    with ExitStack() as stack:
+        if os.name != "nt":  # where folders cannot be opened
+            import fcntl
+
+            with suppress(OSError):  # a file system without locks
+                folder = os.open(path.resolve().parent, os.O_RDONLY)
+                stack.callback(os.close, folder)
+                fcntl.flock(folder, fcntl.LOCK_EX)
+        if state_of(path) != state:
+            raise ValueError(
+                f"'{path}' was changed by another process since this one began, and is kept as it "
+                "is; run the command again"
+            )
+        yield
 
 
 def previous_of(path: "str | os.PathLike[str]") -> Path:

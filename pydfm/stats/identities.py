@@ -35,7 +35,7 @@ class UnknownRowError(ValueError):
 
     def __init__(self, index: int, why: str = "", what: str = "row") -> None:
         self.index, self.what = index, what
-        self.why = why or "is none of those the model was fitted on, or is given twice"
+        self.why = why or "is none of those the model was fitted on"
         super().__init__(f"{what} {index} of X {self.why}")
 
     @classmethod
@@ -111,7 +111,11 @@ class Identities:
         found = places < len(have)
         found[found] = have[order[places[found]]] == gone[found]
         if not found.all():
-            raise UnknownRowError(int(found.argmin()), what="image")
+            first_lost = int(found.argmin())
+            why = ""
+            if gone[first_lost] in have:
+                why = "comes more often than the model was fitted on it; give it once"
+            raise UnknownRowError(first_lost, why, "image")
         stay = np.delete(np.arange(len(have)), order[places])
         return Identities(((own[stay], numbers[stay]),))
 

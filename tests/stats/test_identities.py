@@ -43,7 +43,7 @@ def test_an_image_is_there_as_often_as_it_was_added():
     twice = Identities().add(np.append(hashes, hashes[1]), None)
     both = hashes[[1, 1]]
     assert len(twice.remove(both, None)) == 2
-    with pytest.raises(ValueError, match="image 2 of X is none of those the model was fitted on"):
+    with pytest.raises(ValueError, match="image 2 of X comes more often than the model"):
         twice.remove(hashes[[1, 1, 1]], None)
     with pytest.raises(ValueError, match="image 1 of X is none of those"):
         twice.remove(np.array([hashes[0], 7], dtype=np.uint64), None)

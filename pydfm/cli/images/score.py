@@ -177,7 +177,11 @@ def _write(
         sys.stdout.write(table)
     else:
         write_file(output, table.encode("utf-8", "surrogateescape"))
-    if fail_on is not None and "anomalous" in columns["verdict"]:
+    if fail_on is None:
+        return
+    if set(columns["verdict"]) == {"unreadable"}:
+        raise ValueError("--fail-on is given, and no image could be read, so that none was judged")
+    if "anomalous" in columns["verdict"]:
         raise typer.Exit(1)
 
 

@@ -60,7 +60,7 @@ def add(
     from pydfm.features.pictures.pages import with_pages
     from pydfm.runtime.files import make_folder
 
-    check_written(output, report)
+    state = check_written(output, report)
     paths, bad = with_pages(list_images(folder)), list[str]()
     if marks is not None:
         paths, bad = _marked(marks, paths, folder)
@@ -80,6 +80,7 @@ def add(
         before,
         dfm,
         output,
+        state,
         f"{added} image{'s' if added > 1 else ''} added to {before.n_samples_}",
         paths,
         report,
@@ -120,10 +121,16 @@ def _tell_of_bad(bad: list[str], folder: Path, category: Path | None) -> None:
 def _marked(marks: Path, paths: list[str], folder: Path) -> tuple[list[str], list[str]]:
     """Return those of `paths` that a file marks as good, and those that it marks as bad."""
     # A spreadsheet may have written it again: with a byte order mark, and other separators.
-    text = marks.read_text(encoding="utf-8-sig", errors="surrogateescape")
-    header = text.partition("\n")[0]
-    separator = next((s for s in ",;\t" if s in header), ",")
-    rows = list(csv.DictReader(io.StringIO(text, newline=""), delimiter=separator))
+    try:
+        text = marks.read_text(encoding="utf-8-sig", errors="surrogateescape")
+        header = text.partition("\n")[0]
+        separator = next((s for s in ",;\t" if s in header), ",")
+        rows = list(csv.DictReader(io.StringIO(text, newline=""), delimiter=separator))
+    except (OSError, csv.Error) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise ValueError(
+            f"--marks is '{marks}', which cannot be read: {reason}; give the file that a page saved"
+        ) from error
     if not rows or not {"path", "mark"} <= set(rows[0]):
         raise ValueError(
             f"--marks is '{marks}', which has no columns 'path' and 'mark'; save it from the page "

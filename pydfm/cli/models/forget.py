@@ -42,7 +42,7 @@ def forget(
     from pydfm.features.inputs.images import list_images
     from pydfm.features.pictures.pages import with_pages
 
-    check_written(output, report)
+    state = check_written(output, report)
     paths = [path for given in images for path in with_pages(list_images(given))]
     dfm = load_model(model, weights, backbone, parameters)
     before = open_change(dfm, report)
@@ -56,6 +56,7 @@ def forget(
         before,
         dfm,
         output,
+        state,
         f"{forgotten} of {before.n_samples_} images forgotten",
         paths,
         report,

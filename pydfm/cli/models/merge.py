@@ -32,14 +32,14 @@ def merge(
     """Join models: the result is that of all their images, as if they had been fitted together."""
     if len(models) < 2:
         raise ValueError(f"one model is named, '{models[0]}'; name two or more to be merged")
-    check_written(output, report)
+    state = check_written(output, report)
     first, *others = (load_model(path, weights, backbone, parameters) for path in models)
     counts = [dfm.n_samples_ for dfm in (first, *others)]
     before = open_change(first, report)
     merged = first.merge(*others)
     done = f"{' + '.join(map(str, counts))} = {merged.n_samples_} images"
     names = (models[0].name, "merged")
-    write_changed(before, merged, output, done, [], report, names=names)
+    write_changed(before, merged, output, state, done, [], report, names=names)
 
 
 COMMAND = Command("merge", merge, order=15, optional=RUNTIME)

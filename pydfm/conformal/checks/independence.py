@@ -44,8 +44,10 @@ def warn_of_dependence(state: TrainingState, n_threads: int) -> None:
     if state.units.grouped:
         return
     copies = _copies(state)
+    cure = "pass"
     if copies is not None:
         found, pairs = f"{copies[0]} of {state.n_samples} images are copies of others", copies[1]
+        cure = "forget the copies, or pass"
     else:
         near = _near(state, n_threads)
         if near is None:
@@ -56,8 +58,8 @@ def warn_of_dependence(state: TrainingState, n_threads: int) -> None:
     examples = f", such as {named}" if named else ""
     warnings.warn(
         f"X holds rows that are not independent: {found}{examples}. Rates of false alarms do not "
-        "hold then: pass groups=, which says what belongs together (shots of a part, frames of a "
-        "film, crops of an image)",
+        f"hold then: {cure} groups=, which says what belongs together (shots of a part, frames of "
+        "a film, crops of an image)",
         stacklevel=3,
     )
 

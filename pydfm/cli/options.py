@@ -2,6 +2,7 @@
 
 import re
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -95,6 +96,15 @@ def load_without_estimator(
     if loaded.extractor is None:
         raise ValueError(f"'{model}' was fitted on features, not on images; use it from Python")
     return loaded.with_parameters(**given, verbose=True)
+
+
+def is_export(model: Path) -> bool:
+    """Whether a file is to be taken for an export: by its ending, unless it is a model's own."""
+    if model.suffix.lower() != ".onnx":
+        return False
+    with suppress(OSError), model.open("rb") as file:
+        return file.read(9)[8:] != b"{"  # as safetensors begin, and a graph cannot
+    return True
 
 
 def check_written(output: Path, report: Path | None) -> tuple[int, int, int] | None:

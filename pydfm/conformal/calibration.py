@@ -35,6 +35,8 @@ from pydfm.model.held_out import HeldOutSample
 from pydfm.runtime.checks import check_share
 
 TAILS: Final = ("gpd",)
+LEVELS: Final = (0.01, 0.05, 0.1)
+"""False-alarm rates whose thresholds are shown."""
 
 _LEAST_TAIL = 10
 ROUNDING: Final = 1e-9
@@ -262,6 +264,19 @@ class Calibration:
         above = ranks.weights[len(ranks.scores) - last][::-1]
         alphas = (1 + above) / (self.n_units[0] + 1)
         return alphas, scores[::-1].astype(np.float64)
+
+    def thresholds_to_show(self, alpha: float) -> dict[str, list[float | None]]:
+        """Return the thresholds of the classes at `LEVELS` and `alpha`, by the level.
+
+        Levels below the smallest p-value are left out; None where a class has no threshold. Empty
+        where rows were held out in folds.
+        """
+        found: dict[str, list[float | None]] = {}
+        for level in sorted({*LEVELS, alpha}):
+            if level >= self.smallest_alpha and not self.in_folds:
+                each = [self.threshold(level, c) for c in range(len(self.ranks))]
+                found[f"{level:g}"] = [None if math.isnan(one) else one for one in each]
+        return found
 
     def threshold(self, alpha: float, c: int = 0) -> float:
         """Return the score of the class at place `c` above which p-values are at most `alpha`.

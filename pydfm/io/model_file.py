@@ -245,7 +245,7 @@ def read_model(path: "str | os.PathLike[str]") -> ModelFile:
     except safetensors.SafetensorError as error:
         if Path(path).suffix.lower() == ".onnx":
             raise ValueError(
-                f"'{os.fspath(path)}' is an export, which `pydfm score` alone takes; give the "
+                f"'{os.fspath(path)}' is an export, which `pydfm score` and `info` take; give the "
                 "model file that it was made of"
             ) from error
         raise ValueError(

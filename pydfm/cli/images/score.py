@@ -4,7 +4,6 @@ import csv
 import io
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
@@ -21,6 +20,7 @@ from pydfm.cli.options import (
     MovedBackbone,
     MovedWeights,
     Ray,
+    is_export,
     load_without_estimator,
     ray_data_set,
 )
@@ -118,7 +118,7 @@ def score(
     paths = with_pages(list_images(folder))
     wanted = Wanted(maps, tuple(map_format or ()), regions, masks, smoothing)
     wanted.check(folder)
-    if _is_export(model):
+    if is_export(model):
         others = (score_type, fdr, maps, regions, masks, use_ray, weights, backbone)
         if any(one is not None for one in others) or smoothing:
             raise ValueError(
@@ -154,15 +154,6 @@ def score(
         assert outputs.regions is not None
         write_file(regions, outputs.regions.text().encode())
     _write(columns, paths, output, fail_on)
-
-
-def _is_export(model: Path) -> bool:
-    """Whether a file is to be taken for an export: by its ending, unless it is a model's own."""
-    if model.suffix.lower() != ".onnx":
-        return False
-    with suppress(OSError), model.open("rb") as file:
-        return file.read(9)[8:] != b"{"  # as safetensors begin, and a graph cannot
-    return True
 
 
 def _write(

@@ -26,6 +26,7 @@ from pydfm.cli.options import (
     print_error,
     say,
 )
+from pydfm.runtime.files import state_of
 from pydfm.runtime.text import cell
 
 if TYPE_CHECKING:
@@ -224,15 +225,8 @@ class _Judge:
         self._reference = reference
         self._messages: list[dict[str, Any]] = []
         self.counts = dict.fromkeys(VERDICTS.values(), 0)
-        self._signature = self._stat()
+        self._state = state_of(model)
         self._take_up(load())
-
-    def _stat(self) -> tuple[int, int, int] | None:
-        try:
-            found = self._model.stat()
-        except OSError:
-            return None
-        return found.st_ino, found.st_size, found.st_mtime_ns
 
     def _take_up(self, dfm: "DFM") -> None:
         """Take a model; what it cannot do is told before anything of the old one is given up."""
@@ -275,10 +269,13 @@ class _Judge:
 
     def renew(self) -> None:
         """Take up a changed model file."""
-        now = self._stat()
-        if now == self._signature or now is None:
+        now = state_of(self._model)
+        if now == self._state:
             return
-        self._signature = now
+        self._state = now
+        if now is None:
+            print_error(f"there is no '{self._model}' any more; the model goes on without its file")
+            return
         old = self.monitor
         try:
             self._take_up(self._load())

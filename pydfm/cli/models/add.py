@@ -142,7 +142,7 @@ def _marked(marks: Path, paths: list[str], folder: Path) -> tuple[list[str], lis
     known |= {str(Path(path).resolve()): path for path in paths}
     found: dict[str, str] = {}
     for row in rows:
-        name, mark = row["path"], row["mark"]
+        name, mark = row["path"], (row["mark"] or "").strip().lower()
         if mark not in ("good", "bad"):
             raise ValueError(
                 f"--marks is '{marks}', which marks '{name}' as {mark!r}; a mark is 'good' or 'bad'"

@@ -1,19 +1,17 @@
 """The command ``pydfm info``."""
 
 import json
-import warnings
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from pydfm.cli.command import Command
-from pydfm.cli.options import Model, say
+from pydfm.cli.options import Model, is_export, say
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-LEVELS = (0.01, 0.05, 0.1)
 _FEW_NAMES = 3
 
 
@@ -28,11 +26,21 @@ def info(
     as_json: Annotated[bool, typer.Option("--json", help="As JSON, for other programs.")] = False,
 ) -> None:
     """Say what is in a model file: network, images, thresholds, where it came from, sizes."""
-    found = describe_file(model, certify=certify)
+    if is_export(model):
+        if certify:
+            raise ValueError(
+                f"--certify is given, and '{model}' is an export, which has no certificates; give "
+                "the model file that it was made of"
+            )
+        found = _describe_export(model)
+        lines = _export_lines(found)
+    else:
+        found = describe_file(model, certify=certify)
+        lines = _lines(found)
     if as_json:
         typer.echo(json.dumps(found, indent=2))
         return
-    for line in _lines(found):
+    for line in lines:
         say(line)
 
 
@@ -79,25 +87,52 @@ def describe_file(path: "Path", *, certify: bool = False) -> dict[str, Any]:
         for layer, grid in zip(found["layers"], spec.grids, strict=True):
             layer["grid"] = [grid.channels, grid.height, grid.width]
     kind = check_score_types(parameters["score_type"])[0]
-    levels = sorted({*LEVELS, parameters["alpha"]})
     if certify:
+        from pydfm.conformal.calibration import LEVELS
         from pydfm.conformal.certificate import certify as bound
 
+        levels = sorted({*LEVELS, parameters["alpha"]})
         found["certificates"] = [bound(fitted, kind, level).to_dict() for level in levels]
     if fitted.calibration is not None:
         calibration = calibration_of(fitted, kind)
         n_units = [int(n) for n in calibration.n_units]
         smallest = calibration.smallest_alpha
         found |= {"score_type": kind, "groups": n_units, "smallest_alpha": smallest}
-        if not calibration.in_folds:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", UserWarning)  # of levels that are too small
-                found["thresholds"] = {
-                    f"{level:g}": [calibration.threshold(level, c) for c in range(len(n_units))]
-                    for level in levels
-                    if level >= smallest
-                }
+        found["thresholds"] = calibration.thresholds_to_show(parameters["alpha"])
     return found
+
+
+def _describe_export(path: "Path") -> dict[str, Any]:
+    """Return what the metadata of an export say."""
+    from pydfm.io.onnx.session import OnnxModel
+
+    export = OnnxModel(path)
+    own = {key: export.metadata[key] for key in ("model", "sha256") if key in export.metadata}
+    if "parameters" in export.metadata:
+        own["parameters"] = json.loads(export.metadata["parameters"])
+    return {"file": str(path), "export": export.about, **own, "bytes": path.stat().st_size}
+
+
+def _export_lines(found: dict[str, Any]) -> list[str]:
+    about = found["export"]
+    rows = [("file", found["file"])]
+    rows.append(("export", f"of pydfm {about['version']}, {about['precision']}"))
+    rows += [(name, found[key]) for name, key in (("model", "model"), ("hash", "sha256"))]
+    rows.append(("outputs", ", ".join(about["outputs"])))
+    if "alpha" in about:
+        smallest = f"the smallest false-alarm rate is {100 * about['smallest_alpha']:.2g} %"
+        rows.append(("alpha", f"{about['alpha']:g} where none is given; {smallest}"))
+    rows += _threshold_rows(about)
+    rows.append(("size", f"{found['bytes'] / 1e6:.2f} MB"))
+    return [f"{name:<12}{value}" for name, value in rows]
+
+
+def _threshold_rows(found: dict[str, Any]) -> list[tuple[str, str]]:
+    rows = []
+    for level, thresholds in found.get("thresholds", {}).items():
+        each = ", ".join("none" if one is None else f"{one:.4g}" for one in thresholds)
+        rows.append(("threshold", f"{each} at alpha {level} ({found['score_type']})"))
+    return rows
 
 
 def _lines(found: dict[str, Any]) -> list[str]:
@@ -129,9 +164,7 @@ def _lines(found: dict[str, Any]) -> list[str]:
                 f"false-alarm rate is {100 * found['smallest_alpha']:.2g} %",
             )
         )
-        for level, thresholds in found.get("thresholds", {}).items():
-            each = ", ".join(f"{one:.4g}" for one in thresholds)
-            rows.append(("threshold", f"{each} at alpha {level} ({found['score_type']})"))
+        rows += _threshold_rows(found)
     for own in found.get("certificates", ()):
         rows += [("certificate ", sentence) for sentence in own["sentences"]]
     for step in found["journal"]:

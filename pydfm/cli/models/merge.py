@@ -29,7 +29,7 @@ def merge(
     backbone: MovedBackbone = None,
     **parameters: Any,
 ) -> None:
-    """Join models: the result is that of all their images, as if they had been fitted together."""
+    """Join models: the result is that of all their images, each held out as it was."""
     if len(models) < 2:
         raise ValueError(f"one model is named, '{models[0]}'; name two or more to be merged")
     state = check_written(output, report)

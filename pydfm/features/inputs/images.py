@@ -81,7 +81,7 @@ def list_images(path: str | os.PathLike[str]) -> list[str]:
         beside = f" (only {len(others)} other files)" if others else ""
         raise ValueError(
             f"the folder '{root}' holds no images{beside}; it must hold files that end in "
-            + ", ".join(sorted(extensions()))
+            f".png, .jpg, .tif, .bmp or another of {len(extensions())} endings that Pillow reads"
         )
     if others:
         warnings.warn(

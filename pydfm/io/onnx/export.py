@@ -68,7 +68,12 @@ def write_onnx(
         "precision": "float32" if network is None else "int8",
     }
     if module.decide is not None:
-        own |= {"alpha": alpha, "smallest_alpha": module.decide.smallest_alpha}
+        calibration = module.decide.calibration
+        own |= {
+            "alpha": alpha,
+            "smallest_alpha": calibration.smallest_alpha,
+            "thresholds": calibration.thresholds_to_show(alpha),
+        }
     if network is not None:
         own["network"] = {
             "bytes": network.n_bytes,

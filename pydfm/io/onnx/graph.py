@@ -139,8 +139,7 @@ class Decision(nn.Module):
 
     Attributes
     ----------
-    smallest_alpha : float
-        The smallest level at which every class has a threshold.
+    calibration : Calibration
     """
 
     def __init__(
@@ -149,7 +148,7 @@ class Decision(nn.Module):
         super().__init__()
         self._places = [int(c) for c in np.flatnonzero(calibration.usable)]
         self._units = [float(n) for n in calibration.n_units]
-        self.smallest_alpha = calibration.smallest_alpha
+        self.calibration = calibration
         self.folds = nn.ModuleDict()
         # Of each class: the fold, and the place of the class among those of the fold.
         self._compared: dict[int, list[tuple[int, int]]] = {c: [] for c in self._places}

@@ -120,19 +120,34 @@ def test_wrong_threads_are_told_as_such(run, exports, picture_folder):
     assert_error(got, "^pydfm: n_threads is 0; it must be")
 
 
-@pytest.mark.parametrize("command", ["info", "report", "add", "export", "eval"])
+def test_info_describes_an_export(run, exports):
+    path = exports / "own.onnx"
+    got = run("info", path)
+    assert got.code == 0, got.err
+    lines = dict(line.split(maxsplit=1) for line in got.out.decode().splitlines())
+    assert lines["export"] == f"of pydfm {pydfm.__version__}, float32"
+    assert lines["outputs"].startswith("score, p_value, verdict")
+    model = json.loads(run("info", exports / "own.pydfm", "--json").out)
+    found = json.loads(run("info", path, "--json").out)
+    assert found["export"]["thresholds"] == model["thresholds"]
+    assert found["export"]["thresholds"]
+    assert found["sha256"] == model["network"]["sha256"]
+    assert eval(found["parameters"]["score_type"]) == model["score_type"]
+    assert_error(run("info", path, "--certify"), "is an export, which has no certificates; give")
+
+
+@pytest.mark.parametrize("command", ["report", "add", "export", "eval"])
 def test_other_commands_say_that_it_is_an_export(
     run, exports, picture_folder, category, tmp_path, command
 ):
     others = {
-        "info": (),
         "report": (picture_folder, "-o", tmp_path / "page.html"),
         "add": (picture_folder, "-o", tmp_path / "more.pydfm"),
         "export": (tmp_path / "again.onnx",),
         "eval": (category,),
     }
     got = run(command, exports / "own.onnx", *others[command])
-    assert_error(got, "is an export, which `pydfm score` alone takes; give the model file")
+    assert_error(got, "is an export, which `pydfm score` and `info` take; give the model file")
 
 
 def test_a_model_file_may_have_the_ending_of_exports(run, exports, picture_folder, tmp_path):

@@ -337,6 +337,8 @@ def test_a_changed_model_is_taken_up(directed, arrive, model, script, tmp_path):
         (tmp_path / "torn").write_bytes(mine.read_bytes()[:1000])
         (tmp_path / "torn").replace(mine)
         time.sleep(0.3)
+        mine.unlink()
+        time.sleep(0.3)
         (tmp_path / "other.pydfm").replace(mine)
         time.sleep(0.3)
         arrive(1, 2, 3)
@@ -344,6 +346,7 @@ def test_a_changed_model_is_taken_up(directed, arrive, model, script, tmp_path):
 
     done = directed(direct, signal.SIGTERM, "--poll", "0.05", "--settle", "0", given=mine)
     assert "the changed model is not taken up, the old one goes on: " in done.err
+    assert f"there is no '{mine}' any more; the model goes on without its file" in done.err
     assert f"took up the changed '{mine}'\n" in done.out.decode()
     assert threading.active_count() == before
     rows = rows_of(results)

@@ -48,6 +48,8 @@ def parts(tmp_path, monkeypatch):
     for name, count in {
         "parts/good": 10,
         "parts/incoming": 4,
+        "parts/monday": 10,
+        "parts/tuesday": 10,
         "carpet/train/good": 2,
         "carpet/test/good": 3,
         "carpet/test/cut": 3,

@@ -227,7 +227,7 @@ def test_models_of_other_features_are_not_merged(tiny_network, textures, tmp_pat
     other = pydfm.DFM(3, **{**options, "image_size": (32, 32)}).fit(textures)
     with pytest.raises(ValueError, match="the features of the two models differ, in their resize"):
         images.merge(other)
-    with pytest.raises(ValueError, match="without labels, and some are given now"):
+    with pytest.raises(ValueError, match="one model was fitted with labels and the other without"):
         dfm.merge(pydfm.DFM(3).fit(rows, labels=np.arange(40) % 2))
     with pytest.raises(TypeError, match="a DFM can be merged with another, not with int"):
         dfm.merge(3)

@@ -381,7 +381,7 @@ def test_what_cannot_be_added_or_removed_is_told():
         added(plain, rows, labels)
     with pytest.raises(ValueError, match="with labels, and none are given now"):
         added(classed, rows)
-    with pytest.raises(ValueError, match="with labels, and none are given now"):
+    with pytest.raises(ValueError, match="one model was fitted with labels and the other without"):
         merged(classed, plain)
     with pytest.raises(ValueError, match="one model has 14 features and the other 5"):
         merged(plain, trained(rows[:, :5]))

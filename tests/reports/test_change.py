@@ -25,6 +25,7 @@ def read(path):
     return page, json.loads(re.search(r'id="data">(.*?)</script>', page)[1])
 
 
+@pytest.mark.filterwarnings("ignore:X holds rows that are not independent")  # copies
 def test_images_that_are_judged_otherwise_come_first(dfm, paths, tmp_path):
     after = dfm.with_state(training=dfm.training_).partial_fit(paths[4:5] * 4)
     a, b = dfm.assess(paths), after.assess(paths)
@@ -70,6 +71,7 @@ def test_what_cannot_be_read_is_named(dfm, paths, tmp_path):
     assert "torn.png</strong>" in page
 
 
+@pytest.mark.filterwarnings("ignore:X holds rows that are not independent")  # copies
 def test_the_page_in_a_browser(browser, dfm, paths, tmp_path):
     after = dfm.with_state(training=dfm.training_).partial_fit(paths[4:5] * 4)
     write_change(dfm, after, paths, tmp_path / "x.html", title="m", done="4 added")

@@ -137,8 +137,9 @@ def check_regularization(name: str, value: Any) -> None:
 
 def _one_of(choices: Sequence[str], *, optional: bool = False) -> Check:
     def check(name: str, value: Any) -> None:
-        if value is not None or not optional:
-            check_choice(name, value, choices)
+        if value is None and optional:
+            return
+        check_choice(name, value, choices, optional=optional)
 
     return check
 

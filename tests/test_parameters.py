@@ -280,7 +280,7 @@ def test_the_next_fit_takes_them():
     dfm.set_params(n_components=5)
     assert dfm.n_components_ == 3
     assert dfm.fit(ROWS).n_components_ == 5
-    dfm.partial_fit(ROWS)
+    dfm.partial_fit(2 * ROWS)
     assert dfm.n_components_ == 5
 
 

@@ -14,11 +14,12 @@ def check_integer(name: str, value: Any, low: int) -> int:
     return int(value)
 
 
-def check_choice(name: str, value: Any, choices: Sequence[str]) -> str:
-    """Return `value`, one of `choices`."""
+def check_choice(name: str, value: Any, choices: Sequence[str], *, optional: bool = False) -> str:
+    """Return `value`, one of `choices`; an error names None too where that is `optional`."""
     if not isinstance(value, str) or value not in choices:
         listed = ", ".join(repr(choice) for choice in choices)
-        raise ValueError(f"{name} is {value!r}; it must be one of {listed}")
+        rest = ", or None" if optional else ""
+        raise ValueError(f"{name} is {value!r}; it must be one of {listed}{rest}")
     return value
 
 

@@ -201,10 +201,12 @@ def swap_with_previous(path: "str | os.PathLike[str]") -> None:
     Raises
     ------
     FileNotFoundError
-        If nothing was kept.
+        If there is no such file, or nothing was kept of it.
     OSError
         If it cannot be written.
     """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"there is no file '{os.fspath(path)}'")
     previous = previous_of(path)
     if not previous.is_file():
         raise FileNotFoundError(

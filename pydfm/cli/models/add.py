@@ -120,13 +120,15 @@ def _tell_of_bad(bad: list[str], folder: Path, category: Path | None) -> None:
 
 def _marked(marks: Path, paths: list[str], folder: Path) -> tuple[list[str], list[str]]:
     """Return those of `paths` that a file marks as good, and those that it marks as bad."""
-    # A spreadsheet may have written it again: with a byte order mark, and other separators.
+    # A spreadsheet may have written it again: in another encoding, and with other separators.
     try:
-        text = marks.read_text(encoding="utf-8-sig", errors="surrogateescape")
+        data = marks.read_bytes()
+        encoding = "utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
+        text = data.decode(encoding, errors="surrogateescape")
         header = text.partition("\n")[0]
         separator = next((s for s in ",;\t" if s in header), ",")
         rows = list(csv.DictReader(io.StringIO(text, newline=""), delimiter=separator))
-    except (OSError, csv.Error) as error:
+    except (OSError, UnicodeError, csv.Error) as error:
         reason = getattr(error, "strerror", None) or error
         raise ValueError(
             f"--marks is '{marks}', which cannot be read: {reason}; give the file that a page saved"

@@ -30,7 +30,7 @@ class _Weights(NamedTuple):
     """Weights of the pixels of a side, by groups of lines of the result."""
 
     places: torch.Tensor  # (groups, pixels) int64: the pixels that a group needs
-    values: torch.Tensor  # (groups, lines, pixels) float64
+    values: torch.Tensor  # (groups, lines, pixels), or across (groups, pixels, lines), float64
 
 
 class Pixels(nn.Module):
@@ -63,30 +63,41 @@ class Pixels(nn.Module):
             resized = [torch.floor(self._resize * side / short) for side in (height, width)]
         else:
             resized = [torch.full_like(height, side) for side in self._resize]
-        across = self._weights(columns, width, resized[1], self._size[1])
-        down = self._weights(rows, height, resized[0], self._size[0])
+        # onnxruntime before 1.24 has no product of float64 with what is transposed.
+        across = self._weights(columns, width, resized[1], self._size[1], 1)
+        down = self._weights(rows, height, resized[0], self._size[0], 2)
         down_first = self._is_down_first(height, width, *resized)
         if torch.compiler.is_compiling():
             planes = torch.cond(down_first, _down_first, _across_first, (planes, *across, *down))
         else:
-            # Each order takes its images, which are all or none: OpenVINO's first answer from a
-            # graph with a condition ("If") was of images that were not resized.
-            goes_down = down_first & torch.ones_like(images[:, 0, 0, 0], dtype=torch.bool)
-            planes = torch.cat(
-                [
-                    _down_first(planes[goes_down], *across, *down),
-                    _across_first(planes[~goes_down], *across, *down),
-                ]
-            )
+            # Both orders, one of them of a single pixel. OpenVINO's first answer from a graph with
+            # a condition ("If") was of images that were not resized, and onnxruntime before 1.24
+            # has no products of no images.
+            by_order = [
+                order(
+                    _shrunk(planes, taken, 0, 2),
+                    *(_shrunk(own * taken, taken, *range(own.ndim)) for own in (*across, *down)),
+                )
+                for order, taken in ((_down_first, down_first), (_across_first, ~down_first))
+            ]
+            planes = torch.where(down_first, by_order[0], by_order[1])
         mean: torch.Tensor = getattr(self, "_mean")  # noqa: B009 (its type)
         std: torch.Tensor = getattr(self, "_std")  # noqa: B009
         pixels: torch.Tensor = (planes.float() / 255 - mean) / std
         return pixels
 
     def _weights(
-        self, pixels: torch.Tensor, length: torch.Tensor, resized: torch.Tensor, size: int
+        self,
+        pixels: torch.Tensor,
+        length: torch.Tensor,
+        resized: torch.Tensor,
+        size: int,
+        axis: int,
     ) -> _Weights:
-        """Return the weights of a line's pixels, by their centres, in the `size` of the result."""
+        """Return the weights of a line's pixels, by their centres, in the `size` of the result.
+
+        The pixels are on the `axis` of the values.
+        """
         first = torch.zeros_like(resized)
         if self._cropped:
             first = torch.round((resized - size) / 2)
@@ -103,13 +114,13 @@ class Pixels(nn.Module):
             begin = torch.floor(torch.clamp(centres[:, :1] - wide, min=0.0))
             near = torch.minimum(begin, length - near[-1:] - 0.5) + near
         near = near.view(n_groups, -1)
-        weights = 1 - torch.abs(near[:, None] - centres[:, :, None]) / wide
-        weights = torch.clamp(weights, min=0.0)
-        weights = weights / torch.clamp(weights.sum(dim=2, keepdim=True), min=1e-12)
+        distances = torch.abs(near.unsqueeze(3 - axis) - centres.unsqueeze(axis))
+        weights = torch.clamp(1 - distances / wide, min=0.0)
+        weights = weights / torch.clamp(weights.sum(dim=axis, keepdim=True), min=1e-12)
         # As Pillow's integers, so that sums, which float64 holds exactly, are rounded as its are.
         weights = torch.floor(weights * _PARTS + 0.5) / _PARTS
         inside = (results >= 0) & (results < resized)
-        return _Weights((near - 0.5).long(), weights * inside[:, :, None])
+        return _Weights((near - 0.5).long(), weights * inside.unsqueeze(axis))
 
     def _is_down_first(
         self,
@@ -132,18 +143,25 @@ def _centres(length: int) -> torch.Tensor:
     return torch.cumsum(torch.ones(length, dtype=torch.float64), 0) - 0.5
 
 
+def _shrunk(x: torch.Tensor, taken: torch.Tensor, *axes: int) -> torch.Tensor:
+    """Return `x` where it is taken, or else what is first on these axes."""
+    for axis in axes:
+        keep = (_centres(x.shape[axis]) < 1) | taken
+        x = x.index_select(axis, keep.nonzero()[:, 0])
+    return x
+
+
 def _across(planes: torch.Tensor, weights: _Weights) -> torch.Tensor:
     """Return planes (N, 3, H, W) with rows of the result's width."""
     parts = planes[:, :, :, weights.places].transpose(2, 3).double()
-    parts = (parts @ weights.values.transpose(1, 2)).transpose(2, 3)
-    return _rounded(parts.reshape(*planes.shape[:3], weights.values.shape[:2].numel()))
+    parts = (parts @ weights.values).transpose(2, 3)
+    return _rounded(parts.flatten(3))
 
 
 def _down(planes: torch.Tensor, weights: _Weights) -> torch.Tensor:
     """Return planes (N, 3, H, W) with columns of the result's height."""
     parts = weights.values @ planes[:, :, weights.places].double()
-    size = weights.values.shape[:2].numel()
-    return _rounded(parts.reshape(*planes.shape[:2], size, planes.shape[3]))
+    return _rounded(parts.flatten(2, 3))
 
 
 def _rounded(planes: torch.Tensor) -> torch.Tensor:

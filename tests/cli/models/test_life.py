@@ -86,6 +86,7 @@ def test_an_image_that_is_not_in_the_model_is_refused(run, own, later, kept):
 
 def test_there_must_be_something_to_undo(run, own):
     assert_error(run("undo", own), r"there is no '.*own.pydfm.previous', .* cannot be undone")
+    assert_error(run("undo", own.with_name("none.pydfm")), r"there is no file '.*none.pydfm'")
     own.with_name("own.pydfm.previous").write_bytes(b"nothing")
     before = own.read_bytes()
     assert_error(run("undo", own), "not a model file of pydfm")
@@ -113,7 +114,9 @@ def test_marks_of_a_page_choose_what_is_added(run, own, later, script, tmp_path)
         assert_error(run("add", own, later, "--marks", marks, "-o", own), says)
     says = "--marks is '.*', which cannot be read: .*; give the file that a page saved"
     marks.write_text("path,mark\n" + "x" * 200_000 + ",good\n")
-    for path in (tmp_path / "no", later, marks):
+    torn = tmp_path / "torn.csv"
+    torn.write_bytes("path,mark\n".encode("utf-16")[:-1])
+    for path in (tmp_path / "no", later, marks, torn):
         assert_error(run("add", own, later, "--marks", path, "-o", own), says)
 
 
@@ -123,6 +126,7 @@ def test_marks_that_a_spreadsheet_has_written(run, own, later, tmp_path):
         b"\xef\xbb\xbfpath,mark\r\nlater0.png,good\r\nlater1.png,bad\r\n",
         b"path;mark\r\nlater0.png;good\r\nlater0.png;good\r\nlater1.png;bad\r\n",
         b"mark\tpath\ngood\tlater0.png\n",
+        "path\tmark\r\nlater0.png\t Good \r\n".encode("utf-16"),
     ):
         marks.write_bytes(text)
         got = run("add", own, later, "--marks", marks, "-o", tmp_path / "new")

@@ -44,10 +44,12 @@ def test_they_are_those_of_every_image_of_any_size(resize, crop, tmp_path):
         inputs={"images": {0: "n", 1: "height", 2: "width"}},
         outputs={"pixels": {0: "n"}},
     )
-    # Not all runtimes have the parts of a graph that a condition chooses, or have them right.
-    assert not any(
-        part.g.node for node in onnx.load_from_string(graph).graph.node for part in node.attribute
-    )
+    nodes = onnx.load_from_string(graph).graph.node
+    # Not all runtimes have the parts of a graph that a condition chooses, or have them right; and
+    # onnxruntime before 1.24 takes a transposition into a product, which it lacks in float64.
+    assert not any(part.g.node for node in nodes for part in node.attribute)
+    transposed = {name for node in nodes if node.op_type == "Transpose" for name in node.output}
+    assert not any(transposed & {*node.input} for node in nodes if node.op_type == "MatMul")
     session = open_session(graph, 1)
     file, orders = tmp_path / "image.tif", set()
     for i, (height, width) in enumerate(sizes(own, 60)):

@@ -41,7 +41,7 @@ def test_a_path_may_have_no_folder_and_a_name_of_any_length(tmp_path, monkeypatc
     assert names(tmp_path) == given
 
 
-@pytest.mark.parametrize("failing", ["fsync", "replace"])
+@pytest.mark.parametrize("failing", [(os, "fsync"), (Path, "replace")])
 @pytest.mark.parametrize("error", [OSError("no space left"), KeyboardInterrupt()])
 def test_what_fails_half_way_leaves_the_old_file_and_no_other(
     tmp_path, monkeypatch, failing, error
@@ -50,7 +50,7 @@ def test_what_fails_half_way_leaves_the_old_file_and_no_other(
         raise error
 
     write_file(tmp_path / "x", b"old")
-    monkeypatch.setattr(os, failing, fail)
+    monkeypatch.setattr(*failing, fail)
     with pytest.raises(type(error)):
         write_file(tmp_path / "x", b"new")
     assert (tmp_path / "x").read_bytes() == b"old"
@@ -233,10 +233,10 @@ def test_a_folder_is_made_once(tmp_path):
 
 
 def test_a_folder_in_a_file_system_that_is_read_only_is_told(tmp_path, monkeypatch):
-    def fail(*_arguments):
+    def fail(*_arguments, **_options):
         raise OSError(errno.EROFS, os.strerror(errno.EROFS))
 
-    monkeypatch.setattr(os, "mkdir", fail)
+    monkeypatch.setattr(Path, "mkdir", fail)
     says = r"^cannot make the folder '.*new': Read-only file system; name another$"
     with pytest.raises(OSError, match=says) as caught:
         make_folder(tmp_path / "new")

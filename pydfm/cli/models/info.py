@@ -116,7 +116,7 @@ def _describe_export(path: "Path") -> dict[str, Any]:
 def _export_lines(found: dict[str, Any]) -> list[str]:
     about = found["export"]
     rows = [("file", found["file"])]
-    rows.append(("export", f"of pydfm {about['version']}, {about['precision']}"))
+    rows.append(("export", f"of pydfm {about['version']}, {about.get('precision', 'float32')}"))
     rows += [(name, found[key]) for name, key in (("model", "model"), ("hash", "sha256"))]
     rows.append(("outputs", ", ".join(about["outputs"])))
     if "alpha" in about:

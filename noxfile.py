@@ -18,6 +18,7 @@ nox.options.sessions = ["tests", "lint", "types", "cpp", "demo"]
 _PINNED = ("-c", "constraints.txt")
 _PYTHONS = nox.project.python_versions(nox.project.load_toml("pyproject.toml"))
 _BUILD = ("cmake", "ninja", "cmeel-eigen>=3.4,<4")
+_SUPPRESSIONS = "csrc/tests/tsan-suppressions.txt"
 _SCRIPT_RULES = ("-D", "correctness", "-D", "suspicious", "-D", "perf")
 _CPP = [str(path) for room in ("csrc", "examples") for path in Path(room).rglob("*.[ch]pp")]
 
@@ -101,7 +102,7 @@ def sanitized(session: nox.Session, sanitizer: str) -> None:
         "ASAN_OPTIONS": "detect_leaks=0",  # Python keeps what it has to the end
         "UBSAN_OPTIONS": "print_stacktrace=1",
         # A fork of a test starts threads. A report that pytest hides makes the exit status 66.
-        "TSAN_OPTIONS": "die_after_fork=0",
+        "TSAN_OPTIONS": f"die_after_fork=0:suppressions={Path(_SUPPRESSIONS).resolve()}",
         "PYDFM_TEST_SLOWER": "32",
         "OPENBLAS_NUM_THREADS": "1",  # numpy's library is not built with them
     }

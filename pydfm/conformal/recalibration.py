@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from pydfm.conformal.calibration import Calibration
 from pydfm.conformal.certificate import held_out_as_new
 from pydfm.conformal.checks.independence import check_not_fitted
-from pydfm.conformal.decisions import Decider
+from pydfm.conformal.decisions import Decider, under_folds
 from pydfm.features.inputs.labels import ClassCodes
 from pydfm.model.fitting import RECALIBRATED, FittedDFM
 from pydfm.model.held_out import HeldOutSample, HeldOutScores, joined_scores, score_new_rows
@@ -90,6 +90,7 @@ class RecalibrationTask:
         self._groups = ClassCodes()
         self._parts: list[HeldOutScores] = []
         self._verdicts: list[NDArray[np.intp]] = []
+        self._compared: list[NDArray[np.float32]] = []
         self._n_rows = 0
 
     def add(
@@ -119,6 +120,10 @@ class RecalibrationTask:
         self._parts.append(replace(scores, hashes=hashes))
         scored = RowScores(fitted.model, features, self._n_threads, classes)
         self._verdicts.append(self._decider.judge(self._decider.measure(scored)).verdicts)
+        if self._decider.folds:
+            self._compared.append(under_folds(scored, self._score_type, self._decider.folds)[:, 0])
+        else:
+            self._compared.append(scores.samples[self._score_type].scores[:1])
         self._n_rows += n
 
     def conclude(
@@ -152,7 +157,8 @@ class RecalibrationTask:
         share = np.bincount(unit.reshape(-1), anomalous) / np.bincount(unit.reshape(-1))
         alpha = self._decider.alpha
         self._warn_of_repeats(later, sample.places - self._first_place, names)
-        if _is_lower(sample, self._fitted.held_out.samples[self._score_type]):
+        compared = np.concatenate(self._compared, axis=1)
+        if _is_lower(sample, compared, self._fitted.held_out.samples[self._score_type]):
             warnings.warn(
                 "the scores of X are lower than the held-out ones, as are those of rows that the "
                 "model was fitted on; see that X has none of these, or thresholds are too low",
@@ -170,39 +176,56 @@ class RecalibrationTask:
         hashes = later.hashes[places]
         _, first, same = np.unique(hashes, return_index=True, return_inverse=True)
         repeated = np.asarray(sample.units[first[same.reshape(-1)]] != sample.units)
-        for kept in self._kept:
-            repeated |= np.isin(hashes, kept.hashes)
+        kept = np.zeros_like(repeated)
+        for scores in self._kept:
+            kept |= np.isin(hashes, scores.hashes)
+        repeated |= kept
         if repeated.any():
             first_place = int(places[repeated].min())
             one = f"row {first_place} of X" if names is None else f"image {names[first_place]}"
+            cure = "leave them out"
+            if not kept.any():
+                cure += ", or pass groups= (--groups), which says what belongs together"
             warnings.warn(
                 f"X has {repeated.sum()} of {len(repeated)} rows or images that are in the "
                 f"calibration sample already, such as {one}; each counts again, so that rates of "
-                "false alarms do not hold: leave them out, or pass groups=, which says what "
-                "belongs together",
+                f"false alarms do not hold: {cure}",
                 stacklevel=4,
             )
 
 
-def _is_lower(later: HeldOutSample, held_out: HeldOutSample) -> bool:
+def _is_lower(later: HeldOutSample, compared: NDArray[np.float32], held_out: HeldOutSample) -> bool:
     """Return whether the later scores of a class are lower than chance would have it.
 
-    By the ranks of the scores (Mann and Whitney 1947), of one row of each unit.
+    By the ranks of the scores (Mann and Whitney 1947), of one row of each unit. `compared` (K, n)
+    has the later scores under the model of each fold, beside whose held-out rows they are ranked;
+    (1, n) without folds.
     """
-    from scipy.stats import mannwhitneyu
+    from scipy.stats import mannwhitneyu, norm
 
     classes, lower = np.unique(later.classes), False
     for c in classes:
         new, old = (_one_of_each_unit(sample, c) for sample in (later, held_out))
-        if len(old):
-            p = mannwhitneyu(new, old, alternative="less").pvalue
-            lower |= bool(p < _LOWER / len(classes))
+        m, n = len(new), len(old)
+        if n == 0:
+            continue
+        tests = []
+        for k, own in enumerate(compared):
+            beside = held_out.scores[0, old[held_out.folds[old] == k]]
+            if len(beside):
+                tests.append(mannwhitneyu(own[new], beside, alternative="less"))
+        p = tests[0].pvalue
+        if len(compared) > 1:
+            excess = sum(test.statistic for test in tests) - m * n / 2
+            p = norm.cdf(excess / np.sqrt(m * n * (m + n + 1) / 12))
+        lower |= bool(p < _LOWER / len(classes))
     return lower
 
 
-def _one_of_each_unit(sample: HeldOutSample, c: int) -> NDArray[np.float32]:
-    own = sample.classes == c
-    return np.asarray(sample.scores[0, own][np.unique(sample.units[own], return_index=True)[1]])
+def _one_of_each_unit(sample: HeldOutSample, c: int) -> NDArray[np.intp]:
+    """Return the place of one row of each unit of a class."""
+    own = np.flatnonzero(sample.classes == c)
+    return np.asarray(own[np.unique(sample.units[own], return_index=True)[1]])
 
 
 def _check_extendable(fitted: FittedDFM, score_type: str) -> None:

@@ -251,13 +251,25 @@ def test_scores_as_low_as_those_of_fitted_rows_are_told(groups):
     dfm.recalibrate(falling_rows(60, 30, seed=3), groups=groups)
 
 
+def test_new_rows_are_no_lower_than_those_held_out_in_folds():
+    """Though the model itself, of more rows than those of the folds, gives lower scores."""
+    rows = np.random.default_rng(0).normal(size=(1300, 200)).astype(np.float32)
+    dfm = pydfm.DFM(calibration="kfold", alpha=0.1).fit(rows[:300])
+    dfm.recalibrate(rows[300:])
+    dfm.fit(rows[:300])
+    with pytest.warns(UserWarning, match="lower than the held-out ones, as are those of rows"):
+        dfm.recalibrate(rows[:300])
+
+
 def test_rows_that_calibrate_twice_are_told():
     dfm, later = pydfm.DFM(4, alpha=0.1).fit(ROWS), falling_rows(40, 30, seed=3)
     twice = later[[*range(20), 7, 7]]
     with pytest.warns(UserWarning, match="X has 2 of 22 rows .*such as row 20 of X; each counts"):
         dfm.recalibrate(twice)
     dfm.recalibrate(twice, groups=[*range(20), 7, 7])
-    with pytest.warns(UserWarning, match="X has 1 of 21 rows .* such as row 3 of X"):
+    with pytest.warns(
+        UserWarning, match="X has 1 of 21 rows .* such as row 3 of X.*leave them out$"
+    ):
         dfm.recalibrate(np.insert(later[20:], 3, later[7], axis=0), extend=True)
 
 

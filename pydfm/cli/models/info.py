@@ -115,13 +115,18 @@ def _describe_export(path: "Path") -> dict[str, Any]:
 
 def _export_lines(found: dict[str, Any]) -> list[str]:
     about = found["export"]
+    version = about.get("version", "unknown")
     rows = [("file", found["file"])]
-    rows.append(("export", f"of pydfm {about['version']}, {about.get('precision', 'float32')}"))
-    rows += [(name, found[key]) for name, key in (("model", "model"), ("hash", "sha256"))]
+    rows.append(("export", f"of pydfm {version}, {about.get('precision', 'float32')}"))
+    for name, key in (("model", "model"), ("hash", "sha256")):
+        if key in found:
+            rows.append((name, found[key]))
     rows.append(("outputs", ", ".join(about["outputs"])))
     if "alpha" in about:
-        smallest = f"the smallest false-alarm rate is {100 * about['smallest_alpha']:.2g} %"
-        rows.append(("alpha", f"{about['alpha']:g} where none is given; {smallest}"))
+        level = f"{about['alpha']:g} where none is given"
+        if "smallest_alpha" in about:
+            level += f"; the smallest false-alarm rate is {100 * about['smallest_alpha']:.2g} %"
+        rows.append(("alpha", level))
     rows += _threshold_rows(about)
     rows.append(("size", f"{found['bytes'] / 1e6:.2f} MB"))
     return [f"{name:<12}{value}" for name, value in rows]
@@ -131,7 +136,8 @@ def _threshold_rows(found: dict[str, Any]) -> list[tuple[str, str]]:
     rows = []
     for level, thresholds in found.get("thresholds", {}).items():
         each = ", ".join("none" if one is None else f"{one:.4g}" for one in thresholds)
-        rows.append(("threshold", f"{each} at alpha {level} ({found['score_type']})"))
+        kind = f" ({found['score_type']})" if "score_type" in found else ""
+        rows.append(("threshold", f"{each} at alpha {level}{kind}"))
     return rows
 
 

@@ -136,6 +136,20 @@ def test_info_describes_an_export(run, exports):
     assert_error(run("info", path, "--certify"), "is an export, which has no certificates; give")
 
 
+@pytest.mark.parametrize("key", ["version", "score_type", "smallest_alpha", "thresholds", "alpha"])
+def test_info_describes_an_export_that_tells_less(run, exports, tmp_path, key):
+    proto, path = onnx.load(exports / "own.onnx"), tmp_path / "less.onnx"
+    (entry,) = [one for one in proto.metadata_props if one.key == "pydfm"]
+    about = json.loads(entry.value)
+    about.pop(key)
+    del proto.metadata_props[:]  # and so it has no model and no hash
+    proto.metadata_props.add(key="pydfm", value=json.dumps(about))
+    onnx.save(proto, path)
+    got = run("info", path)
+    assert (got.code, got.err) == (0, "")
+    assert "outputs     score, p_value, verdict" in got.out.decode()
+
+
 @pytest.mark.parametrize("command", ["report", "add", "export", "eval"])
 def test_other_commands_say_that_it_is_an_export(
     run, exports, picture_folder, category, tmp_path, command

@@ -124,8 +124,12 @@ class Preprocessing:
             # A long strip would fill the memory if it were resized as a whole. PIL rounds this box
             # to float32, so that some pixels differ by one from those of the branch above.
             x, y = image.width / width, image.height / height
-            box = (left * x, top * y, min(right * x, image.width), min(bottom * y, image.height))
-            image = image.resize((right - left, bottom - top), Image.Resampling.BILINEAR, box)
+            first, above = max(left, 0), max(top, 0)  # a crop may be larger than the strip is high
+            last, below = min(right, width), min(bottom, height)
+            box = (first * x, above * y, min(last * x, image.width), min(below * y, image.height))
+            image = image.resize((last - first, below - above), Image.Resampling.BILINEAR, box)
+            if (first, above, last, below) != (left, top, right, bottom):
+                image = image.crop((left - first, top - above, right - first, bottom - above))
         return image
 
     def picture(self, image: "Image.Image | NDArray[Any]") -> Image.Image:

@@ -60,6 +60,18 @@ def test_a_strip_is_cut_as_it_is_resized(monkeypatch, side, preprocessing):
     assert (difference > 0).mean() < 0.01
 
 
+@pytest.mark.parametrize("crop", [(64, 80), (41, 31)])
+@pytest.mark.parametrize("side", [0, 1])
+def test_a_strip_has_black_beside_it_where_its_crop_is_larger(monkeypatch, side, crop):
+    own = Preprocessing(40, crop[::-1] if side else crop)
+    picture = noise(*((170, 2) if side else (2, 170)))
+    want = own.from_pil(picture)
+    assert (want == 0).all(axis=(0, 2 - side)).any()
+    monkeypatch.setattr("pydfm.features.transforms._LONGEST", 1)
+    difference = np.abs(own.from_pil(picture).astype(int) - want)
+    assert difference.max() <= 1
+
+
 def test_a_long_strip_does_not_fill_the_memory(monkeypatch):
     sizes = []
     actual = Image.Image.resize

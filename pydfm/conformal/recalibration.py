@@ -213,7 +213,8 @@ def _is_lower(later: HeldOutSample, compared: NDArray[np.float32], held_out: Hel
         for k, own in enumerate(compared):
             beside = held_out.scores[0, old[held_out.folds[old] == k]]
             if len(beside):
-                tests.append(mannwhitneyu(own[new], beside, alternative="less"))
+                with np.errstate(invalid="ignore"):  # all scores the same, without a probability
+                    tests.append(mannwhitneyu(own[new], beside, alternative="less"))
         p = tests[0].pvalue
         if len(compared) > 1:
             excess = sum(test.statistic for test in tests) - m * n / 2

@@ -261,6 +261,13 @@ def test_new_rows_are_no_lower_than_those_held_out_in_folds():
         dfm.recalibrate(rows[:300])
 
 
+def test_later_rows_of_the_same_score_are_compared_without_warnings():
+    rows = np.random.default_rng(0).normal(size=(650, 3)).astype(np.float32)
+    with pytest.warns(UserWarning, match="every score is 0"):
+        dfm = pydfm.DFM(3, alpha=0.1, calibration="split").fit(rows[:150])
+    dfm.recalibrate(rows[150:])
+
+
 def test_rows_that_calibrate_twice_are_told():
     dfm, later = pydfm.DFM(4, alpha=0.1).fit(ROWS), falling_rows(40, 30, seed=3)
     twice = later[[*range(20), 7, 7]]

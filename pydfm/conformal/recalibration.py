@@ -174,7 +174,8 @@ class RecalibrationTask:
         """Warn of rows that came earlier, outside their group, or are in the kept sample."""
         sample = later.samples[self._score_type]
         hashes = later.hashes[places]
-        _, first, same = np.unique(hashes, return_index=True, return_inverse=True)
+        keys = np.stack([hashes, sample.classes.astype(np.uint64)], axis=1)  # a sample each
+        _, first, same = np.unique(keys, axis=0, return_index=True, return_inverse=True)
         repeated = np.asarray(sample.units[first[same.reshape(-1)]] != sample.units)
         kept = np.zeros_like(repeated)
         for scores in self._kept:

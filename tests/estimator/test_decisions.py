@@ -278,6 +278,11 @@ def test_rows_that_calibrate_twice_are_told():
         UserWarning, match="X has 1 of 21 rows .* such as row 3 of X.*leave them out$"
     ):
         dfm.recalibrate(np.insert(later[20:], 3, later[7], axis=0), extend=True)
+    # Each class has a sample of its own.
+    dfm.fit(ROWS, labels=np.arange(60) % 2)
+    dfm.recalibrate(later[[*range(40), 8]], labels=[*np.arange(40) % 2, 1])
+    with pytest.warns(UserWarning, match="X has 1 of 41 rows .*such as row 40 of X"):
+        dfm.recalibrate(later[[*range(40), 8]], labels=[*np.arange(40) % 2, 0])
 
 
 def test_copies_that_are_added_or_merged_are_told(tiny_network, textures):

@@ -321,7 +321,6 @@ class TrainingState:
             )
         mine, other = self._of_one_kind(other, n_threads)
         mine.check_same(other)
-        mine._check_labelled(labelled)
         codes = mine.codes.copy()
         numbers = codes.numbers_of(other.codes) if labelled else np.zeros(1, dtype=np.intp)
         first, tied = mine.n_seen, mine.settings.tied

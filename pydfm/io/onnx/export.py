@@ -39,7 +39,7 @@ def write_onnx(
         Default of the input.
     about : dict of str to str
         Written as metadata, beside ``pydfm`` (a JSON object with version, outputs, score type,
-        precision, alpha and the smallest one).
+        precision, alpha, the smallest one, and thresholds).
     network : Int8Network, optional
         In place of the module's own, whose features the model was fitted to.
 
